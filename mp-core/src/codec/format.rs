@@ -1,0 +1,47 @@
+//! The message format: bincode with fixed-width, little-endian integers.
+//!
+//! The only module that names bincode. Fixed width, because a message crosses no network: what counts is
+//! the time to write it, and a slice of numbers looks in the message as it does in memory.
+
+use bincode::config::{Configuration, Fixint, LittleEndian, NoLimit};
+use bincode::enc::write::Writer;
+use bincode::error::{DecodeError, EncodeError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::bounded::{Budget, Seed};
+
+/// The limit on what is decoded is [`Budget`]'s and the slice's own length.
+const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> = bincode::config::legacy();
+
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Writer for Append<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Appends `value` to `bytes`; after an error, `bytes` holds a part of it.
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
+    bincode::serde::encode_into_writer(value, Append(bytes), CONFIG).map_err(|error| match error {
+        EncodeError::OtherString(why) => why,
+        other => other.to_string(),
+    })
+}
+
+/// Reads a value from the start of `bytes`; gives it and how many bytes it took.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), String> {
+    let budget = Budget::for_message(bytes.len());
+    bincode::serde::seed_decode_from_slice(Seed::<T>::new(&budget), bytes, CONFIG).map_err(
+        |error| match error {
+            DecodeError::OtherString(why) => why,
+            DecodeError::UnexpectedEnd { additional } => {
+                format!("it ends {additional} bytes too early")
+            }
+            other => other.to_string(),
+        },
+    )
+}

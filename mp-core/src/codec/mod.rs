@@ -1,0 +1,353 @@
+//! Values to messages and back.
+//!
+//! `format` is the only module that names the format's crate. `bounded` stands between it and the
+//! receiving type and keeps hostile bytes from costing more than they are long. `direct` copies byte
+//! strings and slices of numbers whole.
+
+mod bounded;
+mod direct;
+mod format;
+
+use std::os::fd::OwnedFd;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::fd::{Table, with_table};
+use crate::{Error, Result};
+
+/// What travels between processes: bytes, and the descriptors they refer to.
+#[derive(Debug, Default)]
+pub struct Message {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// Puts together what was received.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
+        Self { bytes, fds }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The descriptors, in the order of their indexes.
+    #[must_use]
+    pub fn fds(&self) -> &[OwnedFd] {
+        &self.fds
+    }
+
+    /// Takes the message apart.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Vec<OwnedFd>) {
+        (self.bytes, self.fds)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fds_mut(&mut self) -> &mut Vec<OwnedFd> {
+        &mut self.fds
+    }
+}
+
+/// Encodes `value` into a message.
+///
+/// `Vec<u8>`, and vectors and slices of numbers, are copied as a whole.
+///
+/// # Errors
+///
+/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length,
+/// or where a descriptor cannot be duplicated.
+///
+/// # Example
+///
+/// ```
+/// # fn main() -> mp_core::Result<()> {
+/// let message = mp_core::encode(&("yuan", 12, vec![1.5, 2.5]))?;
+/// let back: (String, i32, Vec<f64>) = mp_core::decode(message)?;
+/// assert_eq!(back, ("yuan".to_string(), 12, vec![1.5, 2.5]));
+/// # Ok(())
+/// # }
+/// ```
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
+    let mut encoder = Encoder::new();
+    encoder.put(value)?;
+    Ok(encoder.finish())
+}
+
+/// Decodes a message that is one value of type `T`.
+///
+/// Costs no more memory than a small multiple of the message's length, whatever its bytes say.
+///
+/// # Errors
+///
+/// [`Error::Decode`] where the bytes are no `T`, where bytes or descriptors are left over, where values
+/// are nested deeper than 256 levels, or where a length promises more elements than the message can hold.
+pub fn decode<T: DeserializeOwned>(message: Message) -> Result<T> {
+    let mut decoder = Decoder::new(&message.bytes, message.fds);
+    let value = decoder.get()?;
+    decoder.finish()?;
+    Ok(value)
+}
+
+/// Encodes several values, one after the other, into one message.
+///
+/// [`Decoder`] reads them back in the same order. Each value alone can take the direct path of
+/// [`encode`], which a tuple of them cannot.
+///
+/// # Example
+///
+/// ```
+/// use mp_core::{Decoder, Encoder};
+///
+/// # fn main() -> mp_core::Result<()> {
+/// let mut encoder = Encoder::new();
+/// encoder.put(&7_u8)?.put(&vec![1.0_f32; 1000])?;
+/// let (bytes, fds) = encoder.finish().into_parts();
+///
+/// let mut decoder = Decoder::new(&bytes, fds);
+/// assert_eq!(decoder.get::<u8>()?, 7);
+/// assert_eq!(decoder.get::<Vec<f32>>()?.len(), 1000);
+/// decoder.finish()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct Encoder {
+    message: Message,
+}
+
+impl Encoder {
+    /// Starts an empty message.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a message in the storage of an old one, whose content is dropped.
+    #[must_use]
+    pub fn reuse(mut message: Message) -> Self {
+        message.bytes.clear();
+        message.fds.clear();
+        Self { message }
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`]. After an error the message holds what was put before.
+    pub fn put<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<&mut Self> {
+        if direct::encode(value, &mut self.message.bytes) {
+            return Ok(self);
+        }
+        let (len, count) = (self.message.bytes.len(), self.message.fds.len());
+        let table = Table::Encoding(std::mem::take(&mut self.message.fds));
+        let bytes = &mut self.message.bytes;
+        let (result, table) = with_table(table, || format::encode(value, bytes));
+        if let Table::Encoding(fds) = table {
+            self.message.fds = fds;
+        }
+        match result {
+            Ok(()) => Ok(self),
+            Err(why) => {
+                self.message.bytes.truncate(len);
+                self.message.fds.truncate(count);
+                Err(Error::Encode(why))
+            }
+        }
+    }
+
+    /// The finished message.
+    #[must_use]
+    pub fn finish(self) -> Message {
+        self.message
+    }
+}
+
+/// Decodes several values from one message, in the order they were [put](Encoder::put).
+#[derive(Debug)]
+pub struct Decoder<'a> {
+    rest: &'a [u8],
+    fds: Vec<Option<OwnedFd>>,
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts at the first value of `bytes`.
+    ///
+    /// The bytes must not change meanwhile: copy them out of shared memory first.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], fds: Vec<OwnedFd>) -> Self {
+        Self { rest: bytes, fds: fds.into_iter().map(Some).collect() }
+    }
+
+    /// Reads the next value.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`], but that bytes and descriptors may be left over for the next value.
+    pub fn get<T: DeserializeOwned>(&mut self) -> Result<T> {
+        if let Some((value, used)) = direct::decode(self.rest)? {
+            self.rest = &self.rest[used..];
+            return Ok(value);
+        }
+        let table = Table::Decoding(std::mem::take(&mut self.fds));
+        let rest = self.rest;
+        let (result, table) = with_table(table, || format::decode(rest));
+        if let Table::Decoding(fds) = table {
+            self.fds = fds;
+        }
+        let (value, used) = result.map_err(Error::Decode)?;
+        self.rest = &self.rest[used..];
+        Ok(value)
+    }
+
+    /// Ends the message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] where bytes or descriptors are left over.
+    pub fn finish(self) -> Result<()> {
+        if !self.rest.is_empty() {
+            return Err(Error::Decode(format!("{} bytes are left over", self.rest.len())));
+        }
+        if self.fds.iter().any(Option::is_some) {
+            return Err(Error::Decode("descriptors are left over".to_string()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Shape {
+        Unit,
+        New(u8),
+        Tuple(i16, String),
+        Struct { a: Option<Box<Shape>>, b: Vec<(char, bool)> },
+    }
+
+    fn round_trip<T: Serialize + DeserializeOwned>(value: &T) -> T {
+        decode(encode(value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn values_of_every_kind_come_back() {
+        let value = Shape::Struct {
+            a: Some(Box::new(Shape::Tuple(-3, "ü".to_string()))),
+            b: vec![('x', true), ('界', false)],
+        };
+        assert_eq!(round_trip(&value), value);
+        assert_eq!(round_trip(&Shape::Unit), Shape::Unit);
+        assert_eq!(round_trip(&Shape::New(9)), Shape::New(9));
+        let map = BTreeMap::from([("a".to_string(), u128::MAX), (String::new(), 0)]);
+        assert_eq!(round_trip(&map), map);
+        assert_eq!(round_trip(&(i64::MIN, f32::MAX, ())), (i64::MIN, f32::MAX, ()));
+        assert_eq!(round_trip(&Vec::<u8>::new()), Vec::<u8>::new());
+        assert_eq!(round_trip(&vec![(); 1000]).len(), 1000);
+    }
+
+    #[test]
+    fn direct_and_serial_paths_write_the_same_bytes() {
+        // A tuple of one has no direct path and no bytes of its own.
+        let numbers = vec![1_u64, u64::MAX, 3];
+        assert_eq!(encode(&numbers).unwrap().bytes(), encode(&(&numbers,)).unwrap().bytes());
+        let floats = vec![1.5_f32, f32::NAN];
+        assert_eq!(encode(&floats).unwrap().bytes(), encode(&(&floats,)).unwrap().bytes());
+        let bytes = b"bytes".to_vec();
+        assert_eq!(encode(&bytes).unwrap().bytes(), encode(&(&bytes,)).unwrap().bytes());
+        assert_eq!(encode(&bytes[..]).unwrap().bytes(), encode(&(&bytes,)).unwrap().bytes());
+        assert_eq!(decode::<(Vec<u64>,)>(encode(&numbers).unwrap()).unwrap().0, numbers);
+        assert_eq!(decode::<Vec<u64>>(encode(&(&numbers,)).unwrap()).unwrap(), numbers);
+    }
+
+    #[test]
+    fn bytes_left_over_are_refused() {
+        let (mut bytes, _) = encode(&1_u32).unwrap().into_parts();
+        bytes.push(0);
+        let error = decode::<u32>(Message::new(bytes, Vec::new())).unwrap_err();
+        assert_eq!(error.to_string(), "cannot decode the message: 1 bytes are left over");
+        let (mut bytes, _) = encode(&vec![1_u8]).unwrap().into_parts();
+        bytes.push(0);
+        assert!(decode::<Vec<u8>>(Message::new(bytes, Vec::new())).is_err());
+    }
+
+    fn hostile<T: DeserializeOwned>(bytes: &[u8]) {
+        let start = Instant::now();
+        assert!(decode::<T>(Message::new(bytes.to_vec(), Vec::new())).is_err());
+        // A hang limit, not a measurement: each of these would otherwise run for hours or abort.
+        assert!(start.elapsed().as_secs() < 10);
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Skipped {
+        #[serde(skip)]
+        _cache: u64,
+    }
+
+    #[test]
+    fn a_huge_length_costs_nothing() {
+        let huge = (1_u64 << 40).to_le_bytes();
+        hostile::<Vec<()>>(&huge);
+        hostile::<Vec<Skipped>>(&huge);
+        hostile::<std::collections::HashSet<()>>(&huge);
+        hostile::<BTreeMap<(), ()>>(&huge);
+        hostile::<Vec<u64>>(&huge);
+        hostile::<Vec<u8>>(&huge);
+        hostile::<Vec<String>>(&huge);
+        hostile::<String>(&huge);
+        hostile::<(String,)>(&u64::MAX.to_le_bytes());
+        hostile::<Vec<Vec<()>>>(&[1_u64.to_le_bytes(), huge].concat());
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Node(Option<Box<Node>>);
+
+    #[test]
+    fn nesting_without_end_is_refused_on_a_small_stack() {
+        std::thread::Builder::new()
+            .stack_size(2 << 20)
+            .spawn(|| hostile::<Node>(&vec![1; 64 << 10]))
+            .unwrap()
+            .join()
+            .unwrap();
+        let node = (0..80).fold(Node(None), |node, _| Node(Some(Box::new(node))));
+        let _: Node = round_trip(&node);
+    }
+
+    type Mixed = (Vec<u8>, String, Option<(i32, char)>, Vec<Vec<f64>>);
+
+    proptest! {
+        #[test]
+        fn any_value_comes_back(value: Mixed) {
+            let back: Mixed = round_trip(&value);
+            prop_assert_eq!(format!("{back:?}"), format!("{value:?}"));
+        }
+
+        #[test]
+        fn any_bytes_give_a_value_or_an_error(bytes: Vec<u8>) {
+            let message = || Message::new(bytes.clone(), Vec::new());
+            let _ = decode::<Shape>(message());
+            let _ = decode::<Vec<String>>(message());
+            let _ = decode::<BTreeMap<String, Vec<Shape>>>(message());
+            let _ = decode::<Vec<f64>>(message());
+            let _ = decode::<(bool, char, crate::Fd)>(message());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The ground under the `multiprocess` crates: what a message is, how descriptors travel inside it,
+//! segments of shared memory, and the kernel calls all of that needs.
+//!
+//! Most programs want [`multiprocess`](https://docs.rs/multiprocess) or one of the crates above this
+//! one. Use `mp-core` to build a handle of your own that can stand anywhere in a message.
+//!
+//! # A message is bytes plus descriptors
+//!
+//! [`encode`] turns any serde value into a [`Message`], [`decode`] turns it back. A value may hold
+//! descriptors at any depth: [`Fd`] wraps one, and while a message is encoded it leaves a duplicate in
+//! the message's descriptor table and its index in the bytes.
+//!
+//! ```
+//! use std::fs::File;
+//! use std::io::Read;
+//! use mp_core::{Fd, decode, encode};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = Fd::from(File::open("/proc/self/comm")?);
+//! let message = encode(&(7_u32, Some(vec![file])))?;
+//! assert_eq!(message.fds().len(), 1);
+//!
+//! let (number, files): (u32, Option<Vec<Fd>>) = decode(message)?;
+//! let mut text = String::new();
+//! for file in files.into_iter().flatten() {
+//!     File::from(file).read_to_string(&mut text)?;
+//! }
+//! assert_eq!(number, 7);
+//! assert!(!text.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # By task
+//!
+//! | To | Use |
+//! | --- | --- |
+//! | turn values into messages and back | [`encode`], [`decode`], [`Encoder`], [`Decoder`] |
+//! | put a descriptor into a value | [`Fd`], [`fd::serialize`], [`fd::deserialize`] |
+//! | send whole messages between processes | [`packet::Channel`] |
+//! | write a control message by hand, field by field | [`fields`] |
+//! | share memory | [`Segment`], [`Plain`], [`Atomic`] |
+//! | wait: for a time, a word, a descriptor | [`Deadline`], [`sys::futex`], [`sys::fd::poll`] |
+//! | spin before sleeping | [`spin`] |
+//! | watch, signal and reap processes | [`sys::process`] |
+//!
+//! # Limits
+//!
+//! Linux on x86-64 and aarch64. The message format is for two processes of the same program on one
+//! machine: it is not stable between versions and not meant for files.
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!(
+    "multiprocess works on Linux, on x86-64 and aarch64: it needs memfd, futex and pidfd"
+);
+
+mod codec;
+mod deadline;
+mod error;
+pub mod fd;
+pub mod fields;
+pub mod packet;
+mod plain;
+mod segment;
+pub mod spin;
+pub mod sys;
+
+pub use codec::{Decoder, Encoder, Message, decode, encode};
+pub use deadline::Deadline;
+pub use error::{Error, Result};
+pub use fd::Fd;
+pub use plain::{Atomic, Plain};
+pub use segment::Segment;

@@ -1,0 +1,330 @@
+//! Memory that processes share.
+#![expect(unsafe_code, reason = "views of a mapping")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use memmap2::{MmapOptions, MmapRaw};
+use static_assertions::const_assert_eq;
+
+use crate::sys::mem;
+use crate::{Atomic, Error, Plain, Result};
+
+/// A sealed mapping of memory that other processes can map too.
+///
+/// Made by [`create`](Self::create), handed on as a descriptor, opened by [`open`](Self::open). There is
+/// no name: it is gone when the last process that holds it is, however that ends. Its size is sealed, so
+/// no peer can cut it short under a reader, and its pages are reserved, so no write can end in `SIGBUS`.
+///
+/// The content is a stranger's: load a number once into a local, check the local, use the local.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use mp_core::Segment;
+///
+/// # fn main() -> mp_core::Result<()> {
+/// let segment = Segment::create("counter", 1, 4096)?;
+/// let again = Segment::open(segment.try_clone_fd()?, 1)?; // as another process would
+///
+/// segment.at::<AtomicU64>(64)?.store(7, Ordering::Release);
+/// assert_eq!(again.at::<AtomicU64>(64)?.load(Ordering::Acquire), 7);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Segment {
+    map: MmapRaw,
+    fd: OwnedFd,
+}
+
+/// What every segment begins with. Written once by the creator, before anybody else has the segment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Header {
+    magic: [u8; 8],
+    /// What lies in it: each user of segments has a number of its own for each layout.
+    kind: u64,
+    /// The segment's size in bytes, this header included.
+    size: u64,
+    reserved: [u64; 5],
+}
+
+const_assert_eq!(size_of::<Header>(), Segment::HEADER);
+const_assert_eq!(align_of::<Header>(), 8);
+
+// SAFETY: repr(C) integers and arrays of them, without padding.
+unsafe impl Plain for Header {}
+
+const MAGIC: [u8; 8] = *b"mp-seg\x00\x01";
+
+impl Segment {
+    /// How many bytes at the start belong to the segment itself.
+    pub const HEADER: usize = 64;
+
+    /// Makes a segment of `size` bytes (with the 64 of its own), zeroed and reserved.
+    ///
+    /// `name` shows in `/proc/PID/maps`; `kind` is checked by whoever opens it. The size is rounded up to
+    /// whole pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where memory or descriptors are short.
+    pub fn create(name: &str, kind: u64, size: usize) -> Result<Self> {
+        Self::make(name, kind, size, size)
+    }
+
+    /// Makes a segment of `size` bytes of which only the first `reserved` are reserved.
+    ///
+    /// The rest takes no memory until it is reserved with [`reserve`](Self::reserve); before that it must
+    /// not be touched.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_sparse(name: &str, kind: u64, size: usize, reserved: usize) -> Result<Self> {
+        Self::make(name, kind, size, reserved.min(size))
+    }
+
+    fn make(name: &str, kind: u64, size: usize, reserved: usize) -> Result<Self> {
+        let name = CString::new(format!("mp-{name}")).map_err(io::Error::from)?;
+        let size = size
+            .max(Self::HEADER)
+            .checked_next_multiple_of(page_size())
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let fd = mem::memfd(&name)?;
+        mem::set_len(fd.as_fd(), size as u64)?;
+        mem::reserve(fd.as_fd(), 0, reserved.max(Self::HEADER) as u64)?;
+        mem::seal(fd.as_fd(), mem::SEAL_SIZE)?;
+        let segment = Self { map: map(&fd, size)?, fd };
+        let header = Header { magic: MAGIC, kind, size: size as u64, reserved: [0; 5] };
+        // SAFETY: the mapping is at least a header long, page-aligned, and no other process has it yet.
+        unsafe { segment.map.as_mut_ptr().cast::<Header>().write(header) };
+        Ok(segment)
+    }
+
+    /// Maps the segment behind `fd`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadSegment`] where it is no segment, its size is not sealed, its header is damaged, or it
+    /// is of another kind. [`Error::Io`] where it cannot be mapped.
+    pub fn open(fd: OwnedFd, kind: u64) -> Result<Self> {
+        let bad = |why: String| Err(Error::BadSegment(why));
+        match mem::seals(fd.as_fd()) {
+            Ok(seals) if seals & mem::SEAL_SIZE == mem::SEAL_SIZE => {}
+            Ok(_) => return bad("its size is not sealed".to_string()),
+            Err(_) => return bad("it is no memory file".to_string()),
+        }
+        // Sealed, so this cannot change any more.
+        let file = std::fs::File::from(fd);
+        let size = file.metadata()?.len();
+        let fd = OwnedFd::from(file);
+        let Ok(size) = usize::try_from(size) else {
+            return bad(format!("{size} bytes do not fit into the address space"));
+        };
+        if size < Self::HEADER || !size.is_multiple_of(page_size()) {
+            return bad(format!("{size} bytes are no whole pages"));
+        }
+        let segment = Self { map: map(&fd, size)?, fd };
+        // SAFETY: the mapping is at least a header long and page-aligned; any bits are a Header. It is
+        // read once, volatile because a faulty peer may write meanwhile, and only the copy is used.
+        let header = unsafe { segment.map.as_ptr().cast::<Header>().read_volatile() };
+        if header.magic != MAGIC {
+            return bad("it does not begin as a segment does".to_string());
+        }
+        if header.kind != kind {
+            return bad(format!("it is of kind {}, not {kind}", header.kind));
+        }
+        if header.size != size as u64 {
+            return bad(format!("its header says {} bytes, but it has {size}", header.size));
+        }
+        Ok(segment)
+    }
+
+    /// The size in bytes, the header's 64 included. From the kernel, not from the segment.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Another descriptor for the segment, to hand on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the process has no descriptor left.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd> {
+        Ok(self.fd.try_clone()?)
+    }
+
+    /// Where the bytes `start..start + len` lie, if they are within the segment and behind its header.
+    fn range(&self, start: usize, len: usize) -> Option<NonNull<u8>> {
+        let end = start.checked_add(len)?;
+        if start < Self::HEADER || end > self.size() {
+            return None;
+        }
+        // SAFETY: start is within the mapping.
+        NonNull::new(unsafe { self.map.as_mut_ptr().add(start) })
+    }
+
+    /// The atomic, or struct of atomics, at byte `offset`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadSegment`] where it would not lie within the segment, or not aligned.
+    pub fn at<T: Atomic>(&self, offset: usize) -> Result<&T> {
+        self.slice_at(offset, 1).map(|slice| &slice[0])
+    }
+
+    /// `len` atomics, or structs of atomics, from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`at`](Self::at).
+    pub fn slice_at<T: Atomic>(&self, offset: usize, len: usize) -> Result<&[T]> {
+        let start = len
+            .checked_mul(size_of::<T>())
+            .and_then(|size| self.range(offset, size))
+            .map(NonNull::cast::<T>)
+            .filter(|start| start.is_aligned());
+        match start {
+            // SAFETY: within the mapping, which lives as long as &self; aligned; any bits are a T, and
+            // as it is made of atomics, others may write to it meanwhile.
+            Some(start) => Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }),
+            None => Err(Error::BadSegment(format!(
+                "{len} times {} bytes at {offset} do not fit into its {}",
+                size_of::<T>(),
+                self.size()
+            ))),
+        }
+    }
+
+    /// The address of byte `offset`, for content that is not atomic.
+    ///
+    /// Reading and writing through it is unsafe, and a race with whoever else does, unless some protocol
+    /// of yours says whose turn it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadSegment`] where `len` bytes from there would not lie within the segment.
+    pub fn address(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        self.range(offset, len).ok_or_else(|| {
+            Error::BadSegment(format!(
+                "{len} bytes at {offset} do not fit into its {}",
+                self.size()
+            ))
+        })
+    }
+
+    /// Reserves the pages of a sparse segment's bytes `start..start + len`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where memory is short.
+    pub fn reserve(&self, start: usize, len: usize) -> Result<()> {
+        Ok(mem::reserve(self.fd.as_fd(), start as u64, len as u64)?)
+    }
+
+    /// Gives whole pages within `start..start + len` back to the system; they read as zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the kernel refuses.
+    pub fn release(&self, start: usize, len: usize) -> Result<()> {
+        Ok(mem::release(self.fd.as_fd(), start as u64, len as u64)?)
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn map(fd: &OwnedFd, size: usize) -> io::Result<MmapRaw> {
+    MmapOptions::new().len(size).map_raw(fd)
+}
+
+fn page_size() -> usize {
+    use std::sync::OnceLock;
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    *SIZE.get_or_init(|| {
+        // SAFETY: takes a number only (sysconf(3)).
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn two_mappings_show_the_same_bytes() {
+        let one = Segment::create("test", 3, 100_000).unwrap();
+        let two = Segment::open(one.try_clone_fd().unwrap(), 3).unwrap();
+        assert_eq!(one.size(), 102_400);
+        assert_ne!(one.map.as_ptr(), two.map.as_ptr());
+        one.at::<AtomicU32>(64).unwrap().store(9, Ordering::Relaxed);
+        assert_eq!(two.at::<AtomicU32>(64).unwrap().load(Ordering::Relaxed), 9);
+    }
+
+    #[test]
+    fn nothing_outside_of_it_can_be_reached() {
+        let segment = Segment::create("test", 3, 4096).unwrap();
+        assert!(segment.at::<AtomicU32>(0).is_err(), "the header");
+        assert!(segment.at::<AtomicU32>(4096 - 3).is_err(), "beyond the end");
+        assert!(segment.at::<AtomicU32>(65).is_err(), "unaligned");
+        assert!(segment.at::<AtomicU32>(usize::MAX).is_err());
+        assert!(segment.slice_at::<AtomicU32>(64, usize::MAX / 2).is_err());
+        assert!(segment.address(64, 4096).is_err());
+        assert!(segment.at::<AtomicU32>(4092).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_segment_is_refused() {
+        let file = crate::sys::fd::null().unwrap();
+        assert!(matches!(Segment::open(file, 3), Err(Error::BadSegment(_))));
+
+        let unsealed = mem::memfd(c"unsealed").unwrap();
+        mem::set_len(unsealed.as_fd(), 4096).unwrap();
+        let again = unsealed.try_clone().unwrap();
+        assert!(matches!(Segment::open(unsealed, 3), Err(Error::BadSegment(_))));
+
+        mem::seal(again.as_fd(), mem::SEAL_SIZE).unwrap();
+        let error = Segment::open(again, 3).unwrap_err();
+        assert!(error.to_string().contains("does not begin"), "zeros are no header: {error}");
+
+        let segment = Segment::create("test", 3, 4096).unwrap();
+        let error = Segment::open(segment.try_clone_fd().unwrap(), 4).unwrap_err();
+        assert!(error.to_string().contains("kind 3, not 4"), "{error}");
+    }
+
+    #[test]
+    fn a_peer_cannot_change_the_size() {
+        let segment = Segment::create("test", 3, 4096).unwrap();
+        assert!(mem::set_len(segment.as_fd(), 0).is_err());
+        assert!(mem::set_len(segment.as_fd(), 8192).is_err());
+        // The bytes can be zeroed, which must not be more than an error either.
+        mem::release(segment.as_fd(), 0, 4096).unwrap();
+        assert!(Segment::open(segment.try_clone_fd().unwrap(), 3).is_err());
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_an_error() {
+        assert!(Segment::create("test", 3, usize::MAX).is_err());
+        assert!(Segment::create("test", 3, 1 << 46).is_err());
+    }
+
+    #[test]
+    fn it_is_closed_on_exec() {
+        let segment = Segment::create("test", 3, 4096).unwrap();
+        // SAFETY: takes numbers only.
+        let flags = unsafe { libc::fcntl(segment.as_fd().as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    }
+}

@@ -1,0 +1,398 @@
+//! Processes: forking, watching, signalling and reaping them without races on their numbers.
+#![expect(unsafe_code, reason = "fork, pidfds, waitid, signals")]
+
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use crate::Deadline;
+use crate::sys::{check, retry};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited with this code, 0 to 255.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+/// What [`fork`] gave: we are one or the other.
+#[derive(Debug)]
+pub enum Forked {
+    /// This is the new process.
+    Child,
+    /// This is the process that forked; the number is its child's.
+    Parent(u32),
+}
+
+/// Makes a copy of this process. fork(2).
+///
+/// Flush what is buffered for output before, or it is written twice.
+///
+/// # Safety
+///
+/// This process must have one thread ([`thread_count`]): whatever lock another thread holds stays locked
+/// in the child for ever. The child must not return into its parent's frames: it ends with [`exit_now`].
+///
+/// # Errors
+///
+/// `EAGAIN` at a limit on processes, `ENOMEM`.
+pub unsafe fn fork() -> io::Result<Forked> {
+    // SAFETY: the caller's promise.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as u32)),
+    }
+}
+
+/// Ends this process at once: no destructors, no exit handlers, nothing flushed. _exit(2).
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return, so nothing of ours is used afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Ends this process by SIGKILL.
+pub fn kill_self() -> ! {
+    // SAFETY: takes numbers only.
+    unsafe { libc::kill(std::process::id() as libc::pid_t, libc::SIGKILL) };
+    exit_now(128 + libc::SIGKILL)
+}
+
+/// Writes out what C's standard streams hold. fflush(3).
+pub fn flush_c_streams() {
+    // SAFETY: null means all output streams.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// Runs `function` when this process exits by `exit` or by returning from `main`. atexit(3).
+///
+/// # Errors
+///
+/// Where there is no memory for it.
+pub fn at_exit(function: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: a function that lives as long as the program and takes nothing.
+    match unsafe { libc::atexit(function) } {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+    }
+}
+
+/// How many threads this process has.
+///
+/// A thread that was just joined may still be listed for a moment (the kernel takes it off the list after
+/// it has woken the joiner), so more than one is counted again a few times, for up to 20 ms.
+///
+/// # Errors
+///
+/// Where `/proc` is not mounted.
+pub fn thread_count() -> io::Result<usize> {
+    let mut count = 0;
+    for attempt in 0..20 {
+        count = fs::read_dir("/proc/self/task")?.count();
+        if count <= 1 {
+            break;
+        }
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+    Ok(count)
+}
+
+/// Whether the calling thread is the one the process started with.
+#[must_use]
+pub fn on_main_thread() -> bool {
+    // SAFETY: takes nothing, cannot fail (gettid(2)).
+    let tid = unsafe { libc::gettid() };
+    // SAFETY: takes nothing, cannot fail (getpid(2)).
+    let pid = unsafe { libc::getpid() };
+    tid == pid
+}
+
+/// The number of the process that this one's kernel parent is now.
+#[must_use]
+pub fn parent_id() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// Opens a descriptor for the process `pid`, close-on-exec; readable once the process has ended.
+///
+/// Free of races only for a child of this process that was not reaped, and for this process itself.
+/// pidfd_open(2).
+///
+/// # Errors
+///
+/// `ESRCH` where there is no such process, `ENOSYS` before Linux 5.3, `EMFILE`.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) })?;
+    // SAFETY: the call just made this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Sends `signal` to the process behind `pidfd`; false where it has ended and was reaped.
+///
+/// pidfd_send_signal(2): the number cannot have passed on to another process.
+///
+/// # Errors
+///
+/// `EPERM` where the process is not ours to signal.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
+    // SAFETY: null stands for the default siginfo; the rest are numbers.
+    let result = check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    });
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a look at a child gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// It still runs.
+    Running,
+    /// It ended, and is reaped now.
+    Ended(Exit),
+    /// Somebody else reaped it, or it is no child of this process: how it ended is not known.
+    Unknown,
+}
+
+/// Reaps the child behind `pidfd` if it has ended; does not wait. waitid(2), `P_PIDFD`.
+///
+/// # Errors
+///
+/// Where the kernel knows no `P_PIDFD` (before Linux 5.4).
+pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
+    reap_id(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t).map(|reaped| match reaped {
+        Some((_, exit)) => exit.map_or(Reaped::Running, Reaped::Ended),
+        None => Reaped::Unknown,
+    })
+}
+
+/// Reaps any one child that has ended; does not wait. `None` where none has.
+///
+/// # Errors
+///
+/// As waitid(2); having no child is not one.
+pub fn reap_any() -> io::Result<Option<(u32, Exit)>> {
+    Ok(reap_id(libc::P_ALL, 0)?.and_then(|(pid, exit)| Some((pid, exit?))))
+}
+
+fn reap_id(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<(u32, Option<Exit>)>> {
+    // SAFETY: a siginfo of zeros is a valid one.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let result = retry(|| {
+        // SAFETY: info is a siginfo of ours.
+        check(unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG) })
+    });
+    match result {
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves zeros where no child has ended.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(Some((0, None)));
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let exit =
+        if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    Ok(Some((pid as u32, Some(exit))))
+}
+
+/// How the process behind `pidfd` ended, after somebody else reaped it; `None` where the kernel cannot
+/// tell. Since Linux 6.15: ioctl `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` (include/uapi/linux/pidfd.h).
+#[must_use]
+pub fn exit_after_reaping(pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    /// `struct pidfd_info` in its first published size.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup_id: u64,
+        pid: u32,
+        tgid: u32,
+        ppid: u32,
+        ids: [u32; 8],
+        exit_code: i32,
+    }
+    static_assertions::const_assert_eq!(size_of::<Info>(), 64);
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u64 = (3 << 30) | ((size_of::<Info>() as u64) << 16) | (0xFF << 8) | 11;
+
+    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    // SAFETY: info is as long as the request says.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    let status = info.exit_code;
+    if libc::WIFEXITED(status) {
+        Some(Exit::Code(libc::WEXITSTATUS(status)))
+    } else {
+        Some(Exit::Signal(libc::WTERMSIG(status)))
+    }
+}
+
+/// Waits until the process behind `pidfd` has ended: true; or the deadline passes: false.
+///
+/// # Errors
+///
+/// As [`poll`](crate::sys::fd::poll).
+pub fn wait_ended(pidfd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<bool> {
+    crate::sys::fd::wait_readable(pidfd, deadline)
+}
+
+/// Blocks SIGCHLD for this process's only thread and makes a descriptor that is readable when a child
+/// has ended. signalfd(2).
+///
+/// # Errors
+///
+/// `EMFILE`, `ENFILE`, `ENOMEM`.
+pub fn child_signals() -> io::Result<OwnedFd> {
+    let set = signal_set(&[libc::SIGCHLD]);
+    // SAFETY: the set is initialised; the old one is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: the set is initialised; -1 asks for a new descriptor.
+    let fd = check(unsafe { libc::signalfd(-1, &raw const set, flags) })?;
+    // SAFETY: the call just made this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes what is pending on a descriptor of [`child_signals`].
+pub fn drain_child_signals(signals: BorrowedFd<'_>) {
+    let mut buffer = [0_u8; 4 * size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the pointer and length are the buffer's. It does not block; nothing pending is fine.
+    unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigset_t is a plain array of words; sigemptyset sets it up.
+    let mut set = unsafe { mem::zeroed() };
+    // SAFETY: set is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for &signal in signals {
+        // SAFETY: the set is initialised; an unknown signal leaves it as it is.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// Gives every signal its default action and unblocks all: how a program finds them after a clean start.
+///
+/// SIGPIPE is ignored, as in every Rust program with a `main` of Rust.
+pub fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let action = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own signals are refused.
+        unsafe { libc::signal(signal, action) };
+    }
+    unblock_signals();
+}
+
+/// Unblocks all signals for this thread and gives SIGCHLD its default action.
+pub fn unblock_signals() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    let none = signal_set(&[]);
+    // SAFETY: the set is initialised; the old one is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+/// Ignores `signal` from now on, in programs this one turns into as well (signal(7)).
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Gives `signal` its default action.
+pub fn default_signal(signal: i32) {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// How many CPUs this process may use: its affinity now, and the quota of its control group.
+///
+/// The quota is read once; the affinity each time, as it is what changes.
+#[must_use]
+pub fn usable_cpus() -> usize {
+    use std::sync::OnceLock;
+    // std's count takes both into account, and reads the quota's files each time.
+    static QUOTA: OnceLock<usize> = OnceLock::new();
+    let affinity = affinity_count().unwrap_or(usize::MAX);
+    let quota = *QUOTA.get_or_init(|| {
+        let both = std::thread::available_parallelism().map_or(1, Into::into);
+        // Where the affinity is what bounds it now, the quota bounds nothing that we know of.
+        if both < affinity { both } else { usize::MAX }
+    });
+    match affinity.min(quota) {
+        usize::MAX => std::thread::available_parallelism().map_or(1, Into::into),
+        cpus => cpus,
+    }
+}
+
+fn affinity_count() -> Option<usize> {
+    // SAFETY: cpu_set_t is an array of words.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: set is as long as it is said to be; pid 0 is this thread (sched_setaffinity(2)).
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: the kernel filled the set in.
+    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).ok().filter(|&count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_is_watched_killed_and_reaped_by_its_descriptor() {
+        #[expect(clippy::zombie_processes, reason = "reaped by its descriptor")]
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Running);
+        assert!(!wait_ended(pidfd.as_fd(), Deadline::PASSED).unwrap());
+        assert!(pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap());
+        assert!(wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(20))).unwrap());
+        assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Ended(Exit::Signal(libc::SIGKILL)));
+        assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Unknown);
+        assert!(!pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap());
+    }
+
+    #[test]
+    fn an_exit_reaped_by_another_is_told_where_the_kernel_can() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        child.wait().unwrap();
+        let exit = exit_after_reaping(pidfd.as_fd());
+        assert!(matches!(exit, None | Some(Exit::Code(7))), "{exit:?}");
+    }
+
+    #[test]
+    fn threads_and_cpus_are_counted() {
+        assert!(thread_count().unwrap() >= 1);
+        assert!(usable_cpus() >= 1);
+    }
+}
