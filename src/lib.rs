@@ -1,1 +1,3 @@
-
+//! x
+pub use mp_core::Fd;
+pub use mp_process::*;

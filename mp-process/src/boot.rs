@@ -1,0 +1,259 @@
+//! The start of a child, from the child's side.
+
+use std::env;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mp_core::packet::Channel;
+use mp_core::sys::{fd, process};
+use mp_core::{Deadline, Message};
+
+use crate::current::{Identity, Parent, become_child};
+use crate::entry::{Outcome, Trampoline, Unresolved};
+use crate::protocol::{self, Profile, Request, Role};
+use crate::start::forkserver;
+use crate::{Error, Result, family, set_start_method};
+
+/// Whether this program said what to do when it is re-executed.
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_initialised() -> bool {
+    INITIALISED.load(Ordering::Relaxed)
+}
+
+/// Makes this program able to run as its own child. The first line of `main`.
+///
+/// Processes started by `Spawn`, and the fork server, are this program, executed again: there, this call
+/// runs what is to run and never returns. Everywhere else it returns at once, and changes nothing. The
+/// program's arguments and environment are the same in a child as in its parent.
+///
+/// What stands before it in `main` is run by every such child as well. Tests, whose `main` is not theirs,
+/// use [`test_support!`](crate::test_support) instead.
+///
+/// Python: `freeze_support()` and `if __name__ == "__main__":`.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_process::Process;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let sum = |a: i32, b: i32| a + b;
+///     assert_eq!(Process::new(sum, (1, 2)).start()?.result()?, 3);
+///     Ok(())
+/// }
+/// ```
+#[doc(alias = "freeze_support")]
+pub fn init() {
+    match role() {
+        Some(_) if !process::on_main_thread() => missed_init(),
+        Some(role) => {
+            INITIALISED.store(true, Ordering::Relaxed);
+            play(role)
+        }
+        // Off the main thread this is not the first line of main, and a re-executed child would not
+        // come by in time.
+        None if process::on_main_thread() => INITIALISED.store(true, Ordering::Relaxed),
+        None => {}
+    }
+}
+
+/// Makes [`init`] work below the standard test harness, where `main` is not ours.
+///
+/// Once per file of tests (a crate's unit tests are one), at the top level. A test process that is
+/// re-executed as a child then becomes one before the harness starts.
+///
+/// # Example
+///
+/// ```
+/// mp_process::test_support!();
+///
+/// #[test]
+/// fn a_process_adds() -> Result<(), Box<dyn std::error::Error>> {
+///     let add = |a: i32, b: i32| a + b;
+///     assert_eq!(mp_process::Process::new(add, (1, 2)).start()?.result()?, 3);
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+#[allow(clippy::test_attr_in_doctest, reason = "shows a file of tests")]
+#[macro_export]
+macro_rules! test_support {
+    () => {
+        const _: () = {
+            extern "C" fn before_main() {
+                $crate::init();
+            }
+            // The loader calls what this section lists, on the main thread, before main (elf(5)).
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static BEFORE_MAIN: extern "C" fn() = before_main;
+        };
+    };
+}
+
+/// Which role this process was executed for, if for one.
+///
+/// Its parent left a message on standard input, a socket, and the message names the parent: a program that
+/// merely inherited the socket is somebody else's child.
+fn role() -> Option<Role> {
+    let stdin = std::io::stdin();
+    if !mp_core::sys::socket::is_packet_socket(stdin.as_fd()) {
+        return None;
+    }
+    let body = Channel::peek(stdin.as_fd(), protocol::ROLE)?;
+    let (role, parent) = protocol::read_role(&body).ok()?;
+    if parent == process::parent_id() {
+        return Some(role);
+    }
+    // The parent may have ended since. Its end of the socket is closed then, and so is our chance.
+    let mut channel = Channel::from(stdin.as_fd().try_clone_to_owned().ok()?);
+    let orphaned = process::pidfd_open(parent).is_err() && {
+        let _ = channel.receive(Deadline::PASSED);
+        matches!(drain(&mut channel), Err(mp_core::Error::Disconnected))
+    };
+    if orphaned {
+        process::exit_now(0);
+    }
+    None
+}
+
+fn drain(channel: &mut Channel) -> mp_core::Result<()> {
+    while channel.try_receive()?.is_some() {}
+    Ok(())
+}
+
+/// Ends a process that was to be a child and is on its way through `main`.
+pub(crate) fn stop_if_init_was_missed() {
+    if !is_initialised() && role().is_some() {
+        missed_init();
+    }
+}
+
+fn missed_init() -> ! {
+    eprintln!(
+        "multiprocess: process {} was started to be a child and ran main instead: \
+         put `multiprocess::init();` on the first line of main, or `multiprocess::test_support!();` \
+         into the file of tests",
+        std::process::id()
+    );
+    process::exit_now(protocol::MISSED_INIT)
+}
+
+/// Becomes what this process was executed for.
+fn play(role: Role) -> ! {
+    // Before main of Rust has run, below a test harness, it has not done this yet.
+    process::reset_signals();
+    let Ok(stdin) = fd::take_stdin() else { process::exit_now(1) };
+    let mut channel = Channel::from(stdin);
+    // The role itself, which was only looked at.
+    if channel.receive(Deadline::NEVER).is_err() {
+        process::exit_now(0);
+    }
+    match role {
+        Role::ForkServer => forkserver::serve(channel, true),
+        Role::Child => serve_request(channel),
+    }
+}
+
+/// Runs what the next message on `channel` asks for.
+pub(crate) fn serve_request(mut channel: Channel) -> ! {
+    // Where the parent has ended, nobody wants it any more.
+    let Ok(packet) = channel.receive(Deadline::NEVER) else { process::exit_now(0) };
+    let started = protocol::read_request(packet)
+        .map_err(|error| Error::Refused(error.to_string()))
+        .and_then(prepare)
+        .and_then(|ready| {
+            let doing = "say hello";
+            let us = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
+            protocol::send_hello(&channel, us.as_fd()).map_err(Error::core(doing))?;
+            Ok(ready)
+        });
+    match started {
+        Ok((trampoline, arguments, lifeline)) => {
+            let outcome = trampoline(arguments);
+            finish(&channel, &outcome, lifeline)
+        }
+        Err(error) => {
+            let _ = protocol::send_refusal(&channel, &error);
+            process::exit_now(1)
+        }
+    }
+}
+
+type Ready = (Trampoline, Message, Option<OwnedFd>);
+
+/// Makes this process what the request says.
+fn prepare(request: Request) -> Result<Ready> {
+    let Request { profile, address, surroundings, parent, lifeline, streams, arguments } = request;
+    let trampoline = address.resolve().map_err(|why| match why {
+        Unresolved::Different { ours, theirs } => Error::DifferentProgram { ours, theirs },
+        Unresolved::Missing(why) => Error::Refused(why.to_string()),
+    })?;
+    for (number, stream) in (1..).zip(&streams) {
+        if let Some(stream) = stream {
+            fd::place(stream.as_fd(), number).map_err(Error::io("set up standard output"))?;
+        }
+    }
+    if let Some(surroundings) = surroundings {
+        if !surroundings.directory.is_empty() {
+            let directory = Path::new(std::ffi::OsStr::from_bytes(&surroundings.directory));
+            env::set_current_dir(directory)
+                .map_err(Error::io("enter the working directory of the parent"))?;
+        }
+        if let Some(variables) = surroundings.environment {
+            forkserver::set_environment(&variables);
+        }
+    }
+    let lifeline = adopt(profile, parent, lifeline)?;
+    Ok((trampoline, arguments, lifeline))
+}
+
+/// Takes on an identity; a daemon ties its life to its parent's for as long as what this gives is kept.
+pub(crate) fn adopt(
+    profile: Profile,
+    parent: OwnedFd,
+    lifeline: Option<OwnedFd>,
+) -> Result<Option<OwnedFd>> {
+    let lifeline = lifeline
+        .map(|pipe| fd::die_with_writers(pipe.as_fd()))
+        .transpose()
+        .map_err(Error::io("tie a daemon to its parent"))?;
+    set_start_method(profile.default_method);
+    become_child(Identity {
+        name: profile.name,
+        daemon: profile.daemon,
+        path: profile.path,
+        parent: Parent { name: profile.parent_name, pid: profile.parent_pid, pidfd: parent },
+    });
+    Ok(lifeline)
+}
+
+/// Reports the outcome, ends this process's own children as the end of a program does, and exits.
+pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
+    flush();
+    let mut code = protocol::exit_code(outcome);
+    match protocol::send_outcome(channel, outcome) {
+        // A parent that is gone or has let go of this process wants no outcome.
+        Ok(()) | Err(mp_core::Error::Disconnected) => {}
+        Err(error) => {
+            let outcome = Outcome::Unencodable(error.to_string());
+            let _ = protocol::send_outcome(channel, &outcome);
+            code = protocol::exit_code(&outcome);
+        }
+    }
+    family::finish();
+    flush();
+    drop(lifeline);
+    process::exit_now(code)
+}
+
+/// Writes out what is buffered, Rust's and C's.
+pub(crate) fn flush() {
+    let _ = std::io::stdout().flush();
+    process::flush_c_streams();
+}
