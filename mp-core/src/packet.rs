@@ -20,8 +20,9 @@ use crate::{Deadline, Error, Result};
 /// How many descriptors one message can carry.
 pub const MAX_FDS: usize = 16 * socket::MAX_FDS;
 
-/// A longer body travels as a memory file.
-const MAX_INLINE: usize = 16 << 10;
+/// A longer body travels as a memory file. Small, because the receiver's buffer lies on the stack, and in a
+/// process that was just forked each page of it that is written to costs microseconds.
+const MAX_INLINE: usize = 2 << 10;
 const HEADER: usize = 24;
 const MAGIC: u32 = u32::from_le_bytes(*b"mpP1");
 const BODY_IN_FILE: u8 = 1;

@@ -3,8 +3,6 @@
 use std::env;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mp_core::packet::Channel;
@@ -200,8 +198,7 @@ fn prepare(request: Request) -> Result<Ready> {
         }
     }
     if let Some(surroundings) = surroundings {
-        if !surroundings.directory.is_empty() {
-            let directory = Path::new(std::ffi::OsStr::from_bytes(&surroundings.directory));
+        if let Some(directory) = surroundings.directory {
             env::set_current_dir(directory)
                 .map_err(Error::io("enter the working directory of the parent"))?;
         }

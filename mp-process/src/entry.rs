@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::slice;
+use std::sync::OnceLock;
 
 use mp_core::fields::{Reader, Writer};
 use mp_core::{Decoder, Encoder, Message};
@@ -142,33 +143,36 @@ pub(crate) enum Unresolved {
 impl Address {
     pub(crate) fn of(trampoline: Trampoline) -> Result<Self, Unresolved> {
         let address = trampoline as usize;
-        let object = Object::all()
-            .into_iter()
-            .find(|object| object.has_code_at(address))
-            .ok_or(Unresolved::Missing("the target is in no loaded object of this program"))?;
-        let identity = object.identity()?;
-        let offset = address.wrapping_sub(object.base) as u64;
-        Ok(Self { object: object.path, identity, offset })
+        Object::with(
+            |object| object.has_code_at(address),
+            |object| {
+                let offset = address.wrapping_sub(object.base) as u64;
+                Ok(Self { object: object.path.clone(), identity: object.identity()?, offset })
+            },
+        )
+        .unwrap_or(Err(Unresolved::Missing("the target is in no loaded object of this program")))
     }
 
     /// The function in this process.
     pub(crate) fn resolve(&self) -> Result<Trampoline, Unresolved> {
-        let object = Object::all()
-            .into_iter()
-            .find(|object| object.path == self.object)
-            .ok_or(Unresolved::Missing("the library with the target is not loaded"))?;
-        let identity = object.identity()?;
-        if identity != self.identity {
-            return Err(Unresolved::Different {
-                ours: identity.to_string(),
-                theirs: self.identity.to_string(),
-            });
-        }
-        let address = usize::try_from(self.offset)
-            .map(|offset| object.base.wrapping_add(offset))
-            .ok()
-            .filter(|&address| object.has_code_at(address))
-            .ok_or(Unresolved::Missing("the target's address is not in the program's code"))?;
+        let address = Object::with(
+            |object| object.path == self.object,
+            |object| {
+                let identity = object.identity()?;
+                if identity != self.identity {
+                    return Err(Unresolved::Different {
+                        ours: identity.to_string(),
+                        theirs: self.identity.to_string(),
+                    });
+                }
+                usize::try_from(self.offset)
+                    .map(|offset| object.base.wrapping_add(offset))
+                    .ok()
+                    .filter(|&address| object.has_code_at(address))
+                    .ok_or(Unresolved::Missing("the target's address is not in the program's code"))
+            },
+        )
+        .unwrap_or(Err(Unresolved::Missing("the library with the target is not loaded")))?;
         // SAFETY: the address lies in the code of the object, and the object is of the same build as that
         // in the sender, which made the offset from a Trampoline. Requests come from processes of this
         // program only, over inherited sockets.
@@ -219,7 +223,27 @@ struct Object {
     build_id: Option<Vec<u8>>,
 }
 
+/// Reads once what does not change: the fork server does so before its first child.
+pub(crate) fn warm_up() {
+    Object::executable();
+}
+
 impl Object {
+    /// Runs `work` with the object that `wanted` describes, if there is one.
+    fn with<R>(wanted: impl Fn(&Self) -> bool, work: impl FnOnce(&Self) -> R) -> Option<R> {
+        if let Some(executable) = Self::executable().filter(|object| wanted(object)) {
+            return Some(work(executable));
+        }
+        Self::all().iter().find(|object| wanted(object)).map(work)
+    }
+
+    /// The executable, which stays where it is; libraries come and go.
+    fn executable() -> Option<&'static Self> {
+        static EXECUTABLE: OnceLock<Option<Object>> = OnceLock::new();
+        let find = || Self::all().into_iter().find(|object| object.path.is_empty());
+        EXECUTABLE.get_or_init(find).as_ref()
+    }
+
     /// All of them. dl_iterate_phdr(3).
     fn all() -> Vec<Self> {
         unsafe extern "C" fn visit(

@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use mp_core::fields::{Reader, Writer};
 use mp_core::packet::{Channel, Packet};
@@ -66,8 +67,8 @@ pub(crate) struct Profile {
 
 /// What the fork server's children have to be told, because they are no copies of their parent.
 pub(crate) struct Surroundings {
-    /// The working directory, where the parent has one.
-    pub(crate) directory: Vec<u8>,
+    /// The working directory, where it is another than the fork server's.
+    pub(crate) directory: Option<PathBuf>,
     /// The environment, where it is another than the fork server's.
     pub(crate) environment: Option<Vec<(OsString, OsString)>>,
 }
@@ -115,7 +116,8 @@ pub(crate) fn send_request(
             writer.u8(0);
         }
         Some(surroundings) => {
-            writer.u8(1).bytes(&surroundings.directory);
+            let directory = surroundings.directory.as_deref().unwrap_or(Path::new(""));
+            writer.u8(1).bytes(directory.as_os_str().as_bytes());
             let variables = surroundings.environment.as_deref();
             writer.u8(variables.is_some().into());
             let variables = variables.unwrap_or_default();
@@ -154,7 +156,7 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     let surroundings = if reader.u8()? == 0 {
         None
     } else {
-        let directory = reader.bytes()?.to_vec();
+        let directory = PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()));
         let changed = reader.u8()? != 0;
         let count = reader.u32()?;
         let mut variables = Vec::new();
@@ -162,7 +164,10 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
             let name = OsString::from_vec(reader.bytes()?.to_vec());
             variables.push((name, OsString::from_vec(reader.bytes()?.to_vec())));
         }
-        Some(Surroundings { directory, environment: changed.then_some(variables) })
+        Some(Surroundings {
+            directory: Some(directory).filter(|directory| !directory.as_os_str().is_empty()),
+            environment: changed.then_some(variables),
+        })
     };
     let mut fds = fds.into_iter();
     let mut next = |present: bool| match present {
@@ -306,7 +311,7 @@ mod tests {
         };
         let address = Address::of(nothing).unwrap();
         let surroundings = Surroundings {
-            directory: b"/".to_vec(),
+            directory: Some(PathBuf::from("/")),
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
         };
         let fds = RequestFds {
@@ -326,7 +331,7 @@ mod tests {
         assert_eq!(request.profile.default_method, StartMethod::Spawn);
         assert!(request.address == address);
         let read = request.surroundings.unwrap();
-        assert_eq!(read.directory, b"/");
+        assert_eq!(read.directory, surroundings.directory);
         assert_eq!(read.environment, surroundings.environment);
         assert!(request.lifeline.is_some());
         assert_eq!(request.streams.map(|stream| stream.is_some()), [false, true]);

@@ -318,13 +318,18 @@ pub fn reset_signals() {
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
     }
-    let none = signal_set(&[]);
-    // SAFETY: the set is initialised; the old one is not wanted.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+    unblock_signals();
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Unblocks all signals for this thread.
+pub fn unblock_signals() {
+    let none = signal_set(&[]);
+    // SAFETY: the set is initialised; the old one is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
 
 /// What a signal did before it was [ignored](ignore_signal).

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::protocol::{self, Role, Surroundings};
 use crate::start::spawn::{self, Executed};
 use crate::start::{Answer, Order, START_LIMIT, died, listen};
 use crate::sync::lock;
-use crate::{AnyChild, Error, ExitStatus, Result, boot, family};
+use crate::{AnyChild, Error, ExitStatus, Result, boot, entry, family};
 
 /// How often a start is tried again whose helper was killed under it.
 const ATTEMPTS: usize = 5;
@@ -41,6 +42,7 @@ struct Helper {
     generation: u64,
     /// What its children have if they are not told otherwise.
     environment: Vec<(OsString, OsString)>,
+    directory: PathBuf,
 }
 
 struct Slot {
@@ -90,11 +92,11 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
 /// ended.
 fn ask(order: &Order, near: &Channel, far: &Channel) -> Result<Result<u64, ExitStatus>> {
     let environment: Vec<_> = env::vars_os().collect();
-    let mut slot = helper(&environment)?;
-    let Some(helper) = &slot.helper else { return Ok(Err(ExitStatus::UNKNOWN)) };
     let directory = env::current_dir().unwrap_or_default();
+    let mut slot = helper(&environment, &directory)?;
+    let Some(helper) = &slot.helper else { return Ok(Err(ExitStatus::UNKNOWN)) };
     let surroundings = Surroundings {
-        directory: directory.as_os_str().as_bytes().to_vec(),
+        directory: (helper.directory != directory).then_some(directory),
         environment: (helper.environment != environment).then_some(environment),
     };
     order.send(near, Some(&surroundings))?;
@@ -110,7 +112,10 @@ fn ask(order: &Order, near: &Channel, far: &Channel) -> Result<Result<u64, ExitS
 }
 
 /// The helper, started if there is none.
-fn helper(environment: &[(OsString, OsString)]) -> Result<MutexGuard<'static, Slot>> {
+fn helper(
+    environment: &[(OsString, OsString)],
+    directory: &Path,
+) -> Result<MutexGuard<'static, Slot>> {
     let us = std::process::id();
     let mut slot = lock(&SLOT);
     if slot.helper.as_ref().is_some_and(|helper| helper.owner == us) {
@@ -130,8 +135,14 @@ fn helper(environment: &[(OsString, OsString)]) -> Result<MutexGuard<'static, Sl
         executed
     };
     let Executed { channel, pidfd, .. } = executed;
-    let environment = environment.to_vec();
-    slot.helper = Some(Helper { control: channel, pidfd, owner: us, generation, environment });
+    slot.helper = Some(Helper {
+        control: channel,
+        pidfd,
+        owner: us,
+        generation,
+        environment: environment.to_vec(),
+        directory: directory.to_path_buf(),
+    });
     Ok(slot)
 }
 
@@ -261,6 +272,9 @@ impl Server {
         let parent = process::pidfd_open(process::parent_id())?;
         let signals = process::child_signals()?;
         let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
+        // What every child would otherwise do again, in pages of its own.
+        entry::warm_up();
+        boot::flush();
         let null = fd::null()?;
         for stream in 0..3 {
             fd::place(null.as_fd(), stream)?;
@@ -328,7 +342,7 @@ impl Server {
         for ignored in &self.ignored {
             ignored.restore();
         }
-        process::reset_signals();
+        process::unblock_signals();
         if self.clean {
             mem::forget(mem::take(&mut self.children));
             // SAFETY: what else is open belongs to `self`, which lives in a frame that is never returned
