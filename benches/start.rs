@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 use multiprocess::{Process, StartMethod};
 
+/// What it is called, what is timed, and the times.
+type Case<'a> = (&'a str, &'a mut dyn FnMut(), Vec<Duration>);
+
 fn nothing() {}
 
 fn ours(method: StartMethod) {
@@ -77,7 +80,7 @@ fn main() {
     let mut fork = || ours(StartMethod::Fork);
     let (mut bare_fork, mut bare_exec) = (raw_fork, raw_reexec);
     // Each of ours stands behind the bare form it is held against.
-    let mut cases: [(&str, &mut dyn FnMut(), Vec<Duration>); 6] = [
+    let mut cases: [Case<'_>; 6] = [
         ("raw fork server", &mut raw_served, Vec::new()),
         ("ForkServer", &mut fork_server, Vec::new()),
         ("raw re-execution", &mut bare_exec, Vec::new()),

@@ -147,6 +147,9 @@ fn play(role: Role) -> ! {
     // Before main of Rust has run, below a test harness, it has not done this yet.
     process::reset_signals();
     let Ok(stdin) = fd::take_stdin() else { process::exit_now(1) };
+    if fd::blank_inherited().is_err() {
+        process::exit_now(1);
+    }
     let mut channel = Channel::from(stdin);
     // The role itself, which was only looked at.
     if channel.receive(Deadline::NEVER).is_err() {

@@ -264,6 +264,29 @@ pub fn blank_others(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts `/dev/null` in the place of every descriptor above 2 that this program was executed with.
+///
+/// Those are among the ones that are not close-on-exec: the others were opened since. For the start of a
+/// program, before it has opened anything without that flag.
+///
+/// # Errors
+///
+/// Where `/proc/self/fd` cannot be read.
+pub fn blank_inherited() -> io::Result<()> {
+    let mut inherited = open_descriptors()?;
+    // SAFETY: takes numbers only.
+    inherited
+        .retain(|&fd| fd > 2 && unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC == 0);
+    if inherited.is_empty() {
+        return Ok(());
+    }
+    let null = null()?;
+    for fd in inherited {
+        replace(null.as_fd(), fd)?;
+    }
+    Ok(())
+}
+
 /// Lets the number `target` stand for the object behind `fd`, close-on-exec. dup3(2).
 ///
 /// # Errors

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use mp_core::packet::Channel;
 use mp_core::sys::process::{Forked, fork, thread_count};
 use mp_core::sys::{fd, process};
-use mp_core::{Message, sys};
+use mp_core::{Deadline, Message};
 
 use crate::child::Reaper;
 use crate::entry::{Outcome, Trampoline};
 use crate::protocol::Profile;
-use crate::start::forkserver;
-use crate::{AnyChild, Error, Result, boot, family};
+use crate::start::{Answer, START_LIMIT, died, forkserver, listen};
+use crate::{AnyChild, Error, ExitStatus, Result, boot, family, protocol};
 
 /// What the copy runs.
 pub(crate) enum Program {
@@ -26,7 +26,7 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     if threads > 1 {
         return Err(Error::Multithreaded { threads });
     }
-    let (near, far) = Channel::pair().map_err(Error::core(doing))?;
+    let (mut near, far) = Channel::pair().map_err(Error::core(doing))?;
     // The child's own, made while making them can still be reported.
     let parenthood = family::parenthood()?;
     let parent = parenthood.pidfd.try_clone().map_err(Error::io(doing))?;
@@ -44,13 +44,16 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
         }
         Forked::Parent(pid) => {
             drop(far);
-            match process::pidfd_open(pid) {
-                Ok(pidfd) => Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near)),
-                Err(error) => {
-                    sys::process::kill_child(pid);
-                    Err(Error::io("watch a process")(error))
-                }
-            }
+            // Gone already where this program has its children reaped by the kernel, or reaps any: then
+            // the child's own word is used, which was its first.
+            let pidfd = match process::pidfd_open(pid) {
+                Ok(pidfd) => pidfd,
+                Err(_) => match listen(&mut near, Deadline::after(START_LIMIT))? {
+                    Answer::Hello(_, pidfd) => pidfd,
+                    Answer::Ended(_) | Answer::Silence => return Err(died(ExitStatus::UNKNOWN)),
+                },
+            };
+            Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near))
         }
     }
 }
@@ -65,6 +68,9 @@ fn run(
 ) -> ! {
     forkserver::reset();
     family::reset();
+    if let Ok(us) = process::pidfd_open(std::process::id()) {
+        let _ = protocol::send_hello(&channel, us.as_fd());
+    }
     let prepare = || -> Result<Option<OwnedFd>> {
         let doing = "let go of the parent's descriptors";
         if let Program::Call(_, arguments) = &program {

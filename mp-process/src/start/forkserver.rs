@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use mp_core::Deadline;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
-use mp_core::sys::process::{Forked, Ignored, fork, thread_count};
+use mp_core::sys::process::{Forked, Ignored, Reaped, fork, thread_count};
 use mp_core::sys::{fd, process};
 
 use crate::child::Reaper;
@@ -34,8 +34,7 @@ const ATTEMPTS: usize = 5;
 
 /// The helper, from the side of the process it serves.
 struct Helper {
-    control: Channel,
-    pidfd: OwnedFd,
+    made: Made,
     /// The process it serves: a fork of that one has this too, and must not use it.
     owner: u32,
     /// Tells it from its predecessors.
@@ -43,6 +42,40 @@ struct Helper {
     /// What its children have if they are not told otherwise.
     environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
+}
+
+/// How a helper came to be.
+enum Made {
+    Executed(Executed),
+    Forked { control: Channel, pidfd: OwnedFd },
+}
+
+impl Made {
+    fn control(&self) -> &Channel {
+        match self {
+            Self::Executed(executed) => &executed.channel,
+            Self::Forked { control, .. } => control,
+        }
+    }
+
+    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended.
+    fn end(self, grace: Duration) -> ExitStatus {
+        match self {
+            Self::Executed(executed) => executed.end(grace),
+            Self::Forked { control, pidfd } => {
+                drop(control);
+                let pidfd = pidfd.as_fd();
+                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false) {
+                    let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL);
+                    let _ = process::wait_ended(pidfd, Deadline::NEVER);
+                }
+                match process::reap(pidfd) {
+                    Ok(Reaped::Ended(exit)) => exit.into(),
+                    _ => ExitStatus::UNKNOWN,
+                }
+            }
+        }
+    }
 }
 
 struct Slot {
@@ -100,12 +133,13 @@ fn ask(order: &Order, near: &Channel, far: &Channel) -> Result<Result<u64, ExitS
         environment: (helper.environment != environment).then_some(environment),
     };
     order.send(near, Some(&surroundings))?;
-    match helper.control.send(protocol::START, &[], &[far.as_fd()]) {
+    match helper.made.control().send(protocol::START, &[], &[far.as_fd()]) {
         Ok(()) => Ok(Ok(helper.generation)),
         Err(mp_core::Error::Disconnected) => {
             let helper = slot.helper.take();
             drop(slot);
-            Ok(Err(helper.map_or(ExitStatus::UNKNOWN, |helper| helper.end(Duration::from_secs(1)))))
+            Ok(Err(helper
+                .map_or(ExitStatus::UNKNOWN, |helper| helper.made.end(Duration::from_secs(1)))))
         }
         Err(error) => Err(Error::core("ask the fork server for a process")(error)),
     }
@@ -124,20 +158,18 @@ fn helper(
     slot.helper = None;
     slot.generation += 1;
     let generation = slot.generation;
-    let executed = if boot::is_initialised() {
+    let made = if boot::is_initialised() {
         // Under the lock: other threads wait for this helper instead of making their own.
-        spawn::execute(Role::ForkServer, |_| Ok(()))?
+        Made::Executed(spawn::execute(Role::ForkServer, |_| Ok(()))?)
     } else {
         // This process has one thread, so nobody waits; and the copy must not find it locked.
         drop(slot);
-        let executed = fork_helper()?;
+        let made = fork_helper()?;
         slot = lock(&SLOT);
-        executed
+        made
     };
-    let Executed { channel, pidfd, .. } = executed;
     slot.helper = Some(Helper {
-        control: channel,
-        pidfd,
+        made,
         owner: us,
         generation,
         environment: environment.to_vec(),
@@ -147,7 +179,7 @@ fn helper(
 }
 
 /// Makes the helper as a copy of this process.
-fn fork_helper() -> Result<Executed> {
+fn fork_helper() -> Result<Made> {
     let doing = "fork the fork server";
     if thread_count().map_err(Error::io("count this program's threads"))? > 1 {
         return Err(Error::NeedsInit);
@@ -170,7 +202,7 @@ fn fork_helper() -> Result<Executed> {
         Forked::Parent(pid) => {
             drop(far);
             match process::pidfd_open(pid) {
-                Ok(pidfd) => Ok(Executed { channel: near, pid, pidfd }),
+                Ok(pidfd) => Ok(Made::Forked { control: near, pidfd }),
                 Err(error) => {
                     process::kill_child(pid);
                     Err(Error::io(doing)(error))
@@ -180,21 +212,12 @@ fn fork_helper() -> Result<Executed> {
     }
 }
 
-impl Helper {
-    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended.
-    fn end(self, grace: Duration) -> ExitStatus {
-        let Self { control, pidfd, .. } = self;
-        drop(control);
-        spawn::end(&pidfd, grace)
-    }
-}
-
 /// Lets go of a helper that died; says how, unless another thread has done so before.
 fn discard(generation: u64) -> Option<ExitStatus> {
     let mut slot = lock(&SLOT);
     let helper = slot.helper.take_if(|helper| helper.generation == generation);
     drop(slot);
-    helper.map(|helper| helper.end(Duration::from_secs(1)))
+    helper.map(|helper| helper.made.end(Duration::from_secs(1)))
 }
 
 /// Kills a helper that does not answer.
@@ -203,7 +226,7 @@ fn discard_at_once(generation: u64) {
     let helper = slot.helper.take_if(|helper| helper.generation == generation);
     drop(slot);
     if let Some(helper) = helper {
-        helper.end(Duration::ZERO);
+        helper.made.end(Duration::ZERO);
     }
 }
 
@@ -212,7 +235,7 @@ pub(crate) fn shut_down() {
     let us = std::process::id();
     let helper = lock(&SLOT).helper.take_if(|helper| helper.owner == us);
     if let Some(helper) = helper {
-        helper.end(Duration::from_secs(1));
+        helper.made.end(Duration::from_secs(1));
     }
 }
 
@@ -253,6 +276,8 @@ pub(crate) fn serve(control: Channel, clean: bool) -> ! {
 struct Server {
     control: Channel,
     clean: bool,
+    /// Open when it began, and not ours: what a library opened before main.
+    others: Vec<RawFd>,
     /// The process it serves.
     parent: OwnedFd,
     /// Readable when a child has ended.
@@ -265,10 +290,8 @@ struct Server {
 
 impl Server {
     fn new(control: Channel, clean: bool) -> std::io::Result<Self> {
-        if clean {
-            // SAFETY: this program was just executed and has opened nothing but `control`.
-            unsafe { fd::close_others(&[control.as_fd().as_raw_fd()])? };
-        }
+        let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
+        others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
         let parent = process::pidfd_open(process::parent_id())?;
         let signals = process::child_signals()?;
         let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
@@ -279,7 +302,7 @@ impl Server {
         for stream in 0..3 {
             fd::place(null.as_fd(), stream)?;
         }
-        Ok(Self { control, clean, parent, signals, ignored, children: HashMap::new() })
+        Ok(Self { control, clean, others, parent, signals, ignored, children: HashMap::new() })
     }
 
     /// Serves until the parent has ended.
@@ -345,9 +368,11 @@ impl Server {
         process::unblock_signals();
         if self.clean {
             mem::forget(mem::take(&mut self.children));
-            // SAFETY: what else is open belongs to `self`, which lives in a frame that is never returned
-            // to, and is not used any more.
-            if let Err(error) = unsafe { fd::close_others(&[channel.as_fd().as_raw_fd()]) } {
+            let mut keep = mem::take(&mut self.others);
+            keep.push(channel.as_fd().as_raw_fd());
+            // SAFETY: what is open and not kept was opened by this server, so it belongs to `self`, which
+            // lives in a frame that is never returned to, and is not used any more.
+            if let Err(error) = unsafe { fd::close_others(&keep) } {
                 let error = Error::io("let go of the fork server's descriptors")(error);
                 let _ = protocol::send_refusal(&channel, &error);
                 process::exit_now(1);

@@ -2,14 +2,14 @@
 
 use std::env;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mp_core::Deadline;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
-use mp_core::sys::process::{self, Reaped};
+use mp_core::sys::process::{self, Exit};
 
 use crate::child::Reaper;
 use crate::protocol::{self, Role};
@@ -23,8 +23,9 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Executed {
     /// Our end of its standard input.
     pub(crate) channel: Channel,
-    pub(crate) pid: u32,
-    pub(crate) pidfd: OwnedFd,
+    process: std::process::Child,
+    /// `None` where it has ended already and this program has its children reaped by the kernel.
+    pidfd: Option<OwnedFd>,
 }
 
 /// Executes this program again in `role`. What `leave` sends lies there before the process does.
@@ -42,64 +43,67 @@ pub(crate) fn execute(role: Role, leave: impl FnOnce(&Channel) -> Result<()>) ->
         command.arg0(name);
     }
     command.args(arguments).stdin(Stdio::from(far.into_fd()));
-    let mut process = command.spawn().map_err(Error::io(doing))?;
-    match process::pidfd_open(process.id()) {
-        Ok(pidfd) => Ok(Executed { channel, pid: process.id(), pidfd }),
-        Err(error) => {
-            let _ = process.kill();
-            let _ = process.wait();
-            Err(Error::io("watch a process")(error))
-        }
-    }
+    let process = command.spawn().map_err(Error::io(doing))?;
+    let pidfd = process::pidfd_open(process.id()).ok();
+    Ok(Executed { channel, process, pidfd })
 }
 
 pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     if !boot::is_initialised() {
         return Err(Error::NeedsInit);
     }
-    let Executed { mut channel, pid, pidfd } =
-        execute(Role::Child, |channel| order.send(channel, None))?;
-    match hear(&mut channel, &pidfd) {
-        Ok(true) => {
+    let mut executed = execute(Role::Child, |channel| order.send(channel, None))?;
+    match executed.hear() {
+        Ok(Some((pid, pidfd))) => {
             let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
-            Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, channel))
+            Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, executed.channel))
         }
-        Ok(false) => Err(died(end(&pidfd, GRACE))),
+        Ok(None) => Err(died(executed.end(GRACE))),
         Err(error) => {
-            end(&pidfd, Duration::ZERO);
+            executed.end(Duration::ZERO);
             Err(error)
         }
     }
 }
 
-/// Waits for hello, true, or the end of the process or of its channel, false.
-fn hear(channel: &mut Channel, pidfd: &OwnedFd) -> Result<bool> {
-    let deadline = Deadline::after(START_LIMIT);
-    loop {
-        let mut fds = [PollFd::readable(channel.as_fd()), PollFd::readable(pidfd.as_fd())];
-        if poll(&mut fds, deadline).map_err(Error::io("hear from a new process"))? == 0 {
-            return Err(Error::StartTimedOut);
-        }
-        let ended = fds[1].is_ready();
-        // What it said before it ended comes first.
-        match listen(channel, Deadline::PASSED) {
-            Ok(Answer::Hello(..)) => return Ok(true),
-            Ok(Answer::Ended(_) | Answer::Silence) => return Ok(false),
-            Err(Error::StartTimedOut) if ended => return Ok(false),
-            Err(Error::StartTimedOut) => {}
-            Err(error) => return Err(error),
+impl Executed {
+    /// Waits for hello; gives the process, or `None` for the end of it or of its channel.
+    fn hear(&mut self) -> Result<Option<(u32, OwnedFd)>> {
+        let deadline = Deadline::after(START_LIMIT);
+        loop {
+            let mut fds = vec![PollFd::readable(self.channel.as_fd())];
+            fds.extend(self.pidfd.as_ref().map(|pidfd| PollFd::readable(pidfd.as_fd())));
+            if poll(&mut fds, deadline).map_err(Error::io("hear from a new process"))? == 0 {
+                return Err(Error::StartTimedOut);
+            }
+            let ended = fds.get(1).is_some_and(PollFd::is_ready);
+            // What it said before it ended comes first.
+            match listen(&mut self.channel, Deadline::PASSED) {
+                Ok(Answer::Hello(pid, pidfd)) => return Ok(Some((pid, pidfd))),
+                Ok(Answer::Ended(_) | Answer::Silence) => return Ok(None),
+                Err(Error::StartTimedOut) if ended => return Ok(None),
+                Err(Error::StartTimedOut) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-}
 
-/// Reaps a process, which is killed if it has not ended within `grace`; says how it ended.
-pub(crate) fn end(pidfd: &OwnedFd, grace: Duration) -> ExitStatus {
-    if !process::wait_ended(pidfd.as_fd(), Deadline::after(grace)).unwrap_or(false) {
-        let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-        let _ = process::wait_ended(pidfd.as_fd(), Deadline::NEVER);
-    }
-    match process::reap(pidfd.as_fd()) {
-        Ok(Reaped::Ended(exit)) => exit.into(),
-        _ => process::exit_after_reaping(pidfd.as_fd()).map_or(ExitStatus::UNKNOWN, Into::into),
+    /// Reaps the process, which is killed if it has not ended within `grace`; says how it ended.
+    pub(crate) fn end(self, grace: Duration) -> ExitStatus {
+        let Self { channel, mut process, pidfd } = self;
+        drop(channel);
+        let deadline = Deadline::after(grace);
+        let ended = |pidfd: OwnedFd| process::wait_ended(pidfd.as_fd(), deadline).unwrap_or(false);
+        if !pidfd.is_none_or(ended) {
+            let _ = process.kill();
+        }
+        match process.wait() {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => Exit::Code(code).into(),
+                (_, Some(signal)) => Exit::Signal(signal).into(),
+                _ => ExitStatus::UNKNOWN,
+            },
+            Err(_) => ExitStatus::UNKNOWN,
+        }
     }
 }
