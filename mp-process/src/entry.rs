@@ -223,9 +223,16 @@ struct Object {
     build_id: Option<Vec<u8>>,
 }
 
-/// Reads once what does not change: the fork server does so before its first child.
+/// Does once what else each child of the fork server would do in pages of its own: reads what does not
+/// change, and goes the way of a call, so that what is bound and allocated at first use is.
 pub(crate) fn warm_up() {
-    Object::executable();
+    fn nothing() {}
+    fn trampoline<F: Target<(), Output = ()> + Copy + 'static>(_: F) -> Trampoline {
+        trampoline_of_call::<F, ()>()
+    }
+    if let Ok(resolved) = Address::of(trampoline(nothing)).and_then(|address| address.resolve()) {
+        resolved(Message::default());
+    }
 }
 
 impl Object {
