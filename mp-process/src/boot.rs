@@ -10,8 +10,8 @@ use mp_core::sys::{fd, process};
 use mp_core::{Deadline, Message};
 
 use crate::current::{Identity, Parent, become_child};
-use crate::entry::{Outcome, Trampoline, Unresolved};
-use crate::protocol::{self, Profile, Request, Role};
+use crate::entry::{Address, Outcome, Trampoline};
+use crate::protocol::{self, Profile, Role, Surroundings};
 use crate::start::forkserver;
 use crate::{Error, Result, family, set_start_method};
 
@@ -162,18 +162,33 @@ fn play(role: Role) -> ! {
 }
 
 /// Runs what the next message on `channel` asks for.
-pub(crate) fn serve_request(mut channel: Channel) -> ! {
+fn serve_request(mut channel: Channel) -> ! {
     // Where the parent has ended, nobody wants it any more.
     let Ok(packet) = channel.receive(Deadline::NEVER) else { process::exit_now(0) };
-    let started = protocol::read_request(packet)
-        .map_err(|error| Error::Refused(error.to_string()))
-        .and_then(prepare)
-        .and_then(|ready| {
-            let doing = "say hello";
-            let us = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
-            protocol::send_hello(&channel, us.as_fd()).map_err(Error::core(doing))?;
-            Ok(ready)
-        });
+    run(channel, || {
+        let request = protocol::read_request(packet);
+        let request = request.map_err(|error| Error::Refused(error.to_string()))?;
+        let trampoline = resolve(&request.address)?;
+        let lifeline = adopt(request.profile, request.lead, request.lifeline)?;
+        Ok((trampoline, request.arguments, lifeline))
+    })
+}
+
+/// What a child runs, its arguments unless they lie in its channel, and what ties it to its parent.
+type Ready = (Trampoline, Option<Message>, Option<OwnedFd>);
+
+/// Says hello once the child is ready, runs its target, reports the outcome and exits.
+pub(crate) fn run(mut channel: Channel, prepare: impl FnOnce() -> Result<Ready>) -> ! {
+    let started = prepare().and_then(|(trampoline, arguments, lifeline)| {
+        let doing = "prepare to run the target";
+        let arguments = match arguments {
+            Some(arguments) => arguments,
+            None => protocol::receive_arguments(&mut channel).map_err(Error::core(doing))?,
+        };
+        let us = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
+        protocol::send_hello(&channel, us.as_fd()).map_err(Error::core(doing))?;
+        Ok((trampoline, arguments, lifeline))
+    });
     match started {
         Ok((trampoline, arguments, lifeline)) => {
             let outcome = trampoline(arguments);
@@ -186,31 +201,31 @@ pub(crate) fn serve_request(mut channel: Channel) -> ! {
     }
 }
 
-type Ready = (Trampoline, Message, Option<OwnedFd>);
+/// The target in this process.
+pub(crate) fn resolve(address: &Address) -> Result<Trampoline> {
+    address.resolve().map_err(Error::from)
+}
 
-/// Makes this process what the request says.
-fn prepare(request: Request) -> Result<Ready> {
-    let Request { profile, address, surroundings, parent, lifeline, streams, arguments } = request;
-    let trampoline = address.resolve().map_err(|why| match why {
-        Unresolved::Different { ours, theirs } => Error::DifferentProgram { ours, theirs },
-        Unresolved::Missing(why) => Error::Refused(why.to_string()),
-    })?;
-    for (number, stream) in (1..).zip(&streams) {
+/// Makes these the standard output and error.
+pub(crate) fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
+    for (number, stream) in (1..).zip(streams) {
         if let Some(stream) = stream {
             fd::place(stream.as_fd(), number).map_err(Error::io("set up standard output"))?;
         }
     }
-    if let Some(surroundings) = surroundings {
-        if let Some(directory) = surroundings.directory {
-            env::set_current_dir(directory)
-                .map_err(Error::io("enter the working directory of the parent"))?;
-        }
-        if let Some(variables) = surroundings.environment {
-            forkserver::set_environment(&variables);
-        }
+    Ok(())
+}
+
+/// Takes on what a child of the fork server has not inherited.
+pub(crate) fn enter(surroundings: Surroundings) -> Result<()> {
+    if let Some(directory) = surroundings.directory {
+        env::set_current_dir(directory)
+            .map_err(Error::io("enter the working directory of the parent"))?;
     }
-    let lifeline = adopt(profile, parent, lifeline)?;
-    Ok((trampoline, arguments, lifeline))
+    if let Some(variables) = surroundings.environment {
+        forkserver::set_environment(&variables);
+    }
+    Ok(())
 }
 
 /// Takes on an identity; a daemon ties its life to its parent's for as long as what this gives is kept.

@@ -21,6 +21,7 @@ use mp_core::{Decoder, Encoder, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::Error;
 use crate::target::{Args, Run, Target};
 
 /// What a trampoline makes of its arguments.
@@ -138,6 +139,15 @@ pub(crate) enum Unresolved {
     Different { ours: String, theirs: String },
     /// There is no such function.
     Missing(&'static str),
+}
+
+impl From<Unresolved> for Error {
+    fn from(why: Unresolved) -> Self {
+        match why {
+            Unresolved::Different { ours, theirs } => Self::DifferentProgram { ours, theirs },
+            Unresolved::Missing(why) => Self::Refused(why.to_string()),
+        }
+    }
 }
 
 impl Address {

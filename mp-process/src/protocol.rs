@@ -1,9 +1,12 @@
 //! What a process, its child and the fork server say to each other.
 //!
-//! Each child has a channel of its own to the process that started it. Down it goes one `REQUEST`; up come
-//! `HELLO` (or `REFUSED`), then the `OUTCOME`, and from the fork server, which keeps a copy of the child's
-//! end until it has reaped the child, the `STATUS`. A child made by the kernel's fork has the request in its
-//! memory and says no hello. A re-executed process finds on standard input which `ROLE` it has.
+//! Each child has a channel of its own to the process that started it. A re-executed process finds there, on
+//! standard input, the `ROLE` it has and, if it is to be a child, one `REQUEST`. The fork server gets the
+//! request as a `START`, with the child's end of the channel among its descriptors; there the `ARGUMENTS`
+//! lie, unless they are few and go along. Up the channel come `HELLO` (or `REFUSED`), the `OUTCOME`, and from
+//! the fork server, which keeps a copy of the child's end until it has reaped the child, the `STATUS`.
+//!
+//! `HELLO` is the child's last word before its target runs: where none came, the target did not run.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 use mp_core::fields::{Reader, Writer};
 use mp_core::packet::{Channel, Packet};
 use mp_core::sys::process::Exit;
-use mp_core::{Error as CoreError, Message, Result as CoreResult};
+use mp_core::{Deadline, Error as CoreError, Message, Result as CoreResult};
 
 use crate::entry::{Address, Outcome};
 use crate::{Error, ExitStatus, StartMethod};
@@ -25,6 +28,7 @@ pub(crate) const HELLO: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 pub(crate) const OUTCOME: u8 = 6;
 pub(crate) const STATUS: u8 = 7;
+pub(crate) const ARGUMENTS: u8 = 8;
 
 /// The exit code of a process that was to be a child and ran `main` instead.
 pub(crate) const MISSED_INIT: i32 = 102;
@@ -78,29 +82,32 @@ pub(crate) struct Request {
     pub(crate) profile: Profile,
     pub(crate) address: Address,
     pub(crate) surroundings: Option<Surroundings>,
-    /// The parent's process descriptor.
-    pub(crate) parent: OwnedFd,
+    /// In a `REQUEST` the parent's process descriptor, in a `START` the child's end of its channel.
+    pub(crate) lead: OwnedFd,
     /// For a daemon: the pipe whose writer is the parent.
     pub(crate) lifeline: Option<OwnedFd>,
     /// Standard output and error, where they are open and not inherited.
     pub(crate) streams: [Option<OwnedFd>; 2],
-    pub(crate) arguments: Message,
+    /// `None` where they lie in the channel.
+    pub(crate) arguments: Option<Message>,
 }
 
 /// The descriptors that go with a request, in this order.
 pub(crate) struct RequestFds<'a> {
-    pub(crate) parent: BorrowedFd<'a>,
+    pub(crate) lead: BorrowedFd<'a>,
     pub(crate) lifeline: Option<BorrowedFd<'a>>,
     pub(crate) streams: [Option<BorrowedFd<'a>>; 2],
 }
 
+/// Sends `kind`, `REQUEST` or `START`.
 pub(crate) fn send_request(
     channel: &Channel,
+    kind: u8,
     profile: &Profile,
     address: &Address,
     surroundings: Option<&Surroundings>,
     fds: &RequestFds<'_>,
-    arguments: &Message,
+    arguments: Option<&Message>,
 ) -> CoreResult<()> {
     let mut writer = Writer::new();
     writer
@@ -131,16 +138,34 @@ pub(crate) fn send_request(
     for stream in &fds.streams {
         writer.u8(stream.is_some().into());
     }
-    let mut all = vec![fds.parent];
+    writer.u8(arguments.is_some().into());
+    let mut all = vec![fds.lead];
     all.extend(fds.lifeline);
     all.extend(fds.streams.iter().flatten());
-    all.extend(arguments.fds().iter().map(AsFd::as_fd));
-    channel.send(REQUEST, &[&writer.into_bytes(), arguments.bytes()], &all)
+    let mut bytes: &[u8] = &[];
+    if let Some(arguments) = arguments {
+        bytes = arguments.bytes();
+        all.extend(arguments.fds().iter().map(AsFd::as_fd));
+    }
+    channel.send(kind, &[&writer.into_bytes(), bytes], &all)
+}
+
+/// Leaves arguments in the channel that do not go along with a `START`.
+pub(crate) fn send_arguments(channel: &Channel, arguments: &Message) -> CoreResult<()> {
+    let fds: Vec<_> = arguments.fds().iter().map(AsFd::as_fd).collect();
+    channel.send(ARGUMENTS, &[arguments.bytes()], &fds)
+}
+
+pub(crate) fn receive_arguments(channel: &mut Channel) -> CoreResult<Message> {
+    match channel.receive(Deadline::NEVER)? {
+        Packet { kind: ARGUMENTS, body, fds } => Ok(Message::new(body, fds)),
+        _ => Err(CoreError::Protocol("arguments were expected")),
+    }
 }
 
 pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     let Packet { kind, body, fds } = packet;
-    if kind != REQUEST {
+    if kind != REQUEST && kind != START {
         return Err(CoreError::Protocol("a start request was expected"));
     }
     let mut reader = Reader::new(&body);
@@ -174,11 +199,13 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         false => Ok(None),
         true => fds.next().map(Some).ok_or(CoreError::Protocol("a request lacks a descriptor")),
     };
-    let parent = next(true)?.ok_or(CoreError::Protocol("a request lacks its parent"))?;
+    let lead = next(true)?.ok_or(CoreError::Protocol("a request lacks a descriptor"))?;
     let lifeline = next(reader.u8()? != 0)?;
     let streams = [next(reader.u8()? != 0)?, next(reader.u8()? != 0)?];
+    let along = reader.u8()? != 0;
     let arguments = Message::new(reader.into_rest().to_vec(), fds.collect());
-    Ok(Request { profile, address, surroundings, parent, lifeline, streams, arguments })
+    let arguments = along.then_some(arguments);
+    Ok(Request { profile, address, surroundings, lead, lifeline, streams, arguments })
 }
 
 /// Says who runs the target.
@@ -290,7 +317,6 @@ pub(crate) fn read_status(body: &[u8]) -> CoreResult<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mp_core::Deadline;
     use mp_core::sys::process::pidfd_open;
 
     fn nothing(_: Message) -> Outcome {
@@ -315,12 +341,21 @@ mod tests {
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
         };
         let fds = RequestFds {
-            parent: us.as_fd(),
+            lead: us.as_fd(),
             lifeline: Some(us.as_fd()),
             streams: [None, Some(us.as_fd())],
         };
         let arguments = Message::new(vec![1, 2, 3], vec![us.try_clone().unwrap()]);
-        send_request(&near, &profile, &address, Some(&surroundings), &fds, &arguments).unwrap();
+        send_request(
+            &near,
+            REQUEST,
+            &profile,
+            &address,
+            Some(&surroundings),
+            &fds,
+            Some(&arguments),
+        )
+        .unwrap();
 
         let packet = far.receive(Deadline::PASSED).unwrap();
         let cut = Packet { kind: REQUEST, body: packet.body[..9].to_vec(), fds: Vec::new() };
@@ -335,8 +370,8 @@ mod tests {
         assert_eq!(read.environment, surroundings.environment);
         assert!(request.lifeline.is_some());
         assert_eq!(request.streams.map(|stream| stream.is_some()), [false, true]);
-        assert_eq!(request.arguments.bytes(), [1, 2, 3]);
-        assert_eq!(request.arguments.fds().len(), 1);
+        let arguments = request.arguments.unwrap();
+        assert_eq!((arguments.bytes(), arguments.fds().len()), (&[1, 2, 3][..], 1));
     }
 
     #[test]

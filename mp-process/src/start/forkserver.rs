@@ -1,9 +1,10 @@
 //! ForkServer: a small helper forks every child.
 //!
-//! The helper is single-threaded and holds one socket to the process it serves. A start is one message with
-//! one descriptor, the child's end of its channel; what the child is to do lies in that channel already, so
-//! the helper reads nothing of it. It keeps a copy of the end until it has reaped the child, and writes
-//! there how the child ended: the parent cannot wait for a process that is not its own child.
+//! The helper is single-threaded and holds one socket to the process it serves. A start is one message; the
+//! helper reads it and finds the target, as it does so in pages that are its own already, where a child that
+//! was just forked pays microseconds for each page it writes to. It keeps a copy of the child's end of its
+//! channel until it has reaped the child, and writes there how the child ended: the parent cannot wait for a
+//! process that is not its own child.
 #![expect(unsafe_code, reason = "fork, closing what was inherited, the environment")]
 
 use std::collections::HashMap;
@@ -23,9 +24,9 @@ use mp_core::sys::process::{Forked, Ignored, Reaped, fork, thread_count};
 use mp_core::sys::{fd, process};
 
 use crate::child::Reaper;
-use crate::protocol::{self, Role, Surroundings};
+use crate::protocol::{self, Request, Role, Surroundings};
 use crate::start::spawn::{self, Executed};
-use crate::start::{Answer, Order, START_LIMIT, died, listen};
+use crate::start::{Answer, Order, START_LIMIT, died, listen, unsent};
 use crate::sync::lock;
 use crate::{AnyChild, Error, ExitStatus, Result, boot, entry, family};
 
@@ -132,8 +133,7 @@ fn ask(order: &Order, near: &Channel, far: &Channel) -> Result<Result<u64, ExitS
         directory: (helper.directory != directory).then_some(directory),
         environment: (helper.environment != environment).then_some(environment),
     };
-    order.send(near, Some(&surroundings))?;
-    match helper.made.control().send(protocol::START, &[], &[far.as_fd()]) {
+    match order.send_to_server(helper.made.control(), &surroundings, near, far) {
         Ok(()) => Ok(Ok(helper.generation)),
         Err(mp_core::Error::Disconnected) => {
             let helper = slot.helper.take();
@@ -141,7 +141,7 @@ fn ask(order: &Order, near: &Channel, far: &Channel) -> Result<Result<u64, ExitS
             Ok(Err(helper
                 .map_or(ExitStatus::UNKNOWN, |helper| helper.made.end(Duration::from_secs(1)))))
         }
-        Err(error) => Err(Error::core("ask the fork server for a process")(error)),
+        Err(error) => Err(unsent(error)),
     }
 }
 
@@ -278,8 +278,8 @@ struct Server {
     clean: bool,
     /// Open when it began, and not ours: what a library opened before main.
     others: Vec<RawFd>,
-    /// The process it serves.
-    parent: OwnedFd,
+    /// The process it serves. `None` in a child that has taken it over.
+    parent: Option<OwnedFd>,
     /// Readable when a child has ended.
     signals: OwnedFd,
     /// What is sent to a whole group of processes, by a terminal say, must not end it before its parent.
@@ -292,7 +292,7 @@ impl Server {
     fn new(control: Channel, clean: bool) -> std::io::Result<Self> {
         let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
         others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
-        let parent = process::pidfd_open(process::parent_id())?;
+        let parent = Some(process::pidfd_open(process::parent_id())?);
         let signals = process::child_signals()?;
         let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
         // What every child would otherwise do again, in pages of its own.
@@ -308,10 +308,11 @@ impl Server {
     /// Serves until the parent has ended.
     fn run(&mut self) -> std::io::Result<()> {
         loop {
+            let Some(parent) = &self.parent else { return Ok(()) };
             let mut fds = [
                 PollFd::readable(self.control.as_fd()),
                 PollFd::readable(self.signals.as_fd()),
-                PollFd::readable(self.parent.as_fd()),
+                PollFd::readable(parent.as_fd()),
             ];
             poll(&mut fds, Deadline::NEVER)?;
             let [asked, reap, orphaned] = fds.map(|fd| fd.is_ready());
@@ -324,8 +325,9 @@ impl Server {
             if asked {
                 match self.control.receive(Deadline::PASSED) {
                     Ok(packet) if packet.kind == protocol::START => {
-                        if let Some(channel) = packet.fds.into_iter().next() {
-                            self.fork(channel.into());
+                        // One that cannot be read is dropped, and with it the child's channel.
+                        if let Ok(request) = protocol::read_request(packet) {
+                            self.start(request);
                         }
                     }
                     Ok(_) | Err(mp_core::Error::TimedOut) => {}
@@ -347,13 +349,37 @@ impl Server {
         Ok(())
     }
 
-    fn fork(&mut self, channel: Channel) {
-        // SAFETY: this process has one thread: it starts none. The child ends in `serve_request`.
+    fn start(&mut self, request: Request) {
+        let Request { profile, address, surroundings, lead, lifeline, streams, arguments } =
+            request;
+        let channel = Channel::from(lead);
+        let trampoline = match boot::resolve(&address) {
+            Ok(trampoline) => trampoline,
+            Err(error) => {
+                let _ = protocol::send_refusal(&channel, &error);
+                return;
+            }
+        };
+        // SAFETY: this process has one thread: it starts none. The child ends in `run`.
         match unsafe { fork() } {
             Ok(Forked::Parent(pid)) => {
                 self.children.insert(pid, channel);
             }
-            Ok(Forked::Child) => self.become_child(channel),
+            Ok(Forked::Child) => {
+                let mut keep = vec![channel.as_fd().as_raw_fd()];
+                keep.extend(
+                    lifeline.iter().chain(streams.iter().flatten()).map(AsRawFd::as_raw_fd),
+                );
+                let parent = self.leave(keep);
+                boot::run(channel, || {
+                    let parent = parent.map_err(Error::io("let go of the fork server"))?;
+                    boot::place_streams(&streams)?;
+                    drop(streams);
+                    surroundings.map_or(Ok(()), boot::enter)?;
+                    let lifeline = boot::adopt(profile, parent, lifeline)?;
+                    Ok((trampoline, arguments, lifeline))
+                })
+            }
             Err(error) => {
                 let error = Error::io("fork in the fork server")(error);
                 let _ = protocol::send_refusal(&channel, &error);
@@ -361,35 +387,29 @@ impl Server {
         }
     }
 
-    fn become_child(&mut self, channel: Channel) -> ! {
+    /// In a child: puts back what the server set up for itself and lets go of what it holds, but for `keep`
+    /// and the descriptor of the parent, which this gives.
+    fn leave(&mut self, mut keep: Vec<RawFd>) -> std::io::Result<OwnedFd> {
         for ignored in &self.ignored {
             ignored.restore();
         }
         process::unblock_signals();
+        let orphan = || std::io::Error::from_raw_os_error(libc::ESRCH);
+        let parent = self.parent.take().ok_or_else(orphan)?;
         if self.clean {
             mem::forget(mem::take(&mut self.children));
-            let mut keep = mem::take(&mut self.others);
-            keep.push(channel.as_fd().as_raw_fd());
+            keep.append(&mut self.others);
+            keep.push(parent.as_raw_fd());
             // SAFETY: what is open and not kept was opened by this server, so it belongs to `self`, which
             // lives in a frame that is never returned to, and is not used any more.
-            if let Err(error) = unsafe { fd::close_others(&keep) } {
-                let error = Error::io("let go of the fork server's descriptors")(error);
-                let _ = protocol::send_refusal(&channel, &error);
-                process::exit_now(1);
-            }
+            unsafe { fd::close_others(&keep)? };
         } else {
-            // Objects of the parent may own descriptors here too, so only our own are closed.
+            // Objects of the parent may own descriptors here too, so only our own are let go of.
             self.children.clear();
-            if let (Ok(null), own) = (fd::null(), [&self.parent, &self.signals]) {
-                for fd in own
-                    .map(AsRawFd::as_raw_fd)
-                    .into_iter()
-                    .chain([self.control.as_fd().as_raw_fd()])
-                {
-                    let _ = fd::replace(null.as_fd(), fd);
-                }
-            }
+            let null = fd::null()?;
+            fd::replace(null.as_fd(), self.signals.as_raw_fd())?;
+            fd::replace(null.as_fd(), self.control.as_fd().as_raw_fd())?;
         }
-        boot::serve_request(channel)
+        Ok(parent)
     }
 }

@@ -12,7 +12,7 @@ use mp_core::packet::{Channel, Packet};
 use mp_core::{Deadline, Error as CoreError};
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Address, Unresolved};
+use crate::entry::Address;
 use crate::process::Work;
 use crate::protocol::{self, Profile, RequestFds, Surroundings};
 use crate::{AnyChild, Error, ExitStatus, Result, family};
@@ -92,10 +92,7 @@ pub(crate) fn start(method: StartMethod, profile: Profile, work: Work) -> Result
     match method {
         StartMethod::Fork => fork::start(profile, fork::Program::Call(trampoline, arguments)),
         StartMethod::Spawn | StartMethod::ForkServer => {
-            let address = Address::of(trampoline).map_err(|why| match why {
-                Unresolved::Different { ours, theirs } => Error::DifferentProgram { ours, theirs },
-                Unresolved::Missing(why) => Error::Refused(why.to_string()),
-            })?;
+            let address = Address::of(trampoline)?;
             let order = Order { profile, address, arguments };
             match method {
                 StartMethod::Spawn => spawn::start(&order),
@@ -113,26 +110,60 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Leaves the request on `channel`, where the child finds it.
-    fn send(&self, channel: &Channel, surroundings: Option<&Surroundings>) -> Result<()> {
+    /// Leaves the request on `channel`, where an executed child finds it.
+    fn send_to_child(&self, channel: &Channel) -> Result<()> {
         let parenthood = family::parenthood()?;
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-        let streams = match surroundings {
-            None => [None, None],
-            Some(_) => [stdout.as_fd(), stderr.as_fd()]
-                .map(|stream| mp_core::sys::fd::is_open(stream).then_some(stream)),
-        };
         let fds = RequestFds {
-            parent: parenthood.pidfd.as_fd(),
+            lead: parenthood.pidfd.as_fd(),
             lifeline: self.profile.daemon.then_some(parenthood.lifeline.as_fd()),
-            streams,
+            streams: [None, None],
         };
         let (profile, address) = (&self.profile, &self.address);
-        protocol::send_request(channel, profile, address, surroundings, &fds, &self.arguments)
-            .map_err(|error| match error {
-                CoreError::TooManyDescriptors { .. } => Error::Encode(error),
-                other => Error::core("send a start request")(other),
-            })
+        let arguments = Some(&self.arguments);
+        protocol::send_request(channel, protocol::REQUEST, profile, address, None, &fds, arguments)
+            .map_err(unsent)
+    }
+
+    /// Asks the fork server on `control` for a child at `far`. What is large, or holds descriptors, is left
+    /// for the child at `near`, the other end: the server reads no more than it needs.
+    fn send_to_server(
+        &self,
+        control: &Channel,
+        surroundings: &Surroundings,
+        near: &Channel,
+        far: &Channel,
+    ) -> Result<(), CoreError> {
+        const FEW: usize = 1024;
+        let along = self.arguments.bytes().len() <= FEW && self.arguments.fds().is_empty();
+        if !along {
+            protocol::send_arguments(near, &self.arguments)?;
+        }
+        let parenthood = match self.profile.daemon {
+            true => Some(family::parenthood().map_err(|error| match error {
+                Error::Io { source, .. } => CoreError::Io(source),
+                other => CoreError::Io(std::io::Error::other(other)),
+            })?),
+            false => None,
+        };
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let fds = RequestFds {
+            lead: far.as_fd(),
+            lifeline: parenthood.as_ref().map(|parenthood| parenthood.lifeline.as_fd()),
+            streams: [stdout.as_fd(), stderr.as_fd()]
+                .map(|stream| mp_core::sys::fd::is_open(stream).then_some(stream)),
+        };
+        let (profile, address) = (&self.profile, &self.address);
+        let arguments = along.then_some(&self.arguments);
+        let kind = protocol::START;
+        protocol::send_request(control, kind, profile, address, Some(surroundings), &fds, arguments)
+    }
+}
+
+/// The error for a request that could not be sent.
+fn unsent(error: CoreError) -> Error {
+    match error {
+        CoreError::TooManyDescriptors { .. } => Error::Encode(error),
+        other => Error::core("send a start request")(other),
     }
 }
 

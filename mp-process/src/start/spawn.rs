@@ -52,7 +52,7 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     if !boot::is_initialised() {
         return Err(Error::NeedsInit);
     }
-    let mut executed = execute(Role::Child, |channel| order.send(channel, None))?;
+    let mut executed = execute(Role::Child, |channel| order.send_to_child(channel))?;
     match executed.hear() {
         Ok(Some((pid, pidfd))) => {
             let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
