@@ -13,6 +13,6 @@ mod reexports;
 mod start;
 mod support;
 
-fn main() {
-    support::main(&[start::CASES, crash::CASES, notes::CASES, reexports::CASES]);
+fn main() -> std::process::ExitCode {
+    support::main(&[start::CASES, crash::CASES, notes::CASES, reexports::CASES])
 }

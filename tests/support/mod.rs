@@ -56,11 +56,13 @@ pub(crate) type Role = (&'static str, fn(&[String]));
 const TEST: &str = "--mp-test";
 const ROLE: &str = "--mp-role";
 
+#[must_use]
 pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some(ROLE) => {
-            let roles: Vec<Role> = [crate::start::ROLES, crate::crash::ROLES].concat();
+            let roles: Vec<Role> =
+                [crate::start::ROLES, crate::crash::ROLES, crate::notes::ROLES].concat();
             let (_, role) =
                 roles.iter().find(|(name, _)| *name == arguments[2]).expect("a role of that name");
             // A role calls init itself, or does not.
