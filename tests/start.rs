@@ -264,15 +264,15 @@ fn names_count_up_and_tell_the_ancestry() -> Outcome {
         let child = || Process::new(own_name, ()).start().expect("starts").result().expect("ends");
         vec![own_name(), child(), child()]
     }
-    // The first was made by the harness.
-    assert_eq!(Process::new(own_name, ()).start()?.result()?, "Process-2");
+    // The first two were made by the harness.
+    assert_eq!(Process::new(own_name, ()).start()?.result()?, "Process-3");
     assert_eq!(
         Process::new(names_below, ()).start()?.result()?,
-        ["Process-3", "Process-3:1", "Process-3:2"]
+        ["Process-4", "Process-4:1", "Process-4:2"]
     );
     let child = Process::new(names_below, ()).name("walter").start()?;
     assert_eq!(child.name(), "walter");
-    assert_eq!(child.result()?, ["walter", "Process-4:1", "Process-4:2"]);
+    assert_eq!(child.result()?, ["walter", "Process-5:1", "Process-5:2"]);
     assert_eq!(current_process().name(), "MainProcess");
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 use std::env;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mp_core::packet::Channel;
-use mp_core::sys::{fd, process};
+use mp_core::sys::fd::{self, PollFd};
+use mp_core::sys::process;
 use mp_core::{Deadline, Message};
 
 use crate::current::{Identity, Parent, become_child};
@@ -108,21 +110,28 @@ fn role() -> Option<Role> {
     if parent == process::parent_id() {
         return Some(role);
     }
-    // The parent may have ended since. Its end of the socket is closed then, and so is our chance.
-    let mut channel = Channel::from(stdin.as_fd().try_clone_to_owned().ok()?);
-    let orphaned = process::pidfd_open(parent).is_err() && {
-        let _ = channel.receive(Deadline::PASSED);
-        matches!(drain(&mut channel), Err(mp_core::Error::Disconnected))
-    };
-    if orphaned {
+    if is_orphaned(stdin.as_fd(), parent) {
         process::exit_now(0);
     }
     None
 }
 
-fn drain(channel: &mut Channel) -> mp_core::Result<()> {
-    while channel.try_receive()?.is_some() {}
-    Ok(())
+/// Whether the message on standard input was for this process, and whoever sent it has ended since.
+///
+/// Then the sender's end of the socket is closed, unless a fork of it holds a copy, and its descriptor says
+/// that it has ended. The kernel gives a dying process's children to another parent a moment before it says
+/// so, hence the second look.
+fn is_orphaned(stdin: BorrowedFd<'_>, parent: u32) -> bool {
+    (0..5).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let closed = fd::poll(&mut [PollFd::hung_up(stdin)], Deadline::PASSED).is_ok_and(|n| n > 0);
+        closed
+            || process::pidfd_open(parent).map_or(true, |pidfd| {
+                process::wait_ended(pidfd.as_fd(), Deadline::PASSED).unwrap_or(true)
+            })
+    })
 }
 
 /// Ends a process that was to be a child and is on its way through `main`.

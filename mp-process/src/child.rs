@@ -128,13 +128,6 @@ impl<R> AsFd for Child<R> {
     }
 }
 
-impl<R> Drop for Child<R> {
-    fn drop(&mut self) {
-        // Nobody will ask for the result; a child that is about to send it learns that and goes on.
-        lock(&self.any.0.state).channel = None;
-    }
-}
-
 impl<R> fmt::Debug for Child<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.any.fmt(f)

@@ -137,8 +137,10 @@ fn nothing() {}
 fn run_case(case: &Case, method: StartMethod) -> ExitCode {
     multiprocess::set_start_method(method);
     // What a program keeps for all its processes comes to be here: the fork server among it.
-    let warm = Process::new(nothing, ()).start().expect("starts").join().expect("joins");
-    assert!(warm.success());
+    for method in [method, StartMethod::Fork] {
+        let warm = Process::new(nothing, ()).daemon(true).start_method(method).start();
+        assert!(warm.expect("starts").join().expect("joins").success());
+    }
     let before = leak::Inventory::take();
     if let Err(error) = (case.run)() {
         let mut why = error.to_string();

@@ -27,6 +27,12 @@ impl<'fd> PollFd<'fd> {
         Self::new(fd, libc::POLLIN)
     }
 
+    /// Waits until the other end of `fd` is closed, whatever there is to read.
+    #[must_use]
+    pub fn hung_up(fd: BorrowedFd<'fd>) -> Self {
+        Self::new(fd, 0)
+    }
+
     /// Waits until `fd` can be written, or its other end is closed.
     #[must_use]
     pub fn writable(fd: BorrowedFd<'fd>) -> Self {
