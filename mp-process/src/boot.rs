@@ -12,9 +12,9 @@ use mp_core::sys::process;
 use mp_core::{Deadline, Message};
 
 use crate::current::{Identity, Parent, become_child};
-use crate::entry::{Address, Outcome, Trampoline};
-use crate::protocol::{self, Profile, Role, Surroundings};
-use crate::start::forkserver;
+use crate::entry::{Outcome, Trampoline};
+use crate::protocol::{self, Profile, Request, Role, Surroundings};
+use crate::start::{forkserver, server};
 use crate::{Error, Result, family, set_start_method};
 
 /// Whether this program said what to do when it is re-executed.
@@ -165,40 +165,27 @@ fn play(role: Role) -> ! {
         process::exit_now(0);
     }
     match role {
-        Role::ForkServer => forkserver::serve(channel, true),
-        Role::Child => serve_request(channel),
+        Role::ForkServer => server::serve(channel, true),
+        Role::Child => serve_request(channel, process::pidfd_open(std::process::id()).ok()),
     }
 }
 
-/// Runs what the next message on `channel` asks for.
-fn serve_request(mut channel: Channel) -> ! {
+/// Runs what the next message on `channel` asks for. `us` is the descriptor of this process, for a parent that
+/// has none.
+pub(crate) fn serve_request(mut channel: Channel, us: Option<OwnedFd>) -> ! {
     // Where the parent has ended, nobody wants it any more.
     let Ok(packet) = channel.receive(Deadline::NEVER) else { process::exit_now(0) };
-    run(channel, || {
-        let request = protocol::read_request(packet);
-        let request = request.map_err(|error| Error::Refused(error.to_string()))?;
-        let trampoline = resolve(&request.address)?;
-        let lifeline = adopt(request.profile, request.lead, request.lifeline)?;
-        Ok((trampoline, request.arguments, lifeline))
-    })
-}
-
-/// What a child runs, its arguments unless they lie in its channel, and what ties it to its parent.
-type Ready = (Trampoline, Option<Message>, Option<OwnedFd>);
-
-/// Says hello once the child is ready, runs its target, reports the outcome and exits.
-pub(crate) fn run(mut channel: Channel, prepare: impl FnOnce() -> Result<Ready>) -> ! {
-    let started = prepare().and_then(|(trampoline, arguments, lifeline)| {
-        let doing = "prepare to run the target";
-        let arguments = match arguments {
-            Some(arguments) => arguments,
-            None => protocol::receive_arguments(&mut channel).map_err(Error::core(doing))?,
-        };
-        let us = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
-        protocol::send_hello(&channel, us.as_fd()).map_err(Error::core(doing))?;
-        Ok((trampoline, arguments, lifeline))
-    });
-    match started {
+    let ready = protocol::read_request(packet)
+        .map_err(|error| Error::Refused(error.to_string()))
+        .and_then(prepare)
+        .and_then(|ready| {
+            // From here on, the end of a fork server does not concern it.
+            process::live_on();
+            let hello = protocol::send_hello(&channel, us.as_ref().map(AsFd::as_fd));
+            hello.map_err(Error::core("say hello")).map(|()| ready)
+        });
+    drop(us);
+    match ready {
         Ok((trampoline, arguments, lifeline)) => {
             let outcome = trampoline(arguments);
             finish(&channel, &outcome, lifeline)
@@ -210,13 +197,24 @@ pub(crate) fn run(mut channel: Channel, prepare: impl FnOnce() -> Result<Ready>)
     }
 }
 
-/// The target in this process.
-pub(crate) fn resolve(address: &Address) -> Result<Trampoline> {
-    address.resolve().map_err(Error::from)
+/// The target, its arguments, and what ties a daemon to its parent.
+type Ready = (Trampoline, Message, Option<OwnedFd>);
+
+/// Makes this process what the request says.
+fn prepare(request: Request) -> Result<Ready> {
+    let Request { profile, address, surroundings, parent, lifeline, streams, arguments } = request;
+    let trampoline = address.resolve()?;
+    place_streams(&streams)?;
+    drop(streams);
+    if let Some(surroundings) = surroundings {
+        enter(surroundings)?;
+    }
+    let lifeline = adopt(profile, parent, lifeline)?;
+    Ok((trampoline, arguments, lifeline))
 }
 
 /// Makes these the standard output and error.
-pub(crate) fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
+fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
     for (number, stream) in (1..).zip(streams) {
         if let Some(stream) = stream {
             fd::place(stream.as_fd(), number).map_err(Error::io("set up standard output"))?;
@@ -226,7 +224,7 @@ pub(crate) fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
 }
 
 /// Takes on what a child of the fork server has not inherited.
-pub(crate) fn enter(surroundings: Surroundings) -> Result<()> {
+fn enter(surroundings: Surroundings) -> Result<()> {
     if let Some(directory) = surroundings.directory {
         env::set_current_dir(directory)
             .map_err(Error::io("enter the working directory of the parent"))?;

@@ -1,14 +1,14 @@
 //! What a process, its child and the fork server say to each other.
 //!
 //! Each child has a channel of its own to the process that started it. A re-executed process finds there, on
-//! standard input, the `ROLE` it has and, if it is to be a child, one `REQUEST`. The fork server gets the
-//! request as a `START`, with the child's end of the channel among its descriptors; there the `ARGUMENTS`
-//! lie, unless they are few and go along. Up the channel come `HELLO` (or `REFUSED`), the `OUTCOME`, and from
-//! the fork server, which keeps a copy of the child's end until it has reaped the child, the `STATUS`.
-//!
-//! `HELLO` is the child's last word before its target runs: where none came, the target did not run.
+//! standard input, the `ROLE` it has. Down the channel goes one `REQUEST`; up come `HELLO` (or `REFUSED`), the
+//! `OUTCOME`, and from the fork server, which keeps a copy of the child's end until it has reaped the child,
+//! the `STATUS`. `HELLO` is the child's last word before its target runs: where none came, the target did not
+//! run. On the fork server's own socket, `READY` hands over a process that waits for a request, and `MORE`
+//! asks for the next.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -19,16 +19,17 @@ use mp_core::sys::process::Exit;
 use mp_core::{Deadline, Error as CoreError, Message, Result as CoreResult};
 
 use crate::entry::{Address, Outcome};
+use crate::start::forkserver::Spare;
 use crate::{Error, ExitStatus, StartMethod};
 
 pub(crate) const ROLE: u8 = 1;
-pub(crate) const START: u8 = 2;
+pub(crate) const READY: u8 = 2;
 pub(crate) const REQUEST: u8 = 3;
 pub(crate) const HELLO: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 pub(crate) const OUTCOME: u8 = 6;
 pub(crate) const STATUS: u8 = 7;
-pub(crate) const ARGUMENTS: u8 = 8;
+pub(crate) const MORE: u8 = 8;
 
 /// The exit code of a process that was to be a child and ran `main` instead.
 pub(crate) const MISSED_INIT: i32 = 102;
@@ -82,32 +83,29 @@ pub(crate) struct Request {
     pub(crate) profile: Profile,
     pub(crate) address: Address,
     pub(crate) surroundings: Option<Surroundings>,
-    /// In a `REQUEST` the parent's process descriptor, in a `START` the child's end of its channel.
-    pub(crate) lead: OwnedFd,
+    /// The parent's process descriptor.
+    pub(crate) parent: OwnedFd,
     /// For a daemon: the pipe whose writer is the parent.
     pub(crate) lifeline: Option<OwnedFd>,
     /// Standard output and error, where they are open and not inherited.
     pub(crate) streams: [Option<OwnedFd>; 2],
-    /// `None` where they lie in the channel.
-    pub(crate) arguments: Option<Message>,
+    pub(crate) arguments: Message,
 }
 
 /// The descriptors that go with a request, in this order.
 pub(crate) struct RequestFds<'a> {
-    pub(crate) lead: BorrowedFd<'a>,
+    pub(crate) parent: BorrowedFd<'a>,
     pub(crate) lifeline: Option<BorrowedFd<'a>>,
     pub(crate) streams: [Option<BorrowedFd<'a>>; 2],
 }
 
-/// Sends `kind`, `REQUEST` or `START`.
 pub(crate) fn send_request(
     channel: &Channel,
-    kind: u8,
     profile: &Profile,
     address: &Address,
     surroundings: Option<&Surroundings>,
     fds: &RequestFds<'_>,
-    arguments: Option<&Message>,
+    arguments: &Message,
 ) -> CoreResult<()> {
     let mut writer = Writer::new();
     writer
@@ -138,34 +136,16 @@ pub(crate) fn send_request(
     for stream in &fds.streams {
         writer.u8(stream.is_some().into());
     }
-    writer.u8(arguments.is_some().into());
-    let mut all = vec![fds.lead];
+    let mut all = vec![fds.parent];
     all.extend(fds.lifeline);
     all.extend(fds.streams.iter().flatten());
-    let mut bytes: &[u8] = &[];
-    if let Some(arguments) = arguments {
-        bytes = arguments.bytes();
-        all.extend(arguments.fds().iter().map(AsFd::as_fd));
-    }
-    channel.send(kind, &[&writer.into_bytes(), bytes], &all)
-}
-
-/// Leaves arguments in the channel that do not go along with a `START`.
-pub(crate) fn send_arguments(channel: &Channel, arguments: &Message) -> CoreResult<()> {
-    let fds: Vec<_> = arguments.fds().iter().map(AsFd::as_fd).collect();
-    channel.send(ARGUMENTS, &[arguments.bytes()], &fds)
-}
-
-pub(crate) fn receive_arguments(channel: &mut Channel) -> CoreResult<Message> {
-    match channel.receive(Deadline::NEVER)? {
-        Packet { kind: ARGUMENTS, body, fds } => Ok(Message::new(body, fds)),
-        _ => Err(CoreError::Protocol("arguments were expected")),
-    }
+    all.extend(arguments.fds().iter().map(AsFd::as_fd));
+    channel.send(REQUEST, &[&writer.into_bytes(), arguments.bytes()], &all)
 }
 
 pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     let Packet { kind, body, fds } = packet;
-    if kind != REQUEST && kind != START {
+    if kind != REQUEST {
         return Err(CoreError::Protocol("a start request was expected"));
     }
     let mut reader = Reader::new(&body);
@@ -199,30 +179,54 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         false => Ok(None),
         true => fds.next().map(Some).ok_or(CoreError::Protocol("a request lacks a descriptor")),
     };
-    let lead = next(true)?.ok_or(CoreError::Protocol("a request lacks a descriptor"))?;
+    let parent = next(true)?.ok_or(CoreError::Protocol("a request lacks a descriptor"))?;
     let lifeline = next(reader.u8()? != 0)?;
     let streams = [next(reader.u8()? != 0)?, next(reader.u8()? != 0)?];
-    let along = reader.u8()? != 0;
     let arguments = Message::new(reader.into_rest().to_vec(), fds.collect());
-    let arguments = along.then_some(arguments);
-    Ok(Request { profile, address, surroundings, lead, lifeline, streams, arguments })
+    Ok(Request { profile, address, surroundings, parent, lifeline, streams, arguments })
 }
 
-/// Says who runs the target.
-pub(crate) fn send_hello(channel: &Channel, pidfd: BorrowedFd<'_>) -> CoreResult<()> {
+/// Hands over a process that waits for a request: our end of its channel, and its process descriptor.
+pub(crate) fn send_spare(
+    control: &Channel,
+    pid: u32,
+    channel: BorrowedFd<'_>,
+    pidfd: BorrowedFd<'_>,
+) -> CoreResult<()> {
     let mut writer = Writer::new();
-    writer.u32(std::process::id());
-    channel.send(HELLO, &[&writer.into_bytes()], &[pidfd])
+    writer.u32(pid);
+    control.send(READY, &[&writer.into_bytes()], &[channel, pidfd])
 }
 
-pub(crate) fn read_hello(packet: Packet) -> CoreResult<(u32, OwnedFd)> {
+/// Says that no process could be made.
+pub(crate) fn send_no_spare(control: &Channel, error: &io::Error) -> CoreResult<()> {
+    let mut writer = Writer::new();
+    writer.u32(error.raw_os_error().unwrap_or(libc::EAGAIN) as u32);
+    control.send(READY, &[&writer.into_bytes()], &[])
+}
+
+/// Waits for a process that waits for a request, or the reason why there is none.
+pub(crate) fn receive_spare(
+    control: &mut Channel,
+    deadline: Deadline,
+) -> CoreResult<io::Result<Spare>> {
+    let packet = control.receive(deadline)?;
     let mut reader = Reader::new(&packet.body);
-    let pid = reader.u32()?;
+    let number = reader.u32()?;
     reader.finish()?;
-    match packet.fds.into_iter().next() {
-        Some(pidfd) => Ok((pid, pidfd)),
-        None => Err(CoreError::Protocol("a hello lacks its process descriptor")),
+    let mut fds = packet.fds.into_iter();
+    match (packet.kind, fds.next(), fds.next()) {
+        (READY, Some(channel), Some(pidfd)) => {
+            Ok(Ok(Spare { channel: channel.into(), pid: number, pidfd }))
+        }
+        (READY, None, None) => Ok(Err(io::Error::from_raw_os_error(number as i32))),
+        _ => Err(CoreError::Protocol("another message than a process that is ready")),
     }
+}
+
+/// Says that the target is about to run. `us` is this process's descriptor, for whoever has none.
+pub(crate) fn send_hello(channel: &Channel, us: Option<BorrowedFd<'_>>) -> CoreResult<()> {
+    channel.send(HELLO, &[], us.as_slice())
 }
 
 /// Says why no target will run.
@@ -341,21 +345,12 @@ mod tests {
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
         };
         let fds = RequestFds {
-            lead: us.as_fd(),
+            parent: us.as_fd(),
             lifeline: Some(us.as_fd()),
             streams: [None, Some(us.as_fd())],
         };
         let arguments = Message::new(vec![1, 2, 3], vec![us.try_clone().unwrap()]);
-        send_request(
-            &near,
-            REQUEST,
-            &profile,
-            &address,
-            Some(&surroundings),
-            &fds,
-            Some(&arguments),
-        )
-        .unwrap();
+        send_request(&near, &profile, &address, Some(&surroundings), &fds, &arguments).unwrap();
 
         let packet = far.receive(Deadline::PASSED).unwrap();
         let cut = Packet { kind: REQUEST, body: packet.body[..9].to_vec(), fds: Vec::new() };
@@ -370,8 +365,21 @@ mod tests {
         assert_eq!(read.environment, surroundings.environment);
         assert!(request.lifeline.is_some());
         assert_eq!(request.streams.map(|stream| stream.is_some()), [false, true]);
-        let arguments = request.arguments.unwrap();
+        let arguments = request.arguments;
         assert_eq!((arguments.bytes(), arguments.fds().len()), (&[1, 2, 3][..], 1));
+    }
+
+    #[test]
+    fn a_spare_and_the_lack_of_one_come_back_as_sent() {
+        let (near, mut far) = Channel::pair().unwrap();
+        let us = pidfd_open(std::process::id()).unwrap();
+        send_spare(&near, 7, us.as_fd(), us.as_fd()).unwrap();
+        assert_eq!(receive_spare(&mut far, Deadline::PASSED).unwrap().unwrap().pid, 7);
+        send_no_spare(&near, &io::Error::from_raw_os_error(libc::ENOMEM)).unwrap();
+        let error = receive_spare(&mut far, Deadline::PASSED).unwrap().err().unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+        near.send(HELLO, &[&[0; 4]], &[]).unwrap();
+        assert!(receive_spare(&mut far, Deadline::PASSED).is_err());
     }
 
     #[test]
@@ -382,6 +390,5 @@ mod tests {
         let packet = |body: Vec<u8>| Packet { kind: OUTCOME, body, fds: Vec::new() };
         assert!(read_outcome(packet(vec![])).is_err());
         assert!(read_outcome(packet(vec![9])).is_err());
-        assert!(read_hello(packet(vec![1, 0, 0, 0])).is_err());
     }
 }

@@ -54,6 +54,27 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the kernel kill this process when its parent ends, until [`live_on`]. prctl(2),
+/// `PR_SET_PDEATHSIG`.
+///
+/// "The parent" is the thread that made this process: for a parent with one thread only. `parent` is its
+/// number, to notice that it has ended already.
+///
+/// # Errors
+///
+/// `ESRCH` where the parent has ended.
+pub fn die_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    if parent_id() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// Takes back [`die_with_parent`].
+pub fn live_on() {
+    // SAFETY: takes numbers only; cannot fail for signal 0.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+}
+
 /// Kills and reaps the child `pid`, which was forked just now and is not watched yet.
 pub fn kill_child(pid: u32) {
     // SAFETY: takes numbers only; a child that was not reaped still has its number.

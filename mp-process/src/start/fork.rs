@@ -49,8 +49,8 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
             let pidfd = match process::pidfd_open(pid) {
                 Ok(pidfd) => pidfd,
                 Err(_) => match listen(&mut near, Deadline::after(START_LIMIT))? {
-                    Answer::Hello(_, pidfd) => pidfd,
-                    Answer::Ended(_) | Answer::Silence => return Err(died(ExitStatus::UNKNOWN)),
+                    Answer::Hello(Some(pidfd)) => pidfd,
+                    _ => return Err(died(ExitStatus::UNKNOWN)),
                 },
             };
             Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near))
@@ -69,7 +69,7 @@ fn run(
     forkserver::reset();
     family::reset();
     if let Ok(us) = process::pidfd_open(std::process::id()) {
-        let _ = protocol::send_hello(&channel, us.as_fd());
+        let _ = protocol::send_hello(&channel, Some(us.as_fd()));
     }
     let prepare = || -> Result<Option<OwnedFd>> {
         let doing = "let go of the parent's descriptors";

@@ -2,6 +2,7 @@
 
 pub(crate) mod fork;
 pub(crate) mod forkserver;
+pub(crate) mod server;
 pub(crate) mod spawn;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -110,67 +111,33 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Leaves the request on `channel`, where an executed child finds it.
-    fn send_to_child(&self, channel: &Channel) -> Result<()> {
+    /// Sends the request to a child. `surroundings`: for one that has not inherited ours.
+    fn send(&self, channel: &Channel, surroundings: Option<&Surroundings>) -> Result<()> {
         let parenthood = family::parenthood()?;
-        let fds = RequestFds {
-            lead: parenthood.pidfd.as_fd(),
-            lifeline: self.profile.daemon.then_some(parenthood.lifeline.as_fd()),
-            streams: [None, None],
-        };
-        let (profile, address) = (&self.profile, &self.address);
-        let arguments = Some(&self.arguments);
-        protocol::send_request(channel, protocol::REQUEST, profile, address, None, &fds, arguments)
-            .map_err(unsent)
-    }
-
-    /// Asks the fork server on `control` for a child at `far`. What is large, or holds descriptors, is left
-    /// for the child at `near`, the other end: the server reads no more than it needs.
-    fn send_to_server(
-        &self,
-        control: &Channel,
-        surroundings: &Surroundings,
-        near: &Channel,
-        far: &Channel,
-    ) -> Result<(), CoreError> {
-        const FEW: usize = 1024;
-        let along = self.arguments.bytes().len() <= FEW && self.arguments.fds().is_empty();
-        if !along {
-            protocol::send_arguments(near, &self.arguments)?;
-        }
-        let parenthood = match self.profile.daemon {
-            true => Some(family::parenthood().map_err(|error| match error {
-                Error::Io { source, .. } => CoreError::Io(source),
-                other => CoreError::Io(std::io::Error::other(other)),
-            })?),
-            false => None,
-        };
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-        let fds = RequestFds {
-            lead: far.as_fd(),
-            lifeline: parenthood.as_ref().map(|parenthood| parenthood.lifeline.as_fd()),
-            streams: [stdout.as_fd(), stderr.as_fd()]
+        let streams = match surroundings {
+            None => [None, None],
+            Some(_) => [stdout.as_fd(), stderr.as_fd()]
                 .map(|stream| mp_core::sys::fd::is_open(stream).then_some(stream)),
         };
+        let fds = RequestFds {
+            parent: parenthood.pidfd.as_fd(),
+            lifeline: self.profile.daemon.then_some(parenthood.lifeline.as_fd()),
+            streams,
+        };
         let (profile, address) = (&self.profile, &self.address);
-        let arguments = along.then_some(&self.arguments);
-        let kind = protocol::START;
-        protocol::send_request(control, kind, profile, address, Some(surroundings), &fds, arguments)
-    }
-}
-
-/// The error for a request that could not be sent.
-fn unsent(error: CoreError) -> Error {
-    match error {
-        CoreError::TooManyDescriptors { .. } => Error::Encode(error),
-        other => Error::core("send a start request")(other),
+        protocol::send_request(channel, profile, address, surroundings, &fds, &self.arguments)
+            .map_err(|error| match error {
+                CoreError::TooManyDescriptors { .. } => Error::Encode(error),
+                other => Error::core("send a start request")(other),
+            })
     }
 }
 
 /// What came of a start.
 enum Answer {
-    /// The child is about to run its target.
-    Hello(u32, OwnedFd),
+    /// The child is about to run its target, and may have sent its process descriptor.
+    Hello(Option<OwnedFd>),
     /// The fork server saw it end before.
     Ended(ExitStatus),
     /// Every copy of the other end is closed.
@@ -190,10 +157,7 @@ fn listen(channel: &mut Channel, deadline: Deadline) -> Result<Answer> {
 fn answer(packet: Packet) -> Result<Answer> {
     let unreadable = Error::core("understand a new process");
     match packet.kind {
-        protocol::HELLO => {
-            let (pid, pidfd) = protocol::read_hello(packet).map_err(unreadable)?;
-            Ok(Answer::Hello(pid, pidfd))
-        }
+        protocol::HELLO => Ok(Answer::Hello(packet.fds.into_iter().next())),
         protocol::STATUS => {
             Ok(Answer::Ended(protocol::read_status(&packet.body).map_err(unreadable)?))
         }

@@ -52,9 +52,10 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     if !boot::is_initialised() {
         return Err(Error::NeedsInit);
     }
-    let mut executed = execute(Role::Child, |channel| order.send_to_child(channel))?;
+    let mut executed = execute(Role::Child, |channel| order.send(channel, None))?;
     match executed.hear() {
-        Ok(Some((pid, pidfd))) => {
+        Ok(Some(pidfd)) => {
+            let pid = executed.process.id();
             let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
             Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, executed.channel))
         }
@@ -67,8 +68,8 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
 }
 
 impl Executed {
-    /// Waits for hello; gives the process, or `None` for the end of it or of its channel.
-    fn hear(&mut self) -> Result<Option<(u32, OwnedFd)>> {
+    /// Waits for hello; gives the process's descriptor, or `None` for the end of it or of its channel.
+    fn hear(&mut self) -> Result<Option<OwnedFd>> {
         let deadline = Deadline::after(START_LIMIT);
         loop {
             let mut fds = vec![PollFd::readable(self.channel.as_fd())];
@@ -79,13 +80,20 @@ impl Executed {
             let ended = fds.get(1).is_some_and(PollFd::is_ready);
             // What it said before it ended comes first.
             match listen(&mut self.channel, Deadline::PASSED) {
-                Ok(Answer::Hello(pid, pidfd)) => return Ok(Some((pid, pidfd))),
+                Ok(Answer::Hello(pidfd)) => return Ok(pidfd.or_else(|| self.pidfd.take())),
                 Ok(Answer::Ended(_) | Answer::Silence) => return Ok(None),
                 Err(Error::StartTimedOut) if ended => return Ok(None),
                 Err(Error::StartTimedOut) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let ended =
+            |pidfd: &OwnedFd| process::wait_ended(pidfd.as_fd(), Deadline::PASSED).unwrap_or(true);
+        self.pidfd.as_ref().is_none_or(ended)
     }
 
     /// Reaps the process, which is killed if it has not ended within `grace`; says how it ended.
