@@ -44,3 +44,8 @@ pub use mp_process::{
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,
     set_start_method, start_method, test_support,
 };
+
+/// The examples of the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

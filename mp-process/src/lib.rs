@@ -80,3 +80,27 @@ pub use family::active_children;
 pub use process::Process;
 pub use start::{StartMethod, set_start_method, start_method};
 pub use target::{Args, Run, Target};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_traits() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        // A handle may be used by any thread, whatever the result is.
+        is_send_and_sync::<Child<std::rc::Rc<()>>>();
+        is_send_and_sync::<AnyChild>();
+        is_send_and_sync::<CurrentProcess>();
+        is_send_and_sync::<ParentProcess>();
+        is_send_and_sync::<Error>();
+        is_send_and_sync::<ProcessError>();
+        is_send_and_sync::<ExitStatus>();
+        is_send_and_sync::<StartMethod>();
+    }
+}
+
+/// The examples of the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
