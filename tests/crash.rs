@@ -24,6 +24,7 @@ pub(crate) const CASES: (&str, &[Case]) = (
     module_path!(),
     &[
         long("a_thousand_starts_leave_nothing_behind", EACH, a_thousand_starts),
+        case("without_descriptors_a_start_is_an_error_and_leaks_nothing", EACH, few_descriptors),
         case("a_killed_parent_takes_its_daemons_along_and_nobody_else", EACH, killed_parent),
         case("an_orphan_learns_that_its_parent_ended", EACH, orphan_learns),
         case("a_killed_fork_server_is_replaced_and_its_children_live_on", ONCE, killed_fork_server),
@@ -91,6 +92,36 @@ fn a_thousand_starts() -> Outcome {
     before.compare(Duration::from_secs(5))?;
     let (Some(size), Some(now)) = (size, rss()) else { return Err("no RSS".into()) };
     assert!(now < size + 1024, "grew from {size} to {now} KiB");
+    Ok(())
+}
+
+fn few_descriptors() -> Outcome {
+    let limit = |soft: Option<u64>| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is a local.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        limit.rlim_cur = soft.unwrap_or(limit.rlim_max).min(limit.rlim_max);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    };
+    // The lowest number that is free, to fail at each descriptor that a start makes in turn.
+    let null = std::fs::File::open("/dev/null")?;
+    let free = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&null))?;
+    drop(null);
+    let mut refused = 0;
+    for more in 0..24 {
+        limit(Some(free + more));
+        let started = Process::new(|x: u64| x, (more,)).daemon(true).start();
+        limit(None);
+        match started.map(|child| child.result()) {
+            Ok(Ok(value)) => assert_eq!(value, more),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => refused += 1,
+        }
+        // It works again at once.
+        assert_eq!(Process::new(|x: u64| x, (more,)).start()?.result()?, more);
+    }
+    assert!((1..24).contains(&refused), "{refused} were refused");
     Ok(())
 }
 

@@ -156,10 +156,12 @@ fn play(role: Role) -> ! {
     // Before main of Rust has run, below a test harness, it has not done this yet.
     process::reset_signals();
     let Ok(stdin) = fd::take_stdin() else { process::exit_now(1) };
-    if fd::blank_inherited().is_err() {
+    let mut channel = Channel::from(stdin);
+    if let Err(error) = fd::blank_inherited() {
+        let error = Error::io("let go of the parent's descriptors")(error);
+        let _ = protocol::send_refusal(&channel, &error);
         process::exit_now(1);
     }
-    let mut channel = Channel::from(stdin);
     // The role itself, which was only looked at.
     if channel.receive(Deadline::NEVER).is_err() {
         process::exit_now(0);

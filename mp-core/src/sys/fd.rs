@@ -264,7 +264,7 @@ pub fn blank_others(keep: &[RawFd]) -> io::Result<()> {
     let null = null()?;
     for fd in open_descriptors()? {
         if fd > 2 && fd != null.as_raw_fd() && !keep.contains(&fd) {
-            let _ = replace(null.as_fd(), fd);
+            blank(null.as_fd(), fd)?;
         }
     }
     Ok(())
@@ -288,9 +288,21 @@ pub fn blank_inherited() -> io::Result<()> {
     }
     let null = null()?;
     for fd in inherited {
-        replace(null.as_fd(), fd)?;
+        blank(null.as_fd(), fd)?;
     }
     Ok(())
+}
+
+/// Puts `null` in the place of `target`, or closes it where its number is beyond the limit on descriptors: no
+/// `open` will give that number to anybody.
+fn blank(null: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    match replace(null, target) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+            // SAFETY: takes numbers only. Whoever believes to own the number finds it closed.
+            check(unsafe { libc::close(target) }).map(|_| ())
+        }
+        result => result,
+    }
 }
 
 /// Lets the number `target` stand for the object behind `fd`, close-on-exec. dup3(2).

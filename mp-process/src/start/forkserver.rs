@@ -184,7 +184,11 @@ fn ask(order: &Order) -> Result<Asked> {
             helper.map(|helper| helper.made.end(Duration::ZERO));
             Err(Error::StartTimedOut)
         }
-        Err(error) => Err(Error::core("ask the fork server for a process")(error)),
+        Err(error) => {
+            // Received and lost, for want of descriptors, say: there has to be another one next time.
+            let _ = control.send(protocol::MORE, &[], &[]);
+            Err(Error::core("ask the fork server for a process")(error))
+        }
     }
 }
 
