@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{LockResult, PoisonError};
+use std::sync::{Arc, LockResult, PoisonError};
 use std::time::Duration;
 
+use mp_core::Segment;
+
 use crate::patience::Limit;
-use crate::view::{View, kind, passable};
+use crate::view::{START, View, kind, passable};
 use crate::words::lock::LockWord;
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 
@@ -96,6 +98,53 @@ impl Lock {
         Ok(Self { view: View::create("lock", kind::LOCK, 0)? })
     }
 
+    /// Where the room of [`with_room`](Self::with_room) begins in the lock's segment.
+    pub const ROOM: usize = START + size_of::<LockWord>();
+
+    /// Makes a lock with so many bytes of room behind it, in the same segment; all zero.
+    ///
+    /// For types that keep what a lock guards beside it, so that both are one descriptor and, if it is
+    /// little, one cache line. `name` shows in `/proc/PID/maps`. The lock behaves as any other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where memory or descriptors are short.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use mp_sync::Lock;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = Lock::with_room("counter", 8)?;
+    /// let count = lock.segment().at::<AtomicU64>(Lock::ROOM)?;
+    /// let guard = lock.lock().unwrap();
+    /// count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_room(name: &str, room: usize) -> Result<Self> {
+        Ok(Self { view: View::create(name, kind::LOCK, room)? })
+    }
+
+    /// The segment that the lock lies in, with its [room](Self::with_room).
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        self.view.segment()
+    }
+
+    /// A number that names the thread that holds the lock, and no other one ever; 0 where nobody does.
+    ///
+    /// Of use to the holder only: for others it may have changed by the time it is known.
+    #[must_use]
+    #[inline]
+    pub fn holder(&self) -> u64 {
+        self.word().owner()
+    }
+
+    #[inline]
     fn word(&self) -> &LockWord {
         &self.view
     }
@@ -110,6 +159,7 @@ impl Lock {
     /// # Panics
     ///
     /// Where this thread holds the lock already, and would wait for itself for ever.
+    #[inline]
     pub fn lock(&self) -> LockResult<LockGuard<'_>> {
         match self.word().lock(owner::me(), Limit::Forever) {
             Ok(Acquired::Clean) => Ok(LockGuard::new(self.word())),
@@ -160,6 +210,7 @@ impl Lock {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
         self.word().lock(owner::me(), Limit::Forever)
     }
@@ -190,6 +241,7 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::NotOwner`] where this thread does not hold it.
+    #[inline]
     pub fn release(&self) -> Result<()> {
         self.word().unlock(owner::me())
     }
@@ -226,6 +278,7 @@ impl<'a> LockGuard<'a> {
 }
 
 impl Drop for LockGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // Not the owner: released by hand, or this is a forked child and the lock its parent's. Both
         // leave nothing to do.
