@@ -148,7 +148,9 @@ impl fmt::Display for Error {
                 "the list was made by another program and cannot keep the NUL at the end of the value \
                  for slot {index}"
             ),
-            Self::Damaged(why) => write!(f, "the shared memory does not hold what it should: {why}"),
+            Self::Damaged(why) => {
+                write!(f, "the shared memory does not hold what it should: {why}")
+            }
             Self::Lock(why) => write!(f, "the lock failed: {why}"),
             Self::Io(_) => f.write_str("a system call failed"),
         }

@@ -308,7 +308,9 @@ impl ShareableList {
         // and so is what is allocated for it here.
         let room = memory.size().saturating_sub(2 * WORD) / (3 * WORD + 1);
         let Some(len) = usize::try_from(len).ok().filter(|&len| len <= room) else {
-            return Err(damaged(format!("it says that it has {len} items, but has room for {room}")));
+            return Err(damaged(format!(
+                "it says that it has {len} items, but has room for {room}"
+            )));
         };
         // One copy, which is checked and used.
         let mut header = vec![0; (len + 1) * WORD];

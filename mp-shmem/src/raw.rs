@@ -6,7 +6,7 @@ use std::ops::Deref;
 use mp_core::{Atomic, Plain};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::block::Block;
+use crate::block::{Block, Guarded};
 use crate::copy;
 use crate::{Error, Result};
 
@@ -61,7 +61,9 @@ impl<T: Plain> RawValue<T> {
     pub fn new(value: T) -> Result<Self> {
         let mut value = Some(value);
         let make = |_| value.take().expect("is called once");
-        Ok(Self { block: Block::from_fn("value", 1, make, false)? })
+        let block = Block::zeroed("value", 1, Guarded::Not)?;
+        block.init_from_fn(make);
+        Ok(Self { block })
     }
 
     /// Makes a shared value that is all zero.
@@ -70,7 +72,7 @@ impl<T: Plain> RawValue<T> {
     ///
     /// As [`new`](Self::new).
     pub fn zeroed() -> Result<Self> {
-        Ok(Self { block: Block::zeroed("value", 1, false)? })
+        Ok(Self { block: Block::zeroed("value", 1, Guarded::Not)? })
     }
 
     /// The address of the value, in this process.
@@ -99,7 +101,10 @@ impl<T: Plain> RawValue<T> {
     ///
     /// While the reference lives, no process and no thread accesses the value in another way.
     #[must_use]
-    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as shared memory is")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusive by the caller's promise, as shared memory is"
+    )]
     pub unsafe fn as_mut(&self) -> &mut T {
         // SAFETY: as above.
         unsafe { self.block.data().as_mut() }
@@ -195,7 +200,7 @@ impl<T: Plain> RawArray<T> {
     ///
     /// [`Error::NoMemory`], [`Error::Io`] where the process has no descriptor left.
     pub fn zeroed(len: usize) -> Result<Self> {
-        Ok(Self { block: Block::zeroed("array", len, false)? })
+        Ok(Self { block: Block::zeroed("array", len, Guarded::Not)? })
     }
 
     /// Makes an array of the elements that `make` gives for each index.
@@ -216,7 +221,9 @@ impl<T: Plain> RawArray<T> {
     /// # }
     /// ```
     pub fn from_fn(len: usize, make: impl FnMut(usize) -> T) -> Result<Self> {
-        Ok(Self { block: Block::from_fn("array", len, make, false)? })
+        let array = Self::zeroed(len)?;
+        array.block.init_from_fn(make);
+        Ok(array)
     }
 
     /// How many elements it has.
@@ -269,7 +276,10 @@ impl<T: Plain> RawArray<T> {
     /// # }
     /// ```
     #[must_use]
-    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as shared memory is")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusive by the caller's promise, as shared memory is"
+    )]
     pub unsafe fn as_mut_slice(&self) -> &mut [T] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
@@ -283,7 +293,9 @@ impl<T: Plain + Copy> RawArray<T> {
     ///
     /// As [`zeroed`](Self::zeroed).
     pub fn from_slice(values: &[T]) -> Result<Self> {
-        Ok(Self { block: Block::from_slice("array", values, false)? })
+        let array = Self::zeroed(values.len())?;
+        array.block.init_from_slice(values);
+        Ok(array)
     }
 
     /// Copies an element out; `None` where there is none.
@@ -373,7 +385,7 @@ impl<T> Serialize for RawValue<T> {
 
 impl<'de, T: Plain> Deserialize<'de> for RawValue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let block = Block::deserialize(deserializer, false)?;
+        let block = Block::deserialize(deserializer, Guarded::Not)?;
         block.single().map(|block| Self { block }).map_err(serde::de::Error::custom)
     }
 }
@@ -386,7 +398,7 @@ impl<T> Serialize for RawArray<T> {
 
 impl<'de, T: Plain> Deserialize<'de> for RawArray<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { block: Block::deserialize(deserializer, false)? })
+        Ok(Self { block: Block::deserialize(deserializer, Guarded::Not)? })
     }
 }
 

@@ -151,8 +151,7 @@ impl SharedMemory {
         }
 
         let path = path(name)?;
-        let file =
-            options().create_new(true).mode(MODE).open(&path).map_err(|e| named(name, e))?;
+        let file = options().create_new(true).mode(MODE).open(&path).map_err(|e| named(name, e))?;
         if !lock(&file)? {
             return Err(Error::NotFound { name: name.to_string() });
         }
@@ -279,7 +278,10 @@ impl SharedMemory {
     /// While the slice lives, no process and no thread accesses or shortens the memory in another way.
     #[must_use]
     #[doc(alias = "buf")]
-    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as shared memory is")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusive by the caller's promise, as shared memory is"
+    )]
     pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.size()) }

@@ -1,0 +1,269 @@
+//! Elements and the lock that guards them: what Value and Array have in common.
+#![expect(unsafe_code, reason = "whoever holds the lock has the elements")]
+
+use std::marker::PhantomData;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use mp_core::Plain;
+use mp_sync::{Acquired, Lock, TryLockError, TryLockResult};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::Result;
+use crate::block::{Block, Guarded};
+
+/// Elements and their lock. A clone is the same of both.
+pub(crate) struct Locked<T> {
+    block: Block<T>,
+    lock: Lock,
+    guarded: Guarded,
+}
+
+impl<T> Clone for Locked<T> {
+    fn clone(&self) -> Self {
+        Self { block: self.block.clone(), lock: self.lock.clone(), guarded: self.guarded }
+    }
+}
+
+/// How the elements are reached.
+enum Entered {
+    /// The lock was taken, and is to be released.
+    Taken,
+    /// This thread has the lock, by the lock's own guard or methods.
+    Held,
+}
+
+impl<T: Plain> Locked<T> {
+    /// Makes `len` zero elements with a lock of their own, or with the one that is given.
+    pub(crate) fn zeroed(name: &str, len: usize, lock: Option<&Lock>) -> Result<Self> {
+        Ok(match lock {
+            None => {
+                let (block, lock) = Block::zeroed_with_lock(name, len)?;
+                Self { block, lock, guarded: Guarded::Here }
+            }
+            Some(lock) => {
+                let block = Block::zeroed(name, len, Guarded::Elsewhere)?;
+                Self { block, lock: lock.clone(), guarded: Guarded::Elsewhere }
+            }
+        })
+    }
+
+    /// Makes elements from values.
+    pub(crate) fn from_slice(name: &str, values: &[T], lock: Option<&Lock>) -> Result<Self>
+    where
+        T: Copy,
+    {
+        let locked = Self::zeroed(name, values.len(), lock)?;
+        locked.block.init_from_slice(values);
+        Ok(locked)
+    }
+
+    pub(crate) fn block(&self) -> &Block<T> {
+        &self.block
+    }
+
+    pub(crate) fn lock_itself(&self) -> &Lock {
+        &self.lock
+    }
+
+    pub(crate) fn owner_died(&self) -> bool {
+        self.block.header().deaths.load(Relaxed) != 0
+    }
+
+    pub(crate) fn clear_owner_died(&self) {
+        self.block.header().deaths.store(0, Relaxed);
+    }
+
+    #[cold]
+    fn note_death(&self) {
+        self.block.header().deaths.fetch_add(1, Relaxed);
+    }
+
+    /// Takes the lock, or finds that this thread has it.
+    #[inline]
+    fn enter(&self) -> Entered {
+        match self.lock.acquire() {
+            Ok(Acquired::Clean) => Entered::Taken,
+            Ok(Acquired::OwnerDied) => {
+                self.note_death();
+                Entered::Taken
+            }
+            Err(error) => self.enter_again(error),
+        }
+    }
+
+    #[cold]
+    fn enter_again(&self, error: mp_sync::Error) -> Entered {
+        let mp_sync::Error::Deadlock = error else {
+            panic!("{error}");
+        };
+        assert_ne!(
+            self.block.header().borrower.load(Relaxed),
+            self.lock.holder(),
+            "this thread has a guard of the value or array and would wait for itself: read and write \
+             through the guard, or drop it first"
+        );
+        Entered::Held
+    }
+
+    /// Runs `access` while this thread has the lock.
+    ///
+    /// `access` is code of this crate that copies, atomically: where the lock was held before, another
+    /// reference may not be made.
+    #[inline]
+    pub(crate) fn with<R>(&self, access: impl FnOnce(&Block<T>) -> R) -> R {
+        let entered = self.enter();
+        let result = access(&self.block);
+        if let Entered::Taken = entered {
+            self.release();
+        }
+        result
+    }
+
+    #[inline]
+    fn release(&self) {
+        // Not the owner: this is a forked child, and the lock its parent's. Nothing to do then.
+        let _ = self.lock.release();
+    }
+
+    /// Takes the lock for a guard; `None` where this thread has it already, by the lock alone.
+    #[inline]
+    pub(crate) fn guard(&self) -> Option<Guard<'_, T>> {
+        match self.lock.acquire() {
+            Ok(acquired) => Some(Guard::new(self, acquired)),
+            Err(error) => {
+                self.enter_again(error);
+                None
+            }
+        }
+    }
+
+    /// Takes the lock for a guard.
+    ///
+    /// Panics where this thread has it already.
+    #[inline]
+    pub(crate) fn exclusive(&self) -> Guard<'_, T> {
+        self.guard().expect(
+            "this thread holds the lock and would wait for itself: read and write without a guard, or \
+             drop the lock's first",
+        )
+    }
+
+    pub(crate) fn try_lock(&self) -> TryLockResult<Guard<'_, T>> {
+        self.tried(self.lock.try_acquire())
+    }
+
+    pub(crate) fn lock_timeout(&self, timeout: Duration) -> TryLockResult<Guard<'_, T>> {
+        self.tried(self.lock.acquire_timeout(timeout))
+    }
+
+    fn tried(&self, taken: mp_sync::Result<Acquired>) -> TryLockResult<Guard<'_, T>> {
+        match taken.map(|acquired| (Guard::new(self, acquired), acquired)) {
+            Ok((guard, Acquired::Clean)) => Ok(guard),
+            Ok((guard, Acquired::OwnerDied)) => {
+                Err(TryLockError::Poisoned(PoisonError::new(guard)))
+            }
+            Err(mp_sync::Error::TimedOut) => Err(TryLockError::TimedOut),
+            Err(mp_sync::Error::Deadlock) => Err(TryLockError::Deadlock),
+            Err(_) => Err(TryLockError::WouldBlock),
+        }
+    }
+
+    /// Refuses a block of more or less than one element.
+    pub(crate) fn single(self) -> Result<Self> {
+        let Self { block, lock, guarded } = self;
+        Ok(Self { block: block.single()?, lock, guarded })
+    }
+}
+
+/// Has the lock, and with it the elements; gives it back when dropped.
+pub(crate) struct Guard<'a, T: Plain> {
+    locked: &'a Locked<T>,
+    pub(crate) owner_died: bool,
+    /// The lock is this thread's.
+    of_thread: PhantomData<*const ()>,
+}
+
+// SAFETY: a shared guard gives out &T only.
+unsafe impl<T: Plain + Sync> Sync for Guard<'_, T> {}
+
+impl<'a, T: Plain> Guard<'a, T> {
+    #[inline]
+    fn new(locked: &'a Locked<T>, acquired: Acquired) -> Self {
+        let owner_died = acquired == Acquired::OwnerDied;
+        if owner_died {
+            locked.note_death();
+        }
+        // Relaxed: for this thread's own eyes.
+        locked.block.header().borrower.store(locked.lock.holder(), Relaxed);
+        Self { locked, owner_died, of_thread: PhantomData }
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[T] {
+        let (data, len) = (self.locked.block.data(), self.locked.block.len());
+        // SAFETY: within the mapping, aligned, any bits are a T. This thread has the lock, and all peers
+        // take it; what would not wait (this thread's own calls) is refused while a guard lives.
+        unsafe { std::slice::from_raw_parts(data.as_ptr(), len) }
+    }
+
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        let (data, len) = (self.locked.block.data(), self.locked.block.len());
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), len) }
+    }
+
+    /// The one element of a value.
+    #[inline]
+    pub(crate) fn as_single(&self) -> &T {
+        // SAFETY: as for as_slice; that there is one was checked when the value was made.
+        unsafe { self.locked.block.data().as_ref() }
+    }
+
+    /// The one element of a value.
+    #[inline]
+    pub(crate) fn as_single_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { self.locked.block.data().as_mut() }
+    }
+}
+
+impl<T: Plain> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.locked.block.header().borrower.store(0, Relaxed);
+        self.locked.release();
+    }
+}
+
+/// The block first, where it is not in the lock's segment; then the lock.
+impl<T> Serialize for Locked<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let block = (self.guarded == Guarded::Elsewhere).then_some(&self.block);
+        (block, &self.lock).serialize(serializer)
+    }
+}
+
+impl<'de, T: Plain> Deserialize<'de> for Locked<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elsewhere<T>(Block<T>);
+        impl<'de, T: Plain> Deserialize<'de> for Elsewhere<T> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Block::deserialize(deserializer, Guarded::Elsewhere).map(Self)
+            }
+        }
+
+        let (block, lock) = <(Option<Elsewhere<T>>, Lock)>::deserialize(deserializer)?;
+        let (block, guarded) = match block {
+            Some(Elsewhere(block)) => (block, Guarded::Elsewhere),
+            None => {
+                let block = Block::open(lock.segment().clone(), Guarded::Here);
+                (block.map_err(D::Error::custom)?, Guarded::Here)
+            }
+        };
+        Ok(Self { block, lock, guarded })
+    }
+}
