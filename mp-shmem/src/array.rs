@@ -10,6 +10,7 @@ use mp_core::Plain;
 use mp_sync::{Lock, TryLockError, TryLockResult};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::block::Block;
 use crate::copy;
 use crate::locked::{Guard, Locked};
 use crate::{Error, Result};
@@ -110,7 +111,7 @@ impl<T: Plain> Array<T> {
     ///
     /// Where this thread has the lock already, by a guard of this array or of the lock.
     pub fn lock(&self) -> ArrayGuard<'_, T> {
-        ArrayGuard { guard: self.locked.exclusive() }
+        ArrayGuard { guard: self.locked.guard() }
     }
 
     /// Takes the lock if nobody has it, or who has it is dead; does not wait.
@@ -204,7 +205,8 @@ impl<T: Plain + Copy> Array<T> {
 
     /// Changes an element; nobody else comes in between. Gives what `change` gives.
     ///
-    /// The lock is held while `change` runs, so it should be short.
+    /// The lock is held while `change` runs, so it should be short. It works on a copy: if it panics, or the
+    /// process is killed meanwhile, the element is as it was before.
     ///
     /// # Errors
     ///
@@ -223,24 +225,21 @@ impl<T: Plain + Copy> Array<T> {
     /// # }
     /// ```
     pub fn update<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        if let Some(mut guard) = self.locked.guard() {
-            let len = guard.as_slice().len();
-            let element = guard.as_mut_slice().get_mut(index);
-            return element.map(change).ok_or(Error::OutOfRange { index, len });
-        }
-        // This thread has the lock by the lock's own guard, which change could drop: so on a copy.
-        let mut value = self.get(index).ok_or(Error::OutOfRange { index, len: self.len() })?;
-        let result = change(&mut value);
-        self.set(index, value)?;
-        Ok(result)
+        self.locked.with(|block| {
+            let place = block.checked(index)?;
+            // SAFETY: as in get.
+            let mut value = unsafe { copy::load(place) };
+            let result = change(&mut value);
+            // SAFETY: as in get.
+            unsafe { copy::store(place, value) };
+            Ok(result)
+        })
     }
 
     /// Copies all elements out.
     #[must_use]
     pub fn to_vec(&self) -> Vec<T> {
-        self.locked
-            .with(|block| block.copy_out(0, block.len()))
-            .expect("all elements are within the array")
+        self.locked.with(Block::to_vec)
     }
 
     /// Copies a range of elements out; `None` where not all of them are there, or it ends before it
@@ -458,7 +457,8 @@ mod tests {
         assert!(array.copy_from_slice(&[1; 3]).is_err());
         assert_eq!(array.get(usize::MAX), None);
         assert_eq!(array.get_range(..=usize::MAX), None);
-        assert_eq!(array.get_range(3..2), None);
+        let backwards = (Bound::Included(3), Bound::Excluded(2));
+        assert_eq!(array.get_range(backwards), None);
         assert_eq!(array.get_range(4..), Some(vec![]));
         assert_eq!(array.to_vec(), [0; 4]);
     }

@@ -288,14 +288,17 @@ impl<T: Plain> Block<T> {
     where
         T: Copy,
     {
-        let from = self.range(start, len)?;
-        let mut values = Vec::<T>::with_capacity(len);
-        let room: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
-        // SAFETY: the range was checked, and the elements are aligned.
-        unsafe { copy::read(from, room) };
-        // SAFETY: so many were written.
-        unsafe { values.set_len(len) };
-        Ok(values)
+        // SAFETY: the range is checked.
+        self.range(start, len).map(|from| unsafe { read(from, len) })
+    }
+
+    /// Copies all elements out.
+    pub(crate) fn to_vec(&self) -> Vec<T>
+    where
+        T: Copy,
+    {
+        // SAFETY: as many elements as there are.
+        unsafe { read(self.data, self.len) }
     }
 
     /// Copies elements in.
@@ -325,6 +328,21 @@ impl<T> Serialize for Block<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         mp_core::fd::serialize(self.segment.as_fd(), serializer)
     }
+}
+
+/// Copies elements out.
+///
+/// # Safety
+///
+/// So many aligned elements lie there, in mapped memory that is written by atomics only.
+unsafe fn read<T: Plain + Copy>(from: NonNull<T>, len: usize) -> Vec<T> {
+    let mut values = Vec::<T>::with_capacity(len);
+    let room: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
+    // SAFETY: the caller's promise.
+    unsafe { copy::read(from, room) };
+    // SAFETY: so many were written.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// Tells numbers of the same size apart; 0 where nothing is known about the type.

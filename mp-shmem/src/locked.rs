@@ -27,14 +27,6 @@ impl<T> Clone for Locked<T> {
     }
 }
 
-/// How the elements are reached.
-enum Entered {
-    /// The lock was taken, and is to be released.
-    Taken,
-    /// This thread has the lock, by the lock's own guard or methods.
-    Held,
-}
-
 impl<T: Plain> Locked<T> {
     /// Makes `len` zero elements with a lock of their own, or with the one that is given.
     pub(crate) fn zeroed(name: &str, len: usize, lock: Option<&Lock>) -> Result<Self> {
@@ -81,45 +73,54 @@ impl<T: Plain> Locked<T> {
         self.block.header().deaths.fetch_add(1, Relaxed);
     }
 
-    /// Takes the lock, or finds that this thread has it.
+    /// Takes the lock: true; or finds that this thread has it: false.
     #[inline]
-    fn enter(&self) -> Entered {
+    fn enter(&self) -> bool {
         match self.lock.acquire() {
-            Ok(Acquired::Clean) => Entered::Taken,
+            Ok(Acquired::Clean) => true,
             Ok(Acquired::OwnerDied) => {
                 self.note_death();
-                Entered::Taken
+                true
             }
-            Err(error) => self.enter_again(error),
+            Err(error) => {
+                self.enter_again(&error);
+                false
+            }
         }
     }
 
+    /// Panics unless this thread has the lock by the lock's own guard or methods alone.
     #[cold]
-    fn enter_again(&self, error: mp_sync::Error) -> Entered {
-        let mp_sync::Error::Deadlock = error else {
-            panic!("{error}");
-        };
+    fn enter_again(&self, error: &mp_sync::Error) {
+        assert!(matches!(error, mp_sync::Error::Deadlock), "{error}");
         assert_ne!(
             self.block.header().borrower.load(Relaxed),
             self.lock.holder(),
             "this thread has a guard of the value or array and would wait for itself: read and write \
              through the guard, or drop it first"
         );
-        Entered::Held
     }
 
-    /// Runs `access` while this thread has the lock.
+    /// Runs `access` while this thread has the lock, which it may have had before.
     ///
-    /// `access` is code of this crate that copies, atomically: where the lock was held before, another
-    /// reference may not be made.
+    /// `access` is to copy atomically and to make no reference to the elements: neither that the lock is
+    /// this call's nor that it is held to the end is certain, as code of the user may run in between.
     #[inline]
     pub(crate) fn with<R>(&self, access: impl FnOnce(&Block<T>) -> R) -> R {
-        let entered = self.enter();
-        let result = access(&self.block);
-        if let Entered::Taken = entered {
-            self.release();
+        /// Releases after a panic as well.
+        struct Leave<'a, T: Plain>(Option<&'a Locked<T>>);
+        impl<T: Plain> Drop for Leave<'_, T> {
+            #[inline]
+            fn drop(&mut self) {
+                if let Some(locked) = self.0 {
+                    locked.release();
+                }
+            }
         }
-        result
+
+        let taken = self.enter();
+        let _leave = Leave(taken.then_some(self));
+        access(&self.block)
     }
 
     #[inline]
@@ -128,27 +129,15 @@ impl<T: Plain> Locked<T> {
         let _ = self.lock.release();
     }
 
-    /// Takes the lock for a guard; `None` where this thread has it already, by the lock alone.
-    #[inline]
-    pub(crate) fn guard(&self) -> Option<Guard<'_, T>> {
-        match self.lock.acquire() {
-            Ok(acquired) => Some(Guard::new(self, acquired)),
-            Err(error) => {
-                self.enter_again(error);
-                None
-            }
-        }
-    }
-
     /// Takes the lock for a guard.
     ///
     /// Panics where this thread has it already.
     #[inline]
-    pub(crate) fn exclusive(&self) -> Guard<'_, T> {
-        self.guard().expect(
-            "this thread holds the lock and would wait for itself: read and write without a guard, or \
-             drop the lock's first",
-        )
+    pub(crate) fn guard(&self) -> Guard<'_, T> {
+        match self.lock.acquire() {
+            Ok(acquired) => Guard::new(self, acquired),
+            Err(error) => panic!("a second guard: {error}"),
+        }
     }
 
     pub(crate) fn try_lock(&self) -> TryLockResult<Guard<'_, T>> {

@@ -59,10 +59,9 @@ impl<T: Plain> RawValue<T> {
     /// # }
     /// ```
     pub fn new(value: T) -> Result<Self> {
-        let mut value = Some(value);
-        let make = |_| value.take().expect("is called once");
         let block = Block::zeroed("value", 1, Guarded::Not)?;
-        block.init_from_fn(make);
+        // SAFETY: there is one element, aligned, and nobody else has the segment yet.
+        unsafe { block.data().write(value) };
         Ok(Self { block })
     }
 
@@ -320,7 +319,7 @@ impl<T: Plain + Copy> RawArray<T> {
     /// Copies all elements out.
     #[must_use]
     pub fn to_vec(&self) -> Vec<T> {
-        self.block.copy_out(0, self.len()).expect("all elements are within the array")
+        self.block.to_vec()
     }
 
     /// Copies elements in, over all there are.

@@ -327,7 +327,10 @@ impl SharedMemory {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.size()];
-        self.read_at(0, &mut bytes).expect("a vector as long as the memory");
+        if let Some(start) = NonNull::new(self.as_ptr()) {
+            // SAFETY: as long as the mapping; as in read_at.
+            unsafe { copy::read_bytes(start, &mut bytes) };
+        }
         bytes
     }
 

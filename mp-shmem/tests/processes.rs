@@ -25,6 +25,8 @@ use serde::de::DeserializeOwned;
 /// Longer than anything here takes; what lasts longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
+/// A test, and its name.
+type Test = (&'static str, fn() -> Outcome);
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() {
@@ -36,7 +38,7 @@ fn main() {
         .output()
         .is_ok_and(|output| output.status.success());
 
-    let plain: [(&'static str, fn() -> Outcome); 12] = [
+    let plain: [Test; 12] = [
         ("four_processes_count_exactly_with_value", count_with_value),
         ("four_processes_count_exactly_with_value_guards", count_with_guards),
         ("four_processes_count_exactly_with_lock_and_raw_value", count_with_lock_and_raw_value),
@@ -50,7 +52,7 @@ fn main() {
         ("a_forked_handle_does_not_unlink", forked_handle),
         ("nothing_is_left_behind", nothing_left),
     ];
-    let with_python: [(&'static str, fn() -> Outcome); 6] = [
+    let with_python: [Test; 6] = [
         ("python_reads_and_writes_our_memory", python_opens_ours),
         ("we_read_and_write_the_memory_of_python", we_open_pythons),
         ("python_has_the_layout_of_our_lists", python_lays_out_the_same),
@@ -58,8 +60,7 @@ fn main() {
         ("we_read_and_write_the_list_of_python", we_open_pythons_list),
         ("opening_from_here_destroys_nothing_of_python", opening_destroys_nothing),
     ];
-    let trial =
-        |(name, test): (&'static str, fn() -> Outcome)| Trial::test(name, move || run(name, test));
+    let trial = |(name, test): Test| Trial::test(name, move || run(name, test));
     let trials = plain
         .into_iter()
         .map(trial)
