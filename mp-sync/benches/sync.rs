@@ -142,15 +142,15 @@ fn futex_unlock(word: &AtomicU32) {
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |table: &str| wanted.is_empty() || wanted.iter().any(|w| table.contains(&**w));
     let words = shared_words();
     let futex: &AtomicU32 = {
         let segment = Box::leak(Box::new(Segment::create("bench", 0, 4096).unwrap()));
         segment.at(64).unwrap()
     };
-    let (plain, robust, sem) =
-        (Foreign::mutex(false), Foreign::mutex(true), Foreign::semaphore());
+    let (plain, robust, sem) = (Foreign::mutex(false), Foreign::mutex(true), Foreign::semaphore());
 
     if is_wanted("lock_uncontended") {
         let (lock, rlock) = (Lock::new().unwrap(), RLock::new().unwrap());
@@ -171,7 +171,7 @@ fn main() {
                 ),
                 row("RLock, guard", times(move || drop(rlock.lock().unwrap()))),
                 row("Mutex<u64>, += 1", times(move || *mutex.lock().unwrap() += 1)),
-                row("RwLock<u64>, read", times(move || drop(black_box(*read.read().unwrap())))),
+                row("RwLock<u64>, read", times(move || _ = black_box(*read.read().unwrap()))),
                 row("RwLock<u64>, += 1", times(move || *write.write().unwrap() += 1)),
                 row(
                     "pthread, shared, plain",

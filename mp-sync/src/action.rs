@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_function_comes_out_as_it_went_in() {
         static RUNS: AtomicU32 = AtomicU32::new(0);
-        let action = Action::new(|| drop(RUNS.fetch_add(1, Ordering::Relaxed)));
+        let action = Action::new(|| _ = RUNS.fetch_add(1, Ordering::Relaxed));
         let message = mp_core::encode(&action).unwrap();
         let action: Action = mp_core::decode(message).unwrap();
         assert!(matches!(action, Action::Code(_)));
@@ -156,10 +156,15 @@ mod tests {
         let error = mp_core::encode(&action).unwrap_err().to_string();
         assert!(error.contains("captures"), "{error}");
 
-        let len = mp_core::encode(&Action::new(|| ())).unwrap().bytes().len();
-        for place in 1..len {
-            let mut message = mp_core::encode(&Action::new(|| ())).unwrap();
-            message.bytes_mut()[place] ^= 0x10;
+        for damaged in 0..3 {
+            let message = mp_core::encode(&Action::new(|| ())).unwrap();
+            let mut sent: Sent = mp_core::decode::<Option<Sent>>(message).unwrap().unwrap();
+            match damaged {
+                0 => sent.program ^= 0x10,
+                1 => sent.offset ^= 0x10,
+                _ => sent.check ^= 0x10,
+            }
+            let message = mp_core::encode(&Some(sent)).unwrap();
             assert!(mp_core::decode::<Action>(message).is_err());
         }
     }

@@ -33,8 +33,9 @@ type Words = RwLockWords<LINES>;
 /// more wait. A writer that waits keeps new readers out, so a thread that reads must not read again before
 /// it is done, or the two may wait for each other.
 ///
-/// A reader that dies is gone: a writer waits for it a tenth of a second at most. If a writer dies, the
-/// next to come, writer or reader, gets the guard together with the news. The guards lend out memory that
+/// A reader that dies is gone: a writer waits for it a tenth of a second at most. If a writer dies,
+/// all that come get their guard together with the news, until one of them is a writer, which can repair
+/// what is inside. The guards lend out memory that
 /// others can write to: they rely on all processes that have the lock to use it through this type.
 ///
 /// # Example
@@ -119,8 +120,8 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     ///
-    /// Where the last writer died while it held the lock. The lock is taken all the same; the error
-    /// carries the guard ([`PoisonError::into_inner`]).
+    /// Where the last writer died while it held the lock, until another writes. The lock is taken all the
+    /// same; the error carries the guard ([`PoisonError::into_inner`]).
     ///
     /// # Panics
     ///

@@ -17,7 +17,8 @@ pub(crate) struct RwLockWords<const N: usize> {
     writer: LockWord,
     /// Bit n: line n was used at some time.
     used: AtomicU64,
-    /// 1: a writer died, and whoever found out gave up before it had the lock. The next gets the news.
+    /// 1: a writer died, and no writer had the lock since: all that come get the news, until one of them
+    /// is a writer, which can repair. 0: nothing of that.
     owed: AtomicU64,
     reserved: [AtomicU64; 5],
     lines: [Line; N],
@@ -183,7 +184,14 @@ impl<const N: usize> RwLockWords<N> {
         let news = self.writer.lock(me, limit)?;
         self.note(news);
         match self.drain(me, &mut patience) {
-            Ok(()) => Ok(self.news()),
+            Ok(()) => {
+                let news = self.news();
+                if let Acquired::OwnerDied = news {
+                    // If this writer dies too, that is news of its own.
+                    self.owed.store(0, Ordering::Relaxed);
+                }
+                Ok(news)
+            }
             Err(error) => {
                 self.unlock(me);
                 Err(match (error, limit) {
@@ -265,12 +273,10 @@ impl<const N: usize> RwLockWords<N> {
         }
     }
 
+    /// What a reader is told.
     #[inline]
     fn news(&self) -> Acquired {
-        if self.owed.load(Ordering::Relaxed) != 0 && self.owed.swap(0, Ordering::Relaxed) != 0 {
-            return Acquired::OwnerDied;
-        }
-        Acquired::Clean
+        if self.owed.load(Ordering::Relaxed) == 0 { Acquired::Clean } else { Acquired::OwnerDied }
     }
 
     /// Whether a writer holds it, or waits for readers to leave.
@@ -302,15 +308,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_writer_is_news_for_one_reader_or_writer() {
+    fn a_dead_writer_is_news_until_another_writes() {
         let words = RwLockWords::<2>::new();
         let me = owner::me();
         words.write(DEAD, Limit::Try).unwrap();
         let (index, news) = words.read(me, Limit::Try).unwrap();
         assert_eq!(news, Acquired::OwnerDied);
         words.leave(index, me);
-        assert!(matches!(words.write(me, Limit::Try), Ok(Acquired::Clean)));
+        assert!(matches!(words.write(me, Limit::Try), Ok(Acquired::OwnerDied)));
         words.unlock(me);
+        let (index, news) = words.read(me, Limit::Try).unwrap();
+        assert_eq!(news, Acquired::Clean);
+        words.leave(index, me);
     }
 
     #[test]

@@ -424,16 +424,16 @@ mod tests {
         let taking: [(Cut, u32); 5] = [
             (|w| w.journal.store(1, Ordering::Relaxed), 2),
             (|w| w.slots[0].store(DEAD, Ordering::Relaxed), 2),
-            (|w| drop(w.change(|seen| Some((seen - 1) | TAKEN))), 1),
+            (|w| _ = w.change(|seen| Some((seen - 1) | TAKEN)), 1),
             (|w| w.journal.store(0, Ordering::Relaxed), 1),
-            (|w| drop(w.count.fetch_and(!TAKEN, Ordering::Relaxed)), 1),
+            (|w| _ = w.count.fetch_and(!TAKEN, Ordering::Relaxed), 1),
         ];
         let giving: [(Cut, u32); 5] = [
             (|w| w.journal.store(1 | GIVE, Ordering::Relaxed), 1),
-            (|w| drop(w.change(|seen| Some((seen + 1) | TAKEN))), 2),
+            (|w| _ = w.change(|seen| Some((seen + 1) | TAKEN)), 2),
             (|w| w.slots[0].store(0, Ordering::Relaxed), 2),
             (|w| w.journal.store(0, Ordering::Relaxed), 2),
-            (|w| drop(w.count.fetch_and(!TAKEN, Ordering::Relaxed)), 2),
+            (|w| _ = w.count.fetch_and(!TAKEN, Ordering::Relaxed), 2),
         ];
         let me = owner::me();
         for (steps, held) in [(taking, false), (giving, true)] {
