@@ -1,13 +1,12 @@
 //! Elements and the lock that guards them: what Value and Array have in common.
 #![expect(unsafe_code, reason = "whoever holds the lock has the elements")]
 
-use std::marker::PhantomData;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mp_core::Plain;
-use mp_sync::{Acquired, Lock, TryLockError, TryLockResult};
+use mp_sync::{Acquired, Lock, LockPin, TryLockError, TryLockResult};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -134,26 +133,30 @@ impl<T: Plain> Locked<T> {
     /// Panics where this thread has it already.
     #[inline]
     pub(crate) fn guard(&self) -> Guard<'_, T> {
-        match self.lock.acquire() {
-            Ok(acquired) => Guard::new(self, acquired),
+        match self.lock.pin(None) {
+            Ok(taken) => Guard::new(self, taken),
             Err(error) => panic!("a second guard: {error}"),
         }
     }
 
     pub(crate) fn try_lock(&self) -> TryLockResult<Guard<'_, T>> {
-        self.tried(self.lock.try_acquire())
+        self.tried(self.lock.pin(Some(Duration::ZERO))).map_err(|error| match error {
+            TryLockError::TimedOut => TryLockError::WouldBlock,
+            error => error,
+        })
     }
 
     pub(crate) fn lock_timeout(&self, timeout: Duration) -> TryLockResult<Guard<'_, T>> {
-        self.tried(self.lock.acquire_timeout(timeout))
+        self.tried(self.lock.pin(Some(timeout)))
     }
 
-    fn tried(&self, taken: mp_sync::Result<Acquired>) -> TryLockResult<Guard<'_, T>> {
-        match taken.map(|acquired| (Guard::new(self, acquired), acquired)) {
-            Ok((guard, Acquired::Clean)) => Ok(guard),
-            Ok((guard, Acquired::OwnerDied)) => {
-                Err(TryLockError::Poisoned(PoisonError::new(guard)))
-            }
+    fn tried<'a>(
+        &'a self,
+        taken: mp_sync::Result<(LockPin<'a>, Acquired)>,
+    ) -> TryLockResult<Guard<'a, T>> {
+        match taken.map(|taken| Guard::new(self, taken)) {
+            Ok(guard) if guard.owner_died => Err(TryLockError::Poisoned(PoisonError::new(guard))),
+            Ok(guard) => Ok(guard),
             Err(mp_sync::Error::TimedOut) => Err(TryLockError::TimedOut),
             Err(mp_sync::Error::Deadlock) => Err(TryLockError::Deadlock),
             Err(_) => Err(TryLockError::WouldBlock),
@@ -171,8 +174,8 @@ impl<T: Plain> Locked<T> {
 pub(crate) struct Guard<'a, T: Plain> {
     locked: &'a Locked<T>,
     pub(crate) owner_died: bool,
-    /// The lock is this thread's.
-    of_thread: PhantomData<*const ()>,
+    /// Releases the lock. It is this thread's, and nothing else releases it before.
+    _pin: LockPin<'a>,
 }
 
 // SAFETY: a shared guard gives out &T only.
@@ -180,21 +183,21 @@ unsafe impl<T: Plain + Sync> Sync for Guard<'_, T> {}
 
 impl<'a, T: Plain> Guard<'a, T> {
     #[inline]
-    fn new(locked: &'a Locked<T>, acquired: Acquired) -> Self {
+    fn new(locked: &'a Locked<T>, (pin, acquired): (LockPin<'a>, Acquired)) -> Self {
         let owner_died = acquired == Acquired::OwnerDied;
         if owner_died {
             locked.note_death();
         }
         // Relaxed: for this thread's own eyes.
         locked.block.header().borrower.store(locked.lock.holder(), Relaxed);
-        Self { locked, owner_died, of_thread: PhantomData }
+        Self { locked, owner_died, _pin: pin }
     }
 
     #[inline]
     pub(crate) fn as_slice(&self) -> &[T] {
         let (data, len) = (self.locked.block.data(), self.locked.block.len());
-        // SAFETY: within the mapping, aligned, any bits are a T. This thread has the lock, and all peers
-        // take it; what would not wait (this thread's own calls) is refused while a guard lives.
+        // SAFETY: within the mapping, aligned, any bits are a T. This thread has the lock, pinned, and all
+        // peers take it; what would not wait (this thread's own calls) is refused while a guard lives.
         unsafe { std::slice::from_raw_parts(data.as_ptr(), len) }
     }
 
@@ -223,8 +226,8 @@ impl<'a, T: Plain> Guard<'a, T> {
 impl<T: Plain> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        // Before the pin is dropped, and with it the lock released.
         self.locked.block.header().borrower.store(0, Relaxed);
-        self.locked.release();
     }
 }
 

@@ -9,7 +9,7 @@ use mp_core::Segment;
 
 use crate::patience::Limit;
 use crate::view::{START, View, kind, passable};
-use crate::words::lock::LockWord;
+use crate::words::lock::{LockWord, PINNED};
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 
 /// A lock that processes share.
@@ -135,6 +135,38 @@ impl Lock {
         self.view.segment()
     }
 
+    /// Takes the lock for something that lends out what the lock guards.
+    ///
+    /// As [`acquire`](Self::acquire), but until the pin is dropped [`release`](Self::release) is an error:
+    /// code that has the lock and a reference to what it guards could release the one and keep the other.
+    /// Waits no longer than `timeout`; without end for `None`, not at all for zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], and [`Error::Deadlock`] where this thread holds it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_sync::{Acquired, Error, Lock};
+    ///
+    /// # fn main() -> mp_sync::Result<()> {
+    /// let lock = Lock::new()?;
+    /// let (pin, acquired) = lock.pin(None)?;
+    /// assert_eq!(acquired, Acquired::Clean);
+    /// assert!(matches!(lock.release(), Err(Error::NotOwner)));
+    /// drop(pin);
+    /// assert!(!lock.is_locked());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn pin(&self, timeout: Option<Duration>) -> Result<(LockPin<'_>, Acquired)> {
+        let limit = timeout.map_or(Limit::Forever, Limit::For);
+        let acquired = self.word().lock(owner::me() | PINNED, limit)?;
+        Ok((LockPin { word: self.word(), of_thread: PhantomData }, acquired))
+    }
+
     /// A number that names the thread that holds the lock, and no other one ever; 0 where nobody does.
     ///
     /// Of use to the holder only: for others it may have changed by the time it is known.
@@ -240,7 +272,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOwner`] where this thread does not hold it.
+    /// [`Error::NotOwner`] where this thread does not hold it, or by a [`LockPin`].
     #[inline]
     pub fn release(&self) -> Result<()> {
         self.word().unlock(owner::me())
@@ -253,6 +285,27 @@ impl Lock {
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.word().is_held()
+    }
+}
+
+/// Holds a [`Lock`] that lends out what it guards; releases it when dropped. Made by [`Lock::pin`].
+#[must_use = "the lock is released as soon as the pin is dropped"]
+pub struct LockPin<'a> {
+    word: &'a LockWord,
+    of_thread: PhantomData<*const ()>,
+}
+
+impl Drop for LockPin<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Not the owner: this is a forked child and the lock its parent's. There is nothing to do.
+        let _ = self.word.unlock(owner::me() | PINNED);
+    }
+}
+
+impl fmt::Debug for LockPin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockPin").finish_non_exhaustive()
     }
 }
 

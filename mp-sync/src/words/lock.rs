@@ -1,6 +1,6 @@
 //! The word that Lock, RLock, Mutex and the writers of an RwLock are.
 
-use crate::owner::{self, FLAG_A};
+use crate::owner::{self, FLAG_A, FLAG_B};
 use crate::patience::{Limit, Nap, Patience};
 use crate::word::{self, AtomicU64, Ordering, ordering, spin_loop, taken};
 use crate::{Acquired, Error, Result};
@@ -18,12 +18,16 @@ pub(crate) struct LockWord {
     /// | 0 | free, nobody sleeps that nobody was sent to wake |
     /// | a name ([`owner`]) | held by that thread |
     /// | a name + [`WAITERS`] | held, and somebody may sleep on the low half |
+    /// | either of these + [`PINNED`] | held, and only who unpins it releases it |
     /// | [`WAITERS`] alone | by a faulty peer only; taken as free |
     word: AtomicU64,
 }
 
 /// Somebody may sleep: whoever releases has to wake.
 const WAITERS: u64 = FLAG_A;
+
+/// What an owner adds to its name to take and to release what an unlock without it must not release.
+pub(crate) const PINNED: u64 = FLAG_B;
 
 /// How often to look before sleeping, with a growing pause in between.
 const LOOKS: u32 = if cfg!(mp_loom) { 1 } else { 12 };
@@ -49,7 +53,7 @@ impl LockWord {
     #[cold]
     fn lock_slow(&self, me: u64, limit: Limit) -> Result<Acquired> {
         let seen = self.word.load(Ordering::Relaxed);
-        if owner::of(seen) == me {
+        if owner::of(seen) == owner::of(me) {
             return Err(Error::Deadlock);
         }
         if let Limit::Try = limit {
@@ -62,7 +66,7 @@ impl LockWord {
         loop {
             let seen = self.look();
             if owner::of(seen) == 0 {
-                if self.take(seen, me | seen | mark) {
+                if self.take(seen, me | seen & WAITERS | mark) {
                     return Ok(Acquired::Clean);
                 }
                 continue;
@@ -104,7 +108,7 @@ impl LockWord {
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if owner::of(seen) == 0 {
-                if self.take(seen, me | seen) {
+                if self.take(seen, me | seen & WAITERS) {
                     return Ok(Acquired::Clean);
                 }
             } else if owner::is_dead_lately(seen) {
@@ -164,7 +168,7 @@ impl LockWord {
 
     #[cold]
     fn unlock_slow(&self, seen: u64, me: u64, count: u32) -> Result<()> {
-        if owner::of(seen) != me {
+        if seen & !WAITERS != me {
             return Err(Error::NotOwner);
         }
         // Only waiters change the word of a living owner, and only by their mark.
