@@ -15,7 +15,7 @@ use mp_core::packet::Channel;
 use mp_core::sys::process::{self, Forked};
 use mp_core::sys::{futex, mem};
 use mp_core::{Deadline, Message};
-use mp_shmem::{Array, Lock, RawArray, RawValue, Value};
+use mp_shmem::{Array, Lock, RawArray, RawValue, SharedMemory, Value};
 
 const HANG: Duration = Duration::from_secs(100);
 
@@ -276,6 +276,8 @@ fn array_write() {
 
     let mut map = map(&memfd(SIZE));
     let array = Array::from_slice(&source).expect("memory");
+    let raw = RawArray::from_slice(&source).expect("memory");
+    let memory = SharedMemory::create(None, SIZE).expect("memory").unlink_on_drop();
     map.copy_from_slice(bytes);
     compare(
         "array_write: 256 MiB, warm",
@@ -286,6 +288,8 @@ fn array_write() {
             ("memfd, copy", Box::new(|| timed(|| map.copy_from_slice(bytes)))),
             ("Array::lock, copy", Box::new(|| timed(|| array.lock().copy_from_slice(&source)))),
             ("Array::copy_from_slice", Box::new(|| timed(|| array.copy_from_slice(&source)))),
+            ("RawArray::copy_from_slice", Box::new(|| timed(|| raw.copy_from_slice(&source)))),
+            ("SharedMemory::write_at", Box::new(|| timed(|| memory.write_at(0, bytes)))),
         ],
     );
 }

@@ -1,5 +1,4 @@
 //! Shared elements with a lock.
-#![expect(unsafe_code, reason = "copies of elements while the lock is held")]
 
 use std::fmt;
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
@@ -10,8 +9,6 @@ use mp_core::Plain;
 use mp_sync::{Lock, TryLockError, TryLockResult};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::block::Block;
-use crate::copy;
 use crate::locked::{Guard, Locked};
 use crate::{Error, Result};
 
@@ -184,8 +181,7 @@ impl<T: Plain + Copy> Array<T> {
     #[must_use]
     #[doc(alias = "__getitem__")]
     pub fn get(&self, index: usize) -> Option<T> {
-        // SAFETY: within the mapping and aligned; there is no guard, so nobody writes but by atomics.
-        self.locked.with(|block| block.at(index).map(|from| unsafe { copy::load(from) }))
+        self.locked.get(index)
     }
 
     /// Copies an element in.
@@ -195,12 +191,7 @@ impl<T: Plain + Copy> Array<T> {
     /// [`Error::OutOfRange`].
     #[doc(alias = "__setitem__")]
     pub fn set(&self, index: usize, value: T) -> Result<()> {
-        self.locked.with(|block| {
-            let to = block.checked(index)?;
-            // SAFETY: as in get.
-            unsafe { copy::store(to, value) };
-            Ok(())
-        })
+        self.locked.set(index, value)
     }
 
     /// Changes an element; nobody else comes in between. Gives what `change` gives.
@@ -225,21 +216,16 @@ impl<T: Plain + Copy> Array<T> {
     /// # }
     /// ```
     pub fn update<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        self.locked.with(|block| {
-            let place = block.checked(index)?;
-            // SAFETY: as in get.
-            let mut value = unsafe { copy::load(place) };
-            let result = change(&mut value);
-            // SAFETY: as in get.
-            unsafe { copy::store(place, value) };
-            Ok(result)
-        })
+        self.locked.update(index, change)
     }
 
     /// Copies all elements out.
     #[must_use]
     pub fn to_vec(&self) -> Vec<T> {
-        self.locked.with(Block::to_vec)
+        match self.locked.get_range(0, self.len()) {
+            Ok(values) => values,
+            Err(error) => unreachable!("all elements are within the array: {error}"),
+        }
     }
 
     /// Copies a range of elements out; `None` where not all of them are there, or it ends before it
@@ -269,7 +255,7 @@ impl<T: Plain + Copy> Array<T> {
             Bound::Unbounded => self.len(),
         };
         let len = end.checked_sub(start)?;
-        self.locked.with(|block| block.copy_out(start, len)).ok()
+        self.locked.get_range(start, len).ok()
     }
 
     /// Copies elements in, from `start` on.
@@ -278,7 +264,7 @@ impl<T: Plain + Copy> Array<T> {
     ///
     /// [`Error::OutOfRange`] where they do not all go into the array; nothing is copied then.
     pub fn set_range(&self, start: usize, values: &[T]) -> Result<()> {
-        self.locked.with(|block| block.copy_in(start, values))
+        self.locked.set_range(start, values)
     }
 
     /// Copies elements in, over all there are.
@@ -295,14 +281,7 @@ impl<T: Plain + Copy> Array<T> {
 
     /// Sets all elements to `value`.
     pub fn fill(&self, value: T) {
-        self.locked.with(|block| {
-            for index in 0..block.len() {
-                if let Some(to) = block.at(index) {
-                    // SAFETY: as in get.
-                    unsafe { copy::store(to, value) };
-                }
-            }
-        });
+        self.locked.fill(value);
     }
 
     /// Gives a copy of each element, as they all were at one moment.
@@ -330,10 +309,11 @@ impl Array<u8> {
     /// [`Error::OutOfRange`] where the text is longer than the array; nothing is copied then.
     #[doc(alias = "value")]
     pub fn set_text(&self, text: &[u8]) -> Result<()> {
-        self.locked.with(|block| {
-            block.copy_in(0, text)?;
-            if text.len() < block.len() { block.copy_in(text.len(), &[0]) } else { Ok(()) }
-        })
+        let mut text = text.to_vec();
+        if text.len() < self.len() {
+            text.push(0);
+        }
+        self.set_range(0, &text)
     }
 }
 

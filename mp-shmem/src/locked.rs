@@ -72,18 +72,19 @@ impl<T: Plain> Locked<T> {
         self.block.header().deaths.fetch_add(1, Relaxed);
     }
 
-    /// Takes the lock: true; or finds that this thread has it: false.
+    /// Takes the lock, or finds that this thread has it: `None`.
     #[inline]
-    fn enter(&self) -> bool {
-        match self.lock.acquire() {
-            Ok(Acquired::Clean) => true,
-            Ok(Acquired::OwnerDied) => {
-                self.note_death();
-                true
+    fn enter(&self) -> Option<LockPin<'_>> {
+        match self.lock.pin(None) {
+            Ok((pin, acquired)) => {
+                if acquired == Acquired::OwnerDied {
+                    self.note_death();
+                }
+                Some(pin)
             }
             Err(error) => {
                 self.enter_again(&error);
-                false
+                None
             }
         }
     }
@@ -92,40 +93,124 @@ impl<T: Plain> Locked<T> {
     #[cold]
     fn enter_again(&self, error: &mp_sync::Error) {
         assert!(matches!(error, mp_sync::Error::Deadlock), "{error}");
-        assert_ne!(
-            self.block.header().borrower.load(Relaxed),
-            self.lock.holder(),
+        assert!(
+            !self.is_borrowed(),
             "this thread has a guard of the value or array and would wait for itself: read and write \
              through the guard, or drop it first"
         );
     }
 
+    /// Whether this thread, which has the lock, has a guard of these elements.
+    fn is_borrowed(&self) -> bool {
+        self.block.header().borrower.load(Relaxed) == self.lock.holder()
+    }
+
     /// Runs `access` while this thread has the lock, which it may have had before.
     ///
-    /// `access` is to copy atomically and to make no reference to the elements: neither that the lock is
-    /// this call's nor that it is held to the end is certain, as code of the user may run in between.
+    /// `access` copies plainly, makes no reference to the elements, and runs no code of the user: nobody
+    /// else has the lock meanwhile, and this thread has no guard of these elements.
     #[inline]
-    pub(crate) fn with<R>(&self, access: impl FnOnce(&Block<T>) -> R) -> R {
-        /// Releases after a panic as well.
-        struct Leave<'a, T: Plain>(Option<&'a Locked<T>>);
-        impl<T: Plain> Drop for Leave<'_, T> {
-            #[inline]
-            fn drop(&mut self) {
-                if let Some(locked) = self.0 {
-                    locked.release();
-                }
-            }
-        }
-
-        let taken = self.enter();
-        let _leave = Leave(taken.then_some(self));
+    fn with<R>(&self, access: impl FnOnce(&Block<T>) -> R) -> R {
+        let _pin = self.enter();
         access(&self.block)
     }
 
+    /// Copies an element out.
     #[inline]
-    fn release(&self) {
-        // Not the owner: this is a forked child, and the lock its parent's. Nothing to do then.
-        let _ = self.lock.release();
+    pub(crate) fn get(&self, index: usize) -> Option<T>
+    where
+        T: Copy,
+    {
+        // SAFETY: within the mapping and aligned, and this thread has the lock.
+        self.with(|block| block.at(index).map(|from| unsafe { from.read() }))
+    }
+
+    /// Copies an element in.
+    #[inline]
+    pub(crate) fn set(&self, index: usize, value: T) -> Result<()>
+    where
+        T: Copy,
+    {
+        // SAFETY: within the mapping and aligned, and this thread has the lock.
+        self.with(|block| block.checked(index).map(|to| unsafe { to.write(value) }))
+    }
+
+    /// Copies elements out.
+    pub(crate) fn get_range(&self, start: usize, len: usize) -> Result<Vec<T>>
+    where
+        T: Copy,
+    {
+        let mut values = Vec::<T>::with_capacity(len.min(self.block.len()));
+        self.with(|block| {
+            let from = block.range(start, len)?.as_ptr();
+            // SAFETY: so many elements are there, and so much room; this thread has the lock.
+            unsafe { values.as_mut_ptr().copy_from_nonoverlapping(from, len) };
+            // SAFETY: so many were written.
+            unsafe { values.set_len(len) };
+            Ok(values)
+        })
+    }
+
+    /// Copies elements in.
+    pub(crate) fn set_range(&self, start: usize, values: &[T]) -> Result<()>
+    where
+        T: Copy,
+    {
+        self.with(|block| {
+            let to = block.range(start, values.len())?.as_ptr();
+            // SAFETY: so many elements are there, apart from the slice; this thread has the lock.
+            unsafe { to.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+            Ok(())
+        })
+    }
+
+    /// Sets all elements to one value.
+    pub(crate) fn fill(&self, value: T)
+    where
+        T: Copy,
+    {
+        self.with(|block| {
+            for index in 0..block.len() {
+                // SAFETY: the index is below the length.
+                let to = unsafe { block.data().add(index) };
+                // SAFETY: within the mapping and aligned, and this thread has the lock.
+                unsafe { to.write(value) };
+            }
+        });
+    }
+
+    /// Runs `change` on a copy of an element, with the lock.
+    #[inline]
+    pub(crate) fn update<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R>
+    where
+        T: Copy,
+    {
+        let place = self.block.checked(index)?;
+        let pin = self.enter();
+        // SAFETY: within the mapping and aligned. This thread has the lock, and no guard.
+        let mut value = unsafe { place.read() };
+        let result = change(&mut value);
+        if pin.is_none() {
+            self.check_again();
+        }
+        // SAFETY: as above. A pin keeps it so; without one it was checked just now.
+        unsafe { place.write(value) };
+        Ok(result)
+    }
+
+    /// Panics unless this thread still has the lock, which it had before the change, and no guard: the
+    /// change could release the one, and make the other.
+    #[cold]
+    fn check_again(&self) {
+        // Nobody else can have it after this: an error says that this thread does.
+        let again = self.lock.try_acquire();
+        if again.is_ok() {
+            let _ = self.lock.release();
+        }
+        assert!(
+            matches!(again, Err(mp_sync::Error::Deadlock)) && !self.is_borrowed(),
+            "the lock was released during the change"
+        );
     }
 
     /// Takes the lock for a guard.
@@ -189,7 +274,7 @@ impl<'a, T: Plain> Guard<'a, T> {
             locked.note_death();
         }
         // Relaxed: for this thread's own eyes.
-        locked.block.header().borrower.store(locked.lock.holder(), Relaxed);
+        locked.block.header().borrower.store(pin.holder(), Relaxed);
         Self { locked, owner_died, _pin: pin }
     }
 

@@ -1,5 +1,4 @@
 //! One shared value with its lock.
-#![expect(unsafe_code, reason = "copies of the value while the lock is held")]
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,7 +10,6 @@ use mp_sync::{Lock, TryLockError, TryLockResult};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
-use crate::copy;
 use crate::locked::{Guard, Locked};
 
 /// One value that processes share, with a lock.
@@ -124,8 +122,10 @@ impl<T: Plain + Copy> Value<T> {
     #[must_use]
     #[doc(alias = "value")]
     pub fn get(&self) -> T {
-        // SAFETY: within the mapping and aligned; there is no guard, so nobody writes but by atomics.
-        self.locked.with(|block| unsafe { copy::load(block.data()) })
+        match self.locked.get(0) {
+            Some(value) => value,
+            None => unreachable!("a value is one element"),
+        }
     }
 
     /// Copies a value in.
@@ -135,18 +135,20 @@ impl<T: Plain + Copy> Value<T> {
     /// Where this thread has a [`ValueGuard`] of it.
     #[doc(alias = "value")]
     pub fn set(&self, value: T) {
-        // SAFETY: as in get.
-        self.locked.with(|block| unsafe { copy::store(block.data(), value) });
+        if let Err(error) = self.locked.set(0, value) {
+            unreachable!("a value is one element: {error}");
+        }
     }
 
     /// Changes the value; nobody else comes in between. Gives what `change` gives.
     ///
     /// The lock is held while `change` runs, so it should be short. It works on a copy: if it panics, or the
-    /// process is killed meanwhile, the value is as it was before.
+    /// process is killed meanwhile, the value is as it was before. What `change` does to the value by other
+    /// calls is overwritten.
     ///
     /// # Panics
     ///
-    /// Where this thread has a [`ValueGuard`] of it, or `change` panics.
+    /// Where this thread has a [`ValueGuard`] of it, or `change` panics or releases the lock by hand.
     ///
     /// # Example
     ///
@@ -162,14 +164,10 @@ impl<T: Plain + Copy> Value<T> {
     /// # }
     /// ```
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        self.locked.with(|block| {
-            // SAFETY: as in get.
-            let mut value = unsafe { copy::load(block.data()) };
-            let result = change(&mut value);
-            // SAFETY: as in get.
-            unsafe { copy::store(block.data(), value) };
-            result
-        })
+        match self.locked.update(0, change) {
+            Ok(result) => result,
+            Err(error) => unreachable!("a value is one element: {error}"),
+        }
     }
 }
 
@@ -375,13 +373,49 @@ mod tests {
             for value in [&value, &sent] {
                 let result =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| calls(value)));
-                let message = result.unwrap_err().downcast::<String>().unwrap();
+                let panic = result.unwrap_err();
+                let message = match panic.downcast_ref::<&str>() {
+                    Some(message) => message,
+                    None => panic.downcast_ref::<String>().unwrap().as_str(),
+                };
                 assert!(message.contains("guard"), "{message}");
             }
         }
         *guard = 5;
         drop(guard);
         assert_eq!(sent.get(), 5);
+    }
+
+    #[test]
+    fn a_change_that_releases_the_lock_is_refused() {
+        let value = Value::new(1).unwrap();
+        // The lock is pinned where update took it.
+        value.update(|value_| {
+            assert!(value.get_lock().release().is_err());
+            *value_ = 2;
+        });
+        assert_eq!(value.get(), 2);
+        let guard = value.get_lock().lock().unwrap();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            value.update(|value| {
+                drop(guard);
+                *value = 3;
+            })
+        }));
+        assert!(result.is_err());
+        assert_eq!(*value.try_lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn nobody_releases_the_lock_of_a_guard() {
+        let value = Value::new(1).unwrap();
+        let guard = value.lock();
+        assert!(value.get_lock().release().is_err());
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(matches!(value.try_lock(), Err(TryLockError::WouldBlock))));
+        });
+        drop(guard);
+        assert!(value.try_lock().is_ok());
     }
 
     #[test]

@@ -163,8 +163,9 @@ impl Lock {
     #[inline]
     pub fn pin(&self, timeout: Option<Duration>) -> Result<(LockPin<'_>, Acquired)> {
         let limit = timeout.map_or(Limit::Forever, Limit::For);
-        let acquired = self.word().lock(owner::me() | PINNED, limit)?;
-        Ok((LockPin { word: self.word(), of_thread: PhantomData }, acquired))
+        let me = owner::me();
+        let acquired = self.word().lock(me | PINNED, limit)?;
+        Ok((LockPin { word: self.word(), me, of_thread: PhantomData }, acquired))
     }
 
     /// A number that names the thread that holds the lock, and no other one ever; 0 where nobody does.
@@ -292,13 +293,24 @@ impl Lock {
 #[must_use = "the lock is released as soon as the pin is dropped"]
 pub struct LockPin<'a> {
     word: &'a LockWord,
+    me: u64,
     of_thread: PhantomData<*const ()>,
+}
+
+impl LockPin<'_> {
+    /// What [`Lock::holder`] is while this lives, without a look at the lock.
+    #[must_use]
+    #[inline]
+    pub fn holder(&self) -> u64 {
+        self.me
+    }
 }
 
 impl Drop for LockPin<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner: this is a forked child and the lock its parent's. There is nothing to do.
+        // Looked up again, as this may be a forked child, and the lock its parent's: then it is not the
+        // owner, and there is nothing to do.
         let _ = self.word.unlock(owner::me() | PINNED);
     }
 }
