@@ -115,8 +115,8 @@ impl<T: Plain> Array<T> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] where somebody has it; [`TryLockError::Poisoned`], with the guard,
-    /// where the last holder died while it had it.
+    /// [`TryLockError::WouldBlock`] where somebody else has it, [`TryLockError::Deadlock`] where this thread
+    /// does; [`TryLockError::Poisoned`], with the guard, where the last holder died while it had it.
     pub fn try_lock(&self) -> TryLockResult<ArrayGuard<'_, T>> {
         map(self.locked.try_lock())
     }
@@ -320,7 +320,17 @@ impl Array<u8> {
 /// The elements of an [`Array`], as long as this lives; then the lock is released.
 ///
 /// It derefs into shared memory, and trusts that all who have the array take the lock. It stays with its
-/// thread, as the lock is that thread's.
+/// thread, as the lock is that thread's, and [`Lock::release`] is an error while it lives.
+///
+/// It cannot outlive the array, and with it the mapping:
+///
+/// ```compile_fail,E0597
+/// let guard = {
+///     let array = mp_shmem::Array::from_slice(&[1, 2, 3]).unwrap();
+///     array.lock()
+/// };
+/// println!("{}", guard[0]);
+/// ```
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct ArrayGuard<'a, T: Plain> {
     guard: Guard<'a, T>,

@@ -181,3 +181,35 @@ impl From<mp_core::Error> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_what_was_wrong() {
+        let source = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let name = || "table".to_string();
+        for (error, expected) in [
+            (Error::OutOfRange { index: 7, len: 3 }, "index 7"),
+            (Error::WrongLength { expected: 3, given: 4 }, "4 elements"),
+            (Error::Misaligned { offset: 2, align: 4 }, "multiple"),
+            (Error::reserving(10, source()), "10 bytes"),
+            (Error::overflow(), "address space"),
+            (Error::BadName { name: name(), why: "is empty" }, "is empty"),
+            (Error::NotFound { name: name() }, "table"),
+            (Error::AlreadyExists { name: name() }, "unlink it first"),
+            (Error::ZeroSize, "at least one byte"),
+            (Error::Unfinished { name: name() }, "table"),
+            (Error::DoesNotFit { index: 1, needed: 9, available: 8 }, "slot 1"),
+            (Error::TrailingNul { index: 1 }, "slot 1"),
+            (Error::Damaged("magic".to_string()), "magic"),
+            (Error::Lock("namespace".to_string()), "namespace"),
+        ] {
+            let message = error.to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.starts_with(|c: char| c.is_lowercase() || c.is_numeric()), "{message}");
+            assert!(!message.ends_with('.'), "{message}");
+        }
+    }
+}

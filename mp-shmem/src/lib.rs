@@ -76,6 +76,11 @@ mod raw;
 mod segment;
 mod value;
 
+/// The program of the README is one of the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use array::{Array, ArrayGuard};
 pub use error::{Error, Result};
 pub use list::{Item, ShareableList};
@@ -84,3 +89,28 @@ pub use mp_sync::{Lock, TryLockError, TryLockResult};
 pub use raw::{RawArray, RawValue};
 pub use segment::SharedMemory;
 pub use value::{Value, ValueGuard};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    fn shared<T: Send + Sync + Clone + serde::Serialize + serde::de::DeserializeOwned>() {}
+
+    #[test]
+    fn auto_traits() {
+        shared::<Value<i32>>();
+        shared::<Array<f64>>();
+        shared::<RawValue<AtomicU64>>();
+        shared::<RawValue<[u8; 3]>>();
+        shared::<RawArray<AtomicU64>>();
+        shared::<RawArray<i32>>();
+        shared::<SharedMemory>();
+        shared::<ShareableList>();
+        fn sync<T: Sync>() {}
+        sync::<ValueGuard<'static, i32>>();
+        sync::<ArrayGuard<'static, i32>>();
+        fn error<T: std::error::Error + Send + Sync + 'static>() {}
+        error::<Error>();
+    }
+}

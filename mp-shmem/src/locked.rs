@@ -1,6 +1,7 @@
 //! Elements and the lock that guards them: what Value and Array have in common.
 #![expect(unsafe_code, reason = "whoever holds the lock has the elements")]
 
+use std::ptr::NonNull;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -186,21 +187,34 @@ impl<T: Plain> Locked<T> {
         T: Copy,
     {
         let place = self.block.checked(index)?;
-        let pin = self.enter();
-        // SAFETY: within the mapping and aligned. This thread has the lock, and no guard.
+        let Some(_pin) = self.enter() else {
+            return Ok(self.update_held(place, change));
+        };
+        // SAFETY: within the mapping and aligned. This thread has the lock, pinned, and no guard.
         let mut value = unsafe { place.read() };
         let result = change(&mut value);
-        if pin.is_none() {
-            self.check_again();
-        }
-        // SAFETY: as above. A pin keeps it so; without one it was checked just now.
+        // SAFETY: as above: change could not release it.
         unsafe { place.write(value) };
         Ok(result)
     }
 
+    /// As [`update`](Self::update), for a thread that had the lock before.
+    #[cold]
+    fn update_held<R>(&self, place: NonNull<T>, change: impl FnOnce(&mut T) -> R) -> R
+    where
+        T: Copy,
+    {
+        // SAFETY: within the mapping and aligned. This thread has the lock, and no guard.
+        let mut value = unsafe { place.read() };
+        let result = change(&mut value);
+        self.check_again();
+        // SAFETY: as above; it was checked just now.
+        unsafe { place.write(value) };
+        result
+    }
+
     /// Panics unless this thread still has the lock, which it had before the change, and no guard: the
     /// change could release the one, and make the other.
-    #[cold]
     fn check_again(&self) {
         // Nobody else can have it after this: an error says that this thread does.
         let again = self.lock.try_acquire();

@@ -185,8 +185,8 @@ impl<T: Plain> Value<T> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`] where somebody has it; [`TryLockError::Poisoned`], with the guard,
-    /// where the last holder died while it had it.
+    /// [`TryLockError::WouldBlock`] where somebody else has it, [`TryLockError::Deadlock`] where this thread
+    /// does; [`TryLockError::Poisoned`], with the guard, where the last holder died while it had it.
     pub fn try_lock(&self) -> TryLockResult<ValueGuard<'_, T>> {
         map(self.locked.try_lock())
     }
@@ -230,7 +230,13 @@ impl<T: Plain> Value<T> {
 /// The value of a [`Value`], as long as this lives; then the lock is released.
 ///
 /// It derefs into shared memory, and trusts that all who have the value take the lock. It stays with its
-/// thread, as the lock is that thread's.
+/// thread, as the lock is that thread's, and [`Lock::release`] is an error while it lives.
+///
+/// ```compile_fail,E0277
+/// let value = mp_shmem::Value::new(1).unwrap();
+/// let guard = value.lock();
+/// std::thread::scope(|scope| { scope.spawn(move || drop(guard)); });
+/// ```
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct ValueGuard<'a, T: Plain> {
     guard: Guard<'a, T>,
