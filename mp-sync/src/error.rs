@@ -79,7 +79,7 @@ impl fmt::Display for Error {
             Self::BadParties { parties } => write!(
                 f,
                 "a barrier is for 1 to {} parties, not {parties}",
-                crate::Barrier::MAX_PARTIES
+                crate::words::barrier::MAX_PARTIES
             ),
             Self::OtherNamespace => f.write_str(
                 "it comes from another pid or time namespace: share locks within one container only",

@@ -10,6 +10,8 @@ mod error;
 mod event;
 #[cfg(not(mp_loom))]
 mod lock;
+#[cfg(all(test, mp_loom))]
+mod models;
 #[cfg(not(mp_loom))]
 mod mutex;
 mod owner;

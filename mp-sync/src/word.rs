@@ -112,6 +112,7 @@ mod imp {
         BarrierEnd,
         BarrierWake,
         ConditionMark,
+        ConditionWake,
         ReaderFence,
         WriterFence,
         ReaderRelease,

@@ -39,7 +39,7 @@ const ENDS: u32 = 48;
 
 pub(crate) const MAX_PARTIES: usize = u16::MAX as usize;
 
-const LOOKS: u32 = if cfg!(mp_loom) { 1 } else { 12 };
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 #[derive(Clone, Copy)]
 struct State(u64);

@@ -3,7 +3,7 @@
 use super::rlock::RLockWords;
 use crate::owner::{self, FLAG_A, FLAG_B};
 use crate::patience::{Nap, Patience};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering};
+use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// Who waits, in the order they came, and who of them was notified.
 ///
@@ -168,7 +168,7 @@ impl<const N: usize> ConditionWords<N> {
             let Some((_, slot, seen)) = longest else { return };
             if Self::mark(slot, seen, now) {
                 // Nobody slept there: it is about to, or never will.
-                if word::wake(&slot.word, 1) == 0 && owner::is_dead(seen) {
+                if Self::wake(slot) == 0 && owner::is_dead(seen) {
                     slot.swap(seen | NOTIFIED, 0);
                 } else {
                     left -= 1;
@@ -183,9 +183,14 @@ impl<const N: usize> ConditionWords<N> {
         for slot in self.used() {
             let seen = slot.word.load(Ordering::Acquire);
             if Slot::waits(seen) && Self::mark(slot, seen, now) {
-                word::wake(&slot.word, 1);
+                Self::wake(slot);
             }
         }
+    }
+
+    /// Says how many slept there.
+    fn wake(slot: &Slot) -> u32 {
+        if taken!(ConditionWake) { word::wake(&slot.word, 1) } else { 0 }
     }
 
     fn mark(slot: &Slot, seen: u64, now: u64) -> bool {

@@ -59,15 +59,22 @@ impl EventWord {
 
     /// Waits until it is set, or was; false when the time is over.
     pub(crate) fn wait(&self, limit: Limit) -> bool {
-        // Acquire, here and below: pairs with the Release in `set`.
-        let first = self.word.load(Ordering::Acquire);
-        if first & SET != 0 {
-            return true;
-        }
+        let first = self.now();
+        first & SET != 0 || self.wait_since(first, limit)
+    }
+
+    /// The word as it is.
+    pub(crate) fn now(&self) -> u32 {
+        // Acquire: pairs with the Release in `set`.
+        self.word.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is set, or was after the word was `first`.
+    pub(crate) fn wait_since(&self, first: u32, limit: Limit) -> bool {
         let mut patience = Patience::new(limit);
         let mut last_look = false;
         loop {
-            let seen = self.word.load(Ordering::Acquire);
+            let seen = self.now();
             if seen & SET != 0 || seen / ONCE != first / ONCE {
                 return true;
             }

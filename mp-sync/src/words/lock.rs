@@ -30,7 +30,7 @@ const WAITERS: u64 = FLAG_A;
 pub(crate) const PINNED: u64 = FLAG_B;
 
 /// How often to look before sleeping, with a growing pause in between.
-const LOOKS: u32 = if cfg!(mp_loom) { 1 } else { 12 };
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 impl LockWord {
     #[cfg(any(test, mp_loom))]
@@ -134,17 +134,17 @@ impl LockWord {
 
     /// Looks for a while whether the lock gets free; gives the word's last value.
     fn look(&self) -> u64 {
-        let mut seen = 0;
-        for round in 0..LOOKS {
-            seen = self.word.load(Ordering::Relaxed);
-            if owner::of(seen) == 0 {
-                break;
+        let mut round = 0;
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            if owner::of(seen) == 0 || round == LOOKS {
+                return seen;
             }
             for _ in 0..1_u32 << round.min(6) {
                 spin_loop();
             }
+            round += 1;
         }
-        seen
     }
 
     /// Releases what `me` holds.

@@ -47,7 +47,7 @@ pub(crate) const MAX: u32 = COUNT;
 /// No bound but [`MAX`].
 pub(crate) const UNBOUNDED: u32 = u32::MAX;
 
-const LOOKS: u32 = if cfg!(mp_loom) { 1 } else { 10 };
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 10 };
 
 impl<const N: usize> SemaphoreWords<N> {
     #[cfg(any(test, mp_loom))]
