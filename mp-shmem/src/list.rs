@@ -170,9 +170,9 @@ const MAGIC: [u8; WORD] = *b"mp-list\x01";
 ///
 /// Items are numbers, booleans, texts, bytes and `None`, and can be exchanged for others, of other kinds
 /// too. A slot keeps the size that it was made with: a multiple of eight bytes, with room for one more byte
-/// than the first text had. The layout is CPython's, in both directions.
+/// than the first text had. The layout is CPython's (3.9 and later), in both directions.
 ///
-/// There is no lock: whoever writes while others read takes a lock around both, and so
+/// There is no lock: whoever writes while others read takes a [`Lock`](crate::Lock) around both, and so
 /// do two writers; else an item may be read half written. That, and whatever a faulty program writes into
 /// the list, is an error or another item. Nothing blocks.
 ///

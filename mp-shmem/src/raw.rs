@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// any number of processes. Of other types, `get` and `set` copy; a copy made while another process writes
 /// can hold some of the old bytes and some of the new (up to 8 bytes: it never does, if the type is aligned
 /// to its size), and what is read may be outdated when it is written back: take a
-/// lock around both, or use [`Value`](crate::Value).
+/// [`Lock`](crate::Lock) around both, or use [`Value`](crate::Value).
 ///
 /// A clone is the same memory, and so is what another process gets. The memory lasts as long as anybody
 /// has it and has no name. Nothing blocks, and a process that dies harms nothing.

@@ -34,7 +34,11 @@ fn main() {
     // On this thread, one after the other.
     arguments.test_threads = Some(1);
     let python = Command::new("python3")
-        .args(["-c", "import multiprocessing.shared_memory"])
+        // Before 3.9 lists had another layout.
+        .args([
+            "-c",
+            "import sys, multiprocessing.shared_memory; sys.exit(sys.version_info < (3, 9))",
+        ])
         .output()
         .is_ok_and(|output| output.status.success());
 
