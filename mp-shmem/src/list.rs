@@ -17,6 +17,9 @@
 //!                    (with a change by CPython the hash becomes wrong, and the length is not used); else 0
 //! ```
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -208,7 +211,7 @@ pub struct ShareableList {
     memory: SharedMemory,
     /// Where each slot begins and the last one ends, from the start of the memory. Read and checked once:
     /// it never changes.
-    offsets: std::sync::Arc<[usize]>,
+    offsets: Arc<[usize]>,
     /// Where the lengths lie, in lists that have them.
     lengths: Option<usize>,
 }
@@ -275,14 +278,17 @@ impl ShareableList {
     }
 
     fn write(&self, items: &[Item], start: usize) -> Result<()> {
-        let numbers = std::iter::once(items.len()).chain(self.offsets.iter().map(|at| at - start));
-        let header: Vec<u8> = numbers.flat_map(|number| (number as u64).to_ne_bytes()).collect();
-        self.memory.write_at(0, &header)?;
+        let offsets = self.offsets.iter().map(|at| (at - start) as u64);
+        let offsets: Vec<u8> = offsets.flat_map(u64::to_ne_bytes).collect();
+        self.memory.write_at(WORD, &offsets)?;
         let lengths = self.lengths.unwrap_or_default();
         self.memory.write_at(lengths, &MAGIC)?;
         for (index, item) in items.iter().enumerate() {
             self.set_item(index, item)?;
         }
+        // Last: who opens the list before finds it empty, and never half written. Release: pairs with the
+        // Acquire in from_memory.
+        self.memory.at::<AtomicU64>(0)?.store(items.len() as u64, Ordering::Release);
         Ok(())
     }
 
@@ -302,8 +308,10 @@ impl ShareableList {
     /// [`Error::Damaged`] where it holds no list.
     pub fn from_memory(memory: SharedMemory) -> Result<Self> {
         let damaged = |why: String| Error::Damaged(format!("no list: {why}"));
-        let len = read_word(&memory, 0)
-            .map_err(|_| damaged(format!("{} bytes are no list", memory.size())))?;
+        let len = memory
+            .at::<AtomicU64>(0)
+            .map_err(|_| damaged(format!("{} bytes are no list", memory.size())))?
+            .load(Ordering::Acquire);
         // Each item has an offset, a slot, a format and a code: so the number is bounded by the memory,
         // and so is what is allocated for it here.
         let room = memory.size().saturating_sub(2 * WORD) / (3 * WORD + 1);
