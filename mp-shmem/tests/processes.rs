@@ -42,7 +42,7 @@ fn main() {
         .output()
         .is_ok_and(|output| output.status.success());
 
-    let plain: [Test; 12] = [
+    let plain: [Test; 13] = [
         ("four_processes_count_exactly_with_value", count_with_value),
         ("four_processes_count_exactly_with_value_guards", count_with_guards),
         ("four_processes_count_exactly_with_lock_and_raw_value", count_with_lock_and_raw_value),
@@ -53,6 +53,7 @@ fn main() {
         ("a_killed_holder_leaves_its_value_usable_and_is_noticed", killed_holder),
         ("no_count_is_lost_by_kills", kills_while_counting),
         ("memory_of_a_killed_creator_is_found_and_removed", killed_creator),
+        ("what_is_held_is_never_removed_as_stale", removing_beside_creating),
         ("a_forked_handle_does_not_unlink", forked_handle),
         ("nothing_is_left_behind", nothing_left),
     ];
@@ -414,6 +415,39 @@ fn killed_creator() -> Outcome {
     assert!(matches!(SharedMemory::open(&left), Err(Error::NotFound { .. })));
     held.unlink()?;
     Ok(())
+}
+
+fn removing_beside_creating() -> Outcome {
+    let creators: Vec<_> = (0..3)
+        .map(|creator| {
+            fork("a creator", move || {
+                for round in 0..300 {
+                    // The same names again, so that removers meet what was made anew.
+                    let name = own_name_of_parent(&format!("{creator}-{}", round % 2));
+                    let memory = SharedMemory::create(Some(&name), 64)?;
+                    memory.write_at(0, &[round as u8])?;
+                    let opened = SharedMemory::open(&name)?;
+                    assert_eq!(opened.to_vec()[0], round as u8);
+                    drop(memory);
+                    opened.unlink()?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let prefix = own_prefix();
+    for _ in 0..2_000 {
+        SharedMemory::remove_stale(&prefix)?;
+    }
+    for creator in creators {
+        creator.join()?;
+    }
+    Ok(())
+}
+
+/// What [`own_name`] gives in the process that forked this one.
+fn own_name_of_parent(name: &str) -> String {
+    format!("mp-test-{}-{name}", process::parent_id())
 }
 
 fn forked_handle() -> Outcome {
