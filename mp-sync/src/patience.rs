@@ -52,6 +52,14 @@ impl Patience {
         Self { deadline, slice: Self::FIRST }
     }
 
+    /// What is left, for a wait inside of this one that should not be long; a millisecond at least.
+    pub(crate) fn left(&self) -> Limit {
+        match self.deadline.remaining() {
+            Some(left) => Limit::For(left.max(Duration::from_millis(1))),
+            None => Limit::Forever,
+        }
+    }
+
     /// Sleeps while `word` is `expected`: for a slice, or until woken, or until the deadline.
     pub(crate) fn sleep<W: Word>(&mut self, word: &W, expected: W::Value) -> Nap {
         let slice = Deadline::after(self.slice);

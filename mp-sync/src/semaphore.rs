@@ -195,7 +195,10 @@ impl Semaphore {
     }
 
     fn guarded(&self, limit: Limit) -> Result<Permit<'_>> {
-        let slot = self.view.permit(owner::me(), limit)?;
+        let slot = self.view.permit(owner::me(), limit).map_err(|error| match (error, limit) {
+            (Error::TimedOut, Limit::Try) => Error::WouldBlock,
+            (error, _) => error,
+        })?;
         Ok(Permit { words: &self.view, slot, of_thread: PhantomData })
     }
 

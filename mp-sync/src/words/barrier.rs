@@ -39,6 +39,7 @@ const ENDS: u32 = 48;
 
 pub(crate) const MAX_PARTIES: usize = u16::MAX as usize;
 
+// In a model, who spins lets all others go first, and would never be seen to sleep.
 const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 #[derive(Clone, Copy)]

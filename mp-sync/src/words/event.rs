@@ -19,7 +19,7 @@ const WAITERS: u32 = 2;
 const ONCE: u32 = 4;
 
 impl EventWord {
-    #[cfg(any(test, mp_loom))]
+    #[cfg(mp_loom)]
     pub(crate) fn new() -> Self {
         Self { word: AtomicU32::new(0) }
     }

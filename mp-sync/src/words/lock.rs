@@ -30,6 +30,7 @@ const WAITERS: u64 = FLAG_A;
 pub(crate) const PINNED: u64 = FLAG_B;
 
 /// How often to look before sleeping, with a growing pause in between.
+// In a model, who spins lets all others go first, and would never be seen to sleep.
 const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 impl LockWord {

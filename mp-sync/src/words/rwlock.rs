@@ -37,6 +37,7 @@ struct Line {
 
 const PER_LINE: usize = if cfg!(mp_loom) { 1 } else { 8 };
 const WAITERS: u64 = FLAG_A;
+// In a model, who spins lets all others go first, and would never be seen to sleep.
 const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 impl<const N: usize> RwLockWords<N> {

@@ -1,5 +1,7 @@
 //! The words of a semaphore.
 
+use std::time::Duration;
+
 use super::lock::LockWord;
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience};
@@ -44,9 +46,13 @@ const GIVE: u32 = 1 << 31;
 
 /// The largest count.
 pub(crate) const MAX: u32 = COUNT;
+/// How long a call that must not wait without end waits for one that is stopped in mid-step.
+const A_WHILE: Limit = Limit::For(Duration::from_millis(100));
+
 /// No bound but [`MAX`].
 pub(crate) const UNBOUNDED: u32 = u32::MAX;
 
+// In a model, who spins lets all others go first, and would never be seen to sleep.
 const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 10 };
 
 impl<const N: usize> SemaphoreWords<N> {
@@ -88,12 +94,12 @@ impl<const N: usize> SemaphoreWords<N> {
         {
             return Ok(());
         }
-        self.acquire_slow(me(), limit, |mark| Ok(self.take(mark)))
+        self.acquire_slow(me(), limit, |mark, _| Ok(self.take(mark)))
     }
 
     /// Takes a permit into a slot. Errors: `WouldBlock`, `TimedOut`, `TooManyGuards`.
     pub(crate) fn permit(&self, me: u64, limit: Limit) -> Result<usize> {
-        self.acquire_slow(me, limit, |mark| self.take_guarded(me, mark))
+        self.acquire_slow(me, limit, |mark, patience| self.take_guarded(me, mark, patience.left()))
     }
 
     /// Takes what is to be had with `take`, waiting for it as `limit` says. `take` gets the mark it is to
@@ -103,23 +109,23 @@ impl<const N: usize> SemaphoreWords<N> {
         &self,
         me: u64,
         limit: Limit,
-        take: impl Fn(u32) -> Result<Option<R>>,
+        take: impl Fn(u32, &Patience) -> Result<Option<R>>,
     ) -> Result<R> {
-        if let Some(taken) = take(0)? {
+        let mut patience = Patience::new(limit);
+        if let Some(taken) = take(0, &patience)? {
             return Ok(taken);
         }
         if let Limit::Try = limit {
             self.reap(me, owner::is_dead_lately);
-            return take(0)?.ok_or(Error::WouldBlock);
+            return take(0, &patience)?.ok_or(Error::WouldBlock);
         }
-        let mut patience = Patience::new(limit);
         // Who has slept may have been woken alone among many, while more than one permit came: it keeps
         // the mark, and wakes the next if there is more.
         let mut mark = 0;
         let mut last_look = false;
         loop {
             self.look();
-            if let Some(taken) = take(mark)? {
+            if let Some(taken) = take(mark, &patience)? {
                 if mark != 0 && self.value() > 0 && taken!(SemaphoreChain) {
                     word::wake(&self.count, 1);
                 }
@@ -213,9 +219,10 @@ impl<const N: usize> SemaphoreWords<N> {
         }
     }
 
-    /// Takes the lock, with everything in order once it is taken.
-    fn enter(&self, me: u64) -> Result<()> {
-        if let Acquired::OwnerDied = self.lock.lock(me, Limit::Forever)? {
+    /// Takes the lock, with everything in order once it is taken. It is held for an instant only; but its
+    /// owner may have been stopped in just that.
+    fn enter(&self, me: u64, limit: Limit) -> Result<()> {
+        if let Acquired::OwnerDied = self.lock.lock(me, limit)? {
             self.recover();
         }
         Ok(())
@@ -243,11 +250,11 @@ impl<const N: usize> SemaphoreWords<N> {
     }
 
     /// Takes a permit into a slot; `None` where there is no permit.
-    fn take_guarded(&self, me: u64, mark: u32) -> Result<Option<usize>> {
+    fn take_guarded(&self, me: u64, mark: u32, limit: Limit) -> Result<Option<usize>> {
         if self.value() == 0 {
             return Ok(None);
         }
-        let Some(index) = self.enter_with_slot(me)? else {
+        let Some(index) = self.enter_with_slot(me, limit)? else {
             return Err(Error::TooManyGuards { max: N });
         };
         self.journal.store(index as u32 + 1, Ordering::Release);
@@ -263,9 +270,9 @@ impl<const N: usize> SemaphoreWords<N> {
     }
 
     /// Takes the lock and finds a free slot; without one, it does not keep the lock.
-    fn enter_with_slot(&self, me: u64) -> Result<Option<usize>> {
+    fn enter_with_slot(&self, me: u64, limit: Limit) -> Result<Option<usize>> {
         for attempt in 0..2 {
-            self.enter(me)?;
+            self.enter(me, limit)?;
             let free = self.slots.iter().position(|slot| slot.load(Ordering::Relaxed) == 0);
             if let Some(index) = free {
                 self.used.fetch_max(index as u32 + 1, Ordering::AcqRel);
@@ -281,16 +288,17 @@ impl<const N: usize> SemaphoreWords<N> {
 
     /// Gives back the permit in slot `index`, if it is (still) that of `holder`.
     ///
-    /// `me` is who does it: the holder, or who found the holder dead.
+    /// `me` is who does it: the holder, or who found the holder dead. Does not wait for long: what cannot
+    /// be given back now is when its holder ends.
     pub(crate) fn give_back(&self, index: usize, holder: u64, me: u64) -> bool {
         let Some(slot) = self.slots.get(index) else { return false };
-        if slot.load(Ordering::Relaxed) != holder || self.enter(me).is_err() {
+        if slot.load(Ordering::Relaxed) != holder || self.enter(me, A_WHILE).is_err() {
             return false;
         }
         let mut woken = 0;
         let given = slot.load(Ordering::Relaxed) == holder;
         if given {
-            self.journal.store(index as u32 + 1 | GIVE, Ordering::Release);
+            self.journal.store((index as u32 + 1) | GIVE, Ordering::Release);
             // Somebody may have released what was not theirs to release. Then this one is in the count
             // already.
             let most = self.initial.load(Ordering::Relaxed).min(MAX);
@@ -448,7 +456,7 @@ mod tests {
                 for (step, _) in &steps[..cut] {
                     step(&words);
                 }
-                words.enter(me).unwrap();
+                words.enter(me, A_WHILE).unwrap();
                 let _ = words.lock.unlock(me);
                 assert_eq!(words.value(), steps[cut - 1].1, "held {held}, cut after {cut}");
                 assert_eq!(words.count.load(Ordering::Relaxed) & TAKEN, 0);
