@@ -415,8 +415,11 @@ mod tests {
     #[test]
     fn nobody_releases_the_lock_of_a_guard() {
         let value = Value::new(1).unwrap();
+        let stale = value.get_lock().lock().unwrap();
+        value.get_lock().release().unwrap();
         let guard = value.lock();
         assert!(value.get_lock().release().is_err());
+        drop(stale);
         std::thread::scope(|scope| {
             scope.spawn(|| assert!(matches!(value.try_lock(), Err(TryLockError::WouldBlock))));
         });

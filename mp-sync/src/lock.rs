@@ -276,7 +276,7 @@ impl Lock {
     /// [`Error::NotOwner`] where this thread does not hold it, or by a [`LockPin`].
     #[inline]
     pub fn release(&self) -> Result<()> {
-        self.word().unlock(owner::me())
+        self.word().unlock_unpinned(owner::me())
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.
@@ -347,7 +347,7 @@ impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
         // Not the owner: released by hand, or this is a forked child and the lock its parent's. Both
         // leave nothing to do.
-        let _ = self.word.unlock(owner::me());
+        let _ = self.word.unlock_unpinned(owner::me());
     }
 }
 

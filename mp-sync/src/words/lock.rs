@@ -1,6 +1,6 @@
 //! The word that Lock, RLock, Mutex and the writers of an RwLock are.
 
-use crate::owner::{self, FLAG_A, FLAG_B};
+use crate::owner::{self, FLAG_A};
 use crate::patience::{Limit, Nap, Patience};
 use crate::word::{self, AtomicU64, Ordering, ordering, spin_loop, taken};
 use crate::{Acquired, Error, Result};
@@ -18,7 +18,7 @@ pub(crate) struct LockWord {
     /// | 0 | free, nobody sleeps that nobody was sent to wake |
     /// | a name ([`owner`]) | held by that thread |
     /// | a name + [`WAITERS`] | held, and somebody may sleep on the low half |
-    /// | either of these + [`PINNED`] | held, and only who unpins it releases it |
+    /// | either of these + `PINNED` | held by something that lends out what the lock guards |
     /// | [`WAITERS`] alone | by a faulty peer only; taken as free |
     word: AtomicU64,
 }
@@ -26,8 +26,9 @@ pub(crate) struct LockWord {
 /// Somebody may sleep: whoever releases has to wake.
 const WAITERS: u64 = FLAG_A;
 
-/// What an owner adds to its name to take and to release what an unlock without it must not release.
-pub(crate) const PINNED: u64 = FLAG_B;
+/// What an owner adds to its name to take and to release what `unlock_unpinned` must not release.
+#[cfg(not(mp_loom))]
+pub(crate) const PINNED: u64 = owner::FLAG_B;
 
 /// How often to look before sleeping, with a growing pause in between.
 // In a model, who spins lets all others go first, and would never be seen to sleep.
@@ -156,6 +157,18 @@ impl LockWord {
         self.unlock_waking(me, 1)
     }
 
+    /// As [`unlock`](Self::unlock), but leaves alone what `me` took pinned.
+    #[cfg(not(mp_loom))]
+    #[inline]
+    pub(crate) fn unlock_unpinned(&self, me: u64) -> Result<()> {
+        match self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
+        {
+            Ok(_) => Ok(()),
+            Err(seen) if seen & PINNED != 0 => Err(Error::NotOwner),
+            Err(seen) => self.unlock_slow(seen, me, 1),
+        }
+    }
+
     /// As [`unlock`](Self::unlock), waking up to `count` of those who sleep.
     #[inline]
     pub(crate) fn unlock_waking(&self, me: u64, count: u32) -> Result<()> {
@@ -169,7 +182,7 @@ impl LockWord {
 
     #[cold]
     fn unlock_slow(&self, seen: u64, me: u64, count: u32) -> Result<()> {
-        if seen & !WAITERS != me {
+        if owner::of(seen) != owner::of(me) {
             return Err(Error::NotOwner);
         }
         // Only waiters change the word of a living owner, and only by their mark.
