@@ -77,6 +77,21 @@ impl<T: Plain> Array<T> {
     /// # Errors
     ///
     /// [`Error::NoMemory`]; [`Error::Io`] where the process has no descriptor left.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_shmem::{Array, Error};
+    ///
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let array = Array::<i32>::zeroed(6)?;
+    /// assert_eq!(array.to_vec(), [0; 6]);
+    ///
+    /// let too_large = Array::<i32>::zeroed(usize::MAX / 8);
+    /// assert!(matches!(too_large, Err(Error::NoMemory { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn zeroed(len: usize) -> Result<Self> {
         Ok(Self { locked: Locked::zeroed("array", len, None)? })
     }
@@ -263,6 +278,19 @@ impl<T: Plain + Copy> Array<T> {
     /// # Errors
     ///
     /// [`Error::OutOfRange`] where they do not all go into the array; nothing is copied then.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let array = mp_shmem::Array::zeroed(4)?;
+    /// array.fill(1);
+    /// array.set_range(1, &[7, 8])?;
+    /// assert_eq!(array.iter().collect::<Vec<_>>(), [1, 7, 8, 1]);
+    /// assert!(array.set_range(3, &[7, 8]).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_range(&self, start: usize, values: &[T]) -> Result<()> {
         self.locked.set_range(start, values)
     }

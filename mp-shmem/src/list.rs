@@ -450,6 +450,21 @@ impl ShareableList {
     /// [`Error::OutOfRange`]; [`Error::DoesNotFit`] for a text or bytes that are longer than the slot,
     /// [`Error::TrailingNul`] where they end in NUL and the list was made by another program. Then the
     /// item is as it was.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_shmem::{Item, ShareableList, items};
+    ///
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let list = ShareableList::new(items!["text", 1])?.unlink_on_drop();
+    /// list.set(0, 2.5)?;
+    /// list.set(1, b"\0\x01\0")?;
+    /// assert_eq!(list.to_vec()?, items![2.5, b"\0\x01\0"]);
+    /// assert_eq!(list.count(&Item::from(2.5))?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "__setitem__")]
     pub fn set(&self, index: usize, item: impl Into<Item>) -> Result<()> {
         self.set_item(index, &item.into())

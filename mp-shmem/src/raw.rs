@@ -99,6 +99,19 @@ impl<T: Plain> RawValue<T> {
     /// # Safety
     ///
     /// While the reference lives, no process and no thread accesses the value in another way.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let table = mp_shmem::RawValue::new([0_u8; 1000])?;
+    /// // SAFETY: nobody else has it yet.
+    /// let bytes = unsafe { table.as_mut() };
+    /// bytes[7] = 1;
+    /// assert_eq!(table.get()[7], 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     #[expect(
         clippy::mut_from_ref,

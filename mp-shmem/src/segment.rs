@@ -174,6 +174,18 @@ impl SharedMemory {
     /// [`Error::NotFound`]; [`Error::Unfinished`] where it has no size (yet), [`Error::BadName`] as for
     /// [`create`](Self::create), [`Error::Damaged`] where the name belongs to something else,
     /// [`Error::Io`] where it may not be opened or mapped.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_shmem::{Error, SharedMemory};
+    ///
+    /// match SharedMemory::open("not-there") {
+    ///     Ok(memory) => println!("{} bytes", memory.size()),
+    ///     Err(Error::NotFound { name }) => println!("{name} was not created yet"),
+    ///     Err(error) => panic!("{error}"),
+    /// }
+    /// ```
     pub fn open(name: &str) -> Result<Self> {
         let file = open(name)?;
         let size = size(&file, name)?;
@@ -276,6 +288,21 @@ impl SharedMemory {
     /// # Safety
     ///
     /// While the slice lives, no process and no thread accesses or shortens the memory in another way.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_shmem::SharedMemory;
+    ///
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let memory = SharedMemory::create(None, 1000)?.unlink_on_drop();
+    /// // SAFETY: nobody else knows the name yet.
+    /// let bytes = unsafe { memory.as_mut_slice() };
+    /// bytes[500..].fill(1);
+    /// assert_eq!(memory.to_vec()[499..501], [0, 1]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     #[doc(alias = "buf")]
     #[expect(
@@ -390,6 +417,17 @@ impl SharedMemory {
     /// # Errors
     ///
     /// [`Error::Io`] where `/dev/shm` cannot be read.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// for name in mp_shmem::SharedMemory::list()? {
+    ///     println!("{name}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list() -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(DIRECTORY)? {

@@ -110,6 +110,25 @@ impl<T: Plain + Copy> Value<T> {
     /// # Errors
     ///
     /// As [`new`](Self::new).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_shmem::{Array, Lock, Value};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = Lock::new()?;
+    /// let count = Value::with_lock(0, &lock)?;
+    /// let log = Array::with_lock(&[0.0; 100], &lock)?;
+    ///
+    /// let both = lock.lock().unwrap();
+    /// log.set(count.get(), 2.5)?;
+    /// count.set(count.get() + 1);
+    /// # drop(both);
+    /// # assert_eq!(log.get(0), Some(2.5));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_lock(value: T, lock: &Lock) -> Result<Self> {
         Ok(Self { locked: Locked::from_slice("value", &[value], Some(lock))? })
     }
@@ -177,6 +196,20 @@ impl<T: Plain> Value<T> {
     /// # Panics
     ///
     /// Where this thread has the lock already, by a guard of this value or of the lock.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let extremes = mp_shmem::Value::new([f64::MAX, f64::MIN])?;
+    /// let mut guard = extremes.lock();
+    /// guard[0] = guard[0].min(2.5);
+    /// guard[1] = guard[1].max(2.5);
+    /// drop(guard);
+    /// assert_eq!(extremes.get(), [2.5, 2.5]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lock(&self) -> ValueGuard<'_, T> {
         ValueGuard { guard: self.locked.guard() }
     }
@@ -187,6 +220,35 @@ impl<T: Plain> Value<T> {
     ///
     /// [`TryLockError::WouldBlock`] where somebody else has it, [`TryLockError::Deadlock`] where this thread
     /// does; [`TryLockError::Poisoned`], with the guard, where the last holder died while it had it.
+    ///
+    /// # Example: a holder that dies
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mp_shmem::{TryLockError, Value};
+    ///
+    /// # fn main() -> mp_shmem::Result<()> {
+    /// let pair = Value::new([0, 0])?; // both are to be the same
+    /// # let theirs = pair.clone();
+    /// # std::thread::spawn(move || {
+    /// #     let mut guard = theirs.lock();
+    /// #     guard[0] += 1;
+    /// #     std::mem::forget(guard);
+    /// # }).join().unwrap();
+    /// // ... another process is killed in the middle of a change:
+    /// let mut guard = match pair.lock_timeout(Duration::from_secs(10)) {
+    ///     Ok(guard) => guard,
+    ///     Err(TryLockError::Poisoned(news)) => {
+    ///         let mut guard = news.into_inner();
+    ///         guard[1] = guard[0]; // repairs it
+    ///         guard
+    ///     }
+    ///     Err(error) => panic!("{error}"),
+    /// };
+    /// assert_eq!(*guard, [1, 1]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_lock(&self) -> TryLockResult<ValueGuard<'_, T>> {
         map(self.locked.try_lock())
     }
