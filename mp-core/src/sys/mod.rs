@@ -9,6 +9,7 @@ pub mod futex;
 pub mod mem;
 pub mod process;
 pub mod socket;
+pub mod thread;
 
 use std::io;
 

@@ -1,0 +1,398 @@
+//! Every order in which the protocols' steps can happen, by loom.
+//!
+//! `RUSTFLAGS="--cfg mp_loom" cargo test -p mp-sync --lib --release`. Each model is also run with one thing
+//! missing that the protocol needs (an ordering, a fence, a wake-up), and then has to fail: a model that
+//! passes in that case would prove nothing.
+
+use std::process::{Command, Stdio};
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::Acquired;
+use crate::patience::{Limit, Patience};
+use crate::word::{Site, mutate};
+use crate::words::barrier::BarrierWords;
+use crate::words::condition::ConditionWords;
+use crate::words::event::EventWord;
+use crate::words::lock::LockWord;
+use crate::words::rlock::RLockWords;
+use crate::words::rwlock::RwLockWords;
+use crate::words::semaphore::{SemaphoreWords, UNBOUNDED};
+
+const ONE: u64 = 1;
+const TWO: u64 = 2;
+/// A name that `owner` takes for dead.
+const DEAD: u64 = 1 << 20;
+
+/// In whose name a model is run without something: that site's.
+const MUTANT: &str = "MP_LOOM_WITHOUT";
+
+/// Explores `model`, then sees it fail without each of `needed`.
+///
+/// The latter in processes of their own, as a failed model often ends its process (a deadlock is a panic,
+/// and what is dropped then panics again).
+fn explore(model: fn(), needed: &[Site]) {
+    explore_within(3, model, needed);
+}
+
+/// As [`explore`], with no more than `preemptions`.
+fn explore_within(preemptions: usize, model: fn(), needed: &[Site]) {
+    if let Ok(site) = std::env::var(MUTANT) {
+        let site = needed.iter().find(|needed| format!("{needed:?}") == site);
+        mutate(*site.expect("one of those needed"));
+    }
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 10_000;
+    builder.check(model);
+    if std::env::var_os(MUTANT).is_some() {
+        return;
+    }
+    let test = std::thread::current().name().expect("the name of the test").to_owned();
+    for site in needed {
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args([&test, "--exact", "--test-threads=1"])
+            .env(MUTANT, format!("{site:?}"))
+            .env("RUST_BACKTRACE", "0")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success(), "without {site:?} the model passes as well");
+    }
+}
+
+/// What a protocol guards: loom fails where two reach it without order.
+struct Data(UnsafeCell<u32>);
+
+impl Data {
+    fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    fn add(&self) {
+        self.0.with_mut(|value| {
+            #[expect(unsafe_code, reason = "loom's cell")]
+            // SAFETY: what the model is to prove; loom looks whether it is so.
+            unsafe {
+                *value += 1;
+            };
+        });
+    }
+
+    fn get(&self) -> u32 {
+        self.0.with(|value| {
+            #[expect(unsafe_code, reason = "loom's cell")]
+            // SAFETY: as above.
+            unsafe {
+                *value
+            }
+        })
+    }
+}
+
+/// Runs `other` beside `this`, both on `shared`; then gives `shared` back.
+fn beside<T: 'static>(shared: T, this: fn(&T), other: fn(&T)) -> Arc<T> {
+    let shared = Arc::new(shared);
+    let theirs = Arc::clone(&shared);
+    let thread = thread::spawn(move || other(&theirs));
+    this(&shared);
+    thread.join().unwrap();
+    shared
+}
+
+#[test]
+fn lock_lets_one_in_at_a_time_and_wakes_the_other() {
+    fn step((word, data): &(LockWord, Data), me: u64) {
+        for _ in 0..2 {
+            assert_eq!(word.lock(me, Limit::Forever).unwrap(), Acquired::Clean);
+            data.add();
+            word.unlock(me).unwrap();
+        }
+    }
+    explore(
+        || {
+            let shared = beside((LockWord::new(), Data::new()), |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!(shared.1.get(), 4);
+            assert!(!shared.0.is_held());
+        },
+        &[Site::LockTake, Site::LockRelease, Site::LockWake],
+    );
+}
+
+#[test]
+fn lock_wakes_each_of_several_sleepers() {
+    fn step((word, data): &(LockWord, Data), me: u64) {
+        word.lock(me, Limit::Forever).unwrap();
+        data.add();
+        word.unlock(me).unwrap();
+    }
+    explore(
+        || {
+            let shared = Arc::new((LockWord::new(), Data::new()));
+            let threads: Vec<_> = [ONE, TWO]
+                .map(|me| {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || step(&shared, me))
+                })
+                .into();
+            step(&shared, 3);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(shared.1.get(), 3);
+        },
+        &[Site::LockWake],
+    );
+}
+
+#[test]
+fn lock_of_a_dead_owner_is_news_for_one() {
+    fn step((word, data, news): &(LockWord, Data, Data), me: u64) {
+        let taken = word.lock(me, Limit::Forever).unwrap();
+        data.add();
+        if taken == Acquired::OwnerDied {
+            news.add();
+        }
+        word.unlock(me).unwrap();
+    }
+    explore(
+        || {
+            let word = LockWord::new();
+            word.lock(DEAD, Limit::Try).unwrap();
+            let shared =
+                beside((word, Data::new(), Data::new()), |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!((shared.1.get(), shared.2.get()), (2, 1));
+        },
+        &[Site::LockRelease, Site::LockWake],
+    );
+}
+
+#[test]
+fn rlock_is_released_as_often_as_it_was_taken() {
+    fn step((words, data): &(RLockWords, Data), me: u64) {
+        words.lock(me, Limit::Forever).unwrap();
+        words.lock(me, Limit::Forever).unwrap();
+        words.unlock(me).unwrap();
+        data.add();
+        assert_eq!(words.depth(me), 1);
+        words.unlock(me).unwrap();
+        assert_eq!(words.depth(me), 0);
+    }
+    explore(
+        || {
+            let shared =
+                beside((RLockWords::new(), Data::new()), |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!(shared.1.get(), 2);
+        },
+        &[Site::LockTake, Site::LockRelease],
+    );
+}
+
+#[test]
+fn semaphore_orders_what_is_between_its_permits() {
+    type Words = SemaphoreWords<2>;
+    fn step((words, data): &(Words, Data), me: u64) {
+        words.acquire(|| me, Limit::Forever).unwrap();
+        data.add();
+        words.release().unwrap();
+    }
+    explore(
+        || {
+            let words = Words::new(1, 1);
+            let shared = beside((words, Data::new()), |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!((shared.0.value(), shared.1.get()), (1, 2));
+        },
+        &[Site::SemaphoreRelease, Site::SemaphoreWake],
+    );
+}
+
+#[test]
+fn semaphore_wakes_one_waiter_for_each_permit() {
+    explore(
+        || {
+            let words = Arc::new(SemaphoreWords::<2>::new(0, UNBOUNDED));
+            let threads = [ONE, TWO].map(|me| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || words.acquire(|| me, Limit::Forever).unwrap())
+            });
+            words.release().unwrap();
+            words.release().unwrap();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(words.value(), 0);
+        },
+        &[Site::SemaphoreWake, Site::SemaphoreChain],
+    );
+}
+
+#[test]
+fn semaphore_guards_give_back_what_they_took() {
+    type Words = SemaphoreWords<2>;
+    fn step((words, data): &(Words, Data), me: u64) {
+        let slot = words.permit(me, Limit::Forever).unwrap();
+        data.add();
+        assert!(words.give_back(slot, me, me));
+    }
+    explore(
+        || {
+            let words = Words::new(1, 1);
+            let shared = beside((words, Data::new()), |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!((shared.0.value(), shared.1.get()), (1, 2));
+        },
+        &[Site::SemaphoreWake],
+    );
+}
+
+#[test]
+fn semaphore_permits_of_the_dead_come_back_once() {
+    type Words = SemaphoreWords<2>;
+    explore(
+        || {
+            let words = Words::new(1, 1);
+            words.permit(DEAD, Limit::Try).unwrap();
+            let shared = beside(
+                words,
+                |words| _ = words.reap(ONE, crate::owner::is_dead),
+                |words| _ = words.reap(TWO, crate::owner::is_dead),
+            );
+            assert_eq!(shared.value(), 1);
+        },
+        &[],
+    );
+}
+
+#[test]
+fn event_shows_what_was_before_it_and_wakes() {
+    type Shared = (EventWord, Data);
+    explore(
+        || {
+            beside(
+                (EventWord::new(), Data::new()),
+                |(word, data): &Shared| {
+                    assert!(word.wait(Limit::Forever));
+                    assert_eq!(data.get(), 1);
+                },
+                |(word, data)| {
+                    data.add();
+                    word.set();
+                },
+            );
+        },
+        &[Site::EventSet, Site::EventWake],
+    );
+}
+
+#[test]
+fn event_that_is_cleared_at_once_wakes_who_waited() {
+    explore(
+        || {
+            let word = Arc::new(EventWord::new());
+            let first = word.now();
+            let theirs = Arc::clone(&word);
+            let waiter = thread::spawn(move || assert!(theirs.wait_since(first, Limit::Forever)));
+            word.set();
+            word.clear();
+            waiter.join().unwrap();
+        },
+        &[Site::EventWake],
+    );
+}
+
+#[test]
+fn condition_notification_reaches_who_waited() {
+    type Shared = (ConditionWords<2>, Data);
+    explore(
+        || {
+            let words = ConditionWords::new();
+            // The waiter has the lock first, so it waits before the other notifies.
+            words.lock.lock(ONE, Limit::Try).unwrap();
+            beside(
+                (words, Data::new()),
+                |(words, data): &Shared| {
+                    let slot = words.enter(ONE).unwrap();
+                    let depth = words.lock.unlock_all(ONE).unwrap();
+                    assert!(words.wait(slot, ONE, &mut Patience::new(Limit::Forever)));
+                    // Before the lock is had again: the notification alone has to show it.
+                    assert_eq!(data.get(), 1);
+                    words.lock.lock_all(ONE, depth).unwrap();
+                    words.leave(slot);
+                    words.lock.unlock(ONE).unwrap();
+                },
+                |(words, data)| {
+                    words.lock.lock(TWO, Limit::Forever).unwrap();
+                    words.lock.unlock(TWO).unwrap();
+                    data.add();
+                    words.notify(1);
+                },
+            );
+        },
+        &[Site::ConditionMark, Site::ConditionWake],
+    );
+}
+
+#[test]
+fn barrier_lets_go_when_all_have_come_round_after_round() {
+    type Shared = (BarrierWords<2>, [Data; 2], Data);
+    fn step((words, data, action): &Shared, me: u64) {
+        data[me as usize - 1].add();
+        words.wait(me, Limit::Forever, || action.add()).unwrap();
+        assert_eq!((data[2 - me as usize].get(), action.get()), (1, 1));
+        // The second round: nobody is let go by the first.
+        words.wait(me, Limit::Forever, || ()).unwrap();
+    }
+    explore_within(
+        2,
+        || {
+            let shared = (BarrierWords::new(2), [Data::new(), Data::new()], Data::new());
+            let shared = beside(shared, |s| step(s, ONE), |s| step(s, TWO));
+            assert_eq!(shared.0.waiting(), 0);
+        },
+        &[Site::BarrierEnd, Site::BarrierWake],
+    );
+}
+
+#[test]
+fn barrier_that_is_reset_ends_the_wait_of_all_in_it() {
+    explore(
+        || {
+            let words = Arc::new(BarrierWords::<2>::new(2));
+            let theirs = Arc::clone(&words);
+            let party = thread::spawn(move || theirs.wait(ONE, Limit::Forever, || ()));
+            words.abort();
+            assert!(party.join().unwrap().is_err());
+            words.reset();
+            assert!(!words.is_broken() && words.waiting() == 0);
+        },
+        &[Site::BarrierWake],
+    );
+}
+
+#[test]
+fn rwlock_keeps_reader_and_writer_apart() {
+    type Shared = (RwLockWords<1>, Data);
+    explore(
+        || {
+            beside(
+                (RwLockWords::new(), Data::new()),
+                |(words, data): &Shared| {
+                    let (slot, _) = words.read(ONE, Limit::Forever).unwrap();
+                    data.get();
+                    words.leave(slot, ONE);
+                },
+                |(words, data)| {
+                    words.write(TWO, Limit::Forever).unwrap();
+                    data.add();
+                    words.unlock(TWO);
+                },
+            );
+        },
+        &[
+            Site::ReaderFence,
+            Site::WriterFence,
+            Site::ReaderRelease,
+            Site::ReaderWake,
+            Site::LockRelease,
+            Site::LockWake,
+        ],
+    );
+}

@@ -1,0 +1,186 @@
+//! Data inside a lock.
+#![expect(unsafe_code, reason = "references into shared memory, under the lock")]
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::{LockResult, PoisonError};
+use std::time::Duration;
+
+use mp_core::Plain;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::lock::guarded;
+use crate::patience::Limit;
+use crate::place::Place;
+use crate::view::kind;
+use crate::words::lock::LockWord;
+use crate::{Acquired, Result, TryLockResult, owner};
+
+/// Data that processes share, inside the lock that guards it.
+///
+/// As [`std::sync::Mutex`], for data that may lie in shared memory ([`Plain`]: numbers, arrays, structs of
+/// those). Clone it or send it to another process: both have the same data. It is reached through the
+/// guard of [`lock`](Self::lock) only.
+///
+/// If the owner dies, the next to come gets the lock and the guard together with the news, within a tenth
+/// of a second at most: what is inside may be half of a change. A panic, on the other hand, releases the
+/// lock as the end of a block does. The guard lends out memory that others can write to: it relies on all
+/// processes that have the mutex to use it through this type.
+///
+/// Python: `multiprocessing.Value` with its lock; there, reading and writing take the lock each for
+/// themselves.
+///
+/// # Example
+///
+/// ```
+/// use mp_sync::Mutex;
+///
+/// # fn main() -> mp_sync::Result<()> {
+/// let totals = Mutex::new([0_u64; 4])?;
+/// let theirs = totals.clone(); // or sent to another process
+/// std::thread::spawn(move || theirs.lock().unwrap()[2] += 5).join().unwrap();
+/// assert_eq!(*totals.lock()?, [0, 0, 5, 0]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Mutex<T: Plain> {
+    place: Place<LockWord, T>,
+}
+
+/// Lends the data of a [`Mutex`]; releases it when dropped.
+#[must_use = "the lock is released as soon as the guard is dropped"]
+pub struct MutexGuard<'a, T: Plain> {
+    mutex: &'a Mutex<T>,
+    of_thread: PhantomData<*const ()>,
+}
+
+// SAFETY: a shared guard gives out &T and no more.
+unsafe impl<T: Plain + Sync> Sync for MutexGuard<'_, T> {}
+
+impl<T: Plain> Mutex<T> {
+    /// Makes a mutex with `value` inside.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) where memory or descriptors are short.
+    pub fn new(value: T) -> Result<Self> {
+        Ok(Self { place: Place::create("mutex", kind::MUTEX, value)? })
+    }
+
+    fn word(&self) -> &LockWord {
+        self.place.words()
+    }
+
+    fn guard(&self) -> MutexGuard<'_, T> {
+        MutexGuard { mutex: self, of_thread: PhantomData }
+    }
+
+    /// Waits for the lock and takes it.
+    ///
+    /// # Errors
+    ///
+    /// Where the last owner died while it held the lock. The lock is taken all the same; the error
+    /// carries the guard ([`PoisonError::into_inner`]).
+    ///
+    /// # Panics
+    ///
+    /// Where this thread holds the lock already, and would wait for itself for ever.
+    pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        match self.word().lock(owner::me(), Limit::Forever) {
+            Ok(Acquired::Clean) => Ok(self.guard()),
+            Ok(Acquired::OwnerDied) => Err(PoisonError::new(self.guard())),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Takes the lock if nobody holds it, or its owner is dead; does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::WouldBlock`](crate::TryLockError::WouldBlock);
+    /// [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner died
+    /// while it held it.
+    pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+        guarded(self.word().lock(owner::me(), Limit::Try), || self.guard())
+    }
+
+    /// Waits for the lock no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError::TimedOut`](crate::TryLockError::TimedOut);
+    /// [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner died
+    /// while it held it; [`TryLockError::Deadlock`](crate::TryLockError::Deadlock) where this thread holds
+    /// it already.
+    pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<MutexGuard<'_, T>> {
+        guarded(self.word().lock(owner::me(), Limit::For(timeout)), || self.guard())
+    }
+
+    /// Whether anybody holds it. That may have changed by the time it is known.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.word().is_held()
+    }
+}
+
+impl<'a, T: Plain> MutexGuard<'a, T> {
+    pub(crate) fn word(this: &Self) -> &'a LockWord {
+        this.mutex.word()
+    }
+}
+
+impl<T: Plain> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the place holds a T for as long as it is mapped; this thread has the lock, and all
+        // that have the mutex write to it under the lock only.
+        unsafe { self.mutex.place.data().as_ref() }
+    }
+}
+
+impl<T: Plain> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and &mut self is the only guard there is.
+        unsafe { self.mutex.place.data().as_mut() }
+    }
+}
+
+impl<T: Plain> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        // Not the owner: this is a forked child and the lock its parent's.
+        let _ = self.mutex.word().unlock(owner::me());
+    }
+}
+
+impl<T: Plain> Clone for Mutex<T> {
+    /// Gives another handle for the same data.
+    fn clone(&self) -> Self {
+        Self { place: self.place.clone() }
+    }
+}
+
+impl<T: Plain> Serialize for Mutex<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.place.serialize(serializer)
+    }
+}
+
+impl<'de, T: Plain> Deserialize<'de> for Mutex<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { place: Place::deserialize(deserializer, kind::MUTEX)? })
+    }
+}
+
+impl<T: Plain> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").field("locked", &self.is_locked()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> fmt::Debug for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MutexGuard").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! How long to wait, and how often to look up meanwhile.
+//!
+//! A wake-up can get lost: whoever was to give it may be killed just before, whoever got it just after. So
+//! nobody here sleeps without end. A wait is cut into slices, the first half a millisecond and each twice
+//! the one before up to 50 ms; at the end of each the waiter looks whether things are as they should be.
+
+use std::time::Duration;
+
+use mp_core::Deadline;
+
+use crate::word::{self, Woken, Word};
+
+/// What the caller of a waiting function wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// Not to wait.
+    Try,
+    /// To wait no longer than this.
+    For(Duration),
+    /// To wait.
+    Forever,
+}
+
+/// Why a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nap {
+    /// Woken, or without cause: look at the word again.
+    Woken,
+    /// The slice is over: look whether everybody still lives.
+    Slice,
+    /// The caller's time is over: look a last time.
+    Deadline,
+}
+
+/// One wait, over all its sleeps.
+pub(crate) struct Patience {
+    deadline: Deadline,
+    slice: Duration,
+}
+
+impl Patience {
+    const FIRST: Duration = Duration::from_micros(500);
+    const LONGEST: Duration = Duration::from_millis(50);
+
+    /// Starts the clock.
+    pub(crate) fn new(limit: Limit) -> Self {
+        let deadline = match limit {
+            Limit::Try => Deadline::PASSED,
+            Limit::For(timeout) => Deadline::after(timeout),
+            Limit::Forever => Deadline::NEVER,
+        };
+        Self { deadline, slice: Self::FIRST }
+    }
+
+    /// What is left, for a wait inside of this one that should not be long; a millisecond at least.
+    pub(crate) fn left(&self) -> Limit {
+        match self.deadline.remaining() {
+            Some(left) => Limit::For(left.max(Duration::from_millis(1))),
+            None => Limit::Forever,
+        }
+    }
+
+    /// Sleeps while `word` is `expected`: for a slice, or until woken, or until the deadline.
+    pub(crate) fn sleep<W: Word>(&mut self, word: &W, expected: W::Value) -> Nap {
+        let slice = Deadline::after(self.slice);
+        match word::sleep(word, expected, slice.min(self.deadline)) {
+            Woken::LookAgain if self.deadline.has_passed() => Nap::Deadline,
+            Woken::LookAgain => Nap::Woken,
+            Woken::TimedOut if self.deadline <= slice => Nap::Deadline,
+            Woken::TimedOut => {
+                self.slice = (self.slice * 2).min(Self::LONGEST);
+                Nap::Slice
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The word that Lock, RLock, Mutex and the writers of an RwLock are.
+
+use crate::owner::{self, FLAG_A};
+use crate::patience::{Limit, Nap, Patience};
+use crate::word::{self, AtomicU64, Ordering, ordering, spin_loop, taken};
+use crate::{Acquired, Error, Result};
+
+/// A lock that knows its owner and survives it.
+///
+/// Taking it is one compare-and-swap from nobody to the caller's name, releasing it one back. Whatever
+/// happens in between is seen from the name: if its thread has ended, the next to come swaps its own
+/// name in, and has the lock and the news. There is no step at which that could be interrupted, as the
+/// word is all there is.
+#[repr(transparent)]
+pub(crate) struct LockWord {
+    /// | value | meaning |
+    /// | --- | --- |
+    /// | 0 | free, nobody sleeps that nobody was sent to wake |
+    /// | a name ([`owner`]) | held by that thread |
+    /// | a name + [`WAITERS`] | held, and somebody may sleep on the low half |
+    /// | either of these + `PINNED` | held by something that lends out what the lock guards |
+    /// | [`WAITERS`] alone | by a faulty peer only; taken as free |
+    word: AtomicU64,
+}
+
+/// Somebody may sleep: whoever releases has to wake.
+const WAITERS: u64 = FLAG_A;
+
+/// What an owner adds to its name to take and to release what `unlock_unpinned` must not release.
+#[cfg(not(mp_loom))]
+pub(crate) const PINNED: u64 = owner::FLAG_B;
+
+/// How often to look before sleeping, with a growing pause in between.
+// In a model, who spins lets all others go first, and would never be seen to sleep.
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
+
+impl LockWord {
+    #[cfg(any(test, mp_loom))]
+    pub(crate) fn new() -> Self {
+        Self { word: AtomicU64::new(0) }
+    }
+
+    /// Takes the lock for `me`.
+    ///
+    /// Errors: `Deadlock` where `me` has it, `WouldBlock` and `TimedOut` as `limit` says.
+    #[inline]
+    pub(crate) fn lock(&self, me: u64, limit: Limit) -> Result<Acquired> {
+        // Acquire: pairs with the Release in `unlock`, so what the last owner wrote is seen.
+        match self.word.compare_exchange(0, me, ordering!(LockTake, Acquire), Ordering::Relaxed) {
+            Ok(_) => Ok(Acquired::Clean),
+            Err(_) => self.lock_slow(me, limit),
+        }
+    }
+
+    #[cold]
+    fn lock_slow(&self, me: u64, limit: Limit) -> Result<Acquired> {
+        let seen = self.word.load(Ordering::Relaxed);
+        if owner::of(seen) == owner::of(me) {
+            return Err(Error::Deadlock);
+        }
+        if let Limit::Try = limit {
+            return self.try_slow(me);
+        }
+        let mut patience = None;
+        // What the word gets beside the name. Who has slept may have been woken alone among many: the
+        // others are for the next release to wake, so they have to stay marked.
+        let mut mark = 0;
+        loop {
+            let seen = self.look();
+            if owner::of(seen) == 0 {
+                if self.take(seen, me | seen & WAITERS | mark) {
+                    return Ok(Acquired::Clean);
+                }
+                continue;
+            }
+            // Relaxed: the mark publishes nothing; that it is there before the sleep is the kernel's
+            // compare to see.
+            if seen & WAITERS == 0
+                && self
+                    .word
+                    .compare_exchange(seen, seen | WAITERS, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            let patience = patience.get_or_insert_with(|| Patience::new(limit));
+            mark = WAITERS;
+            match patience.sleep(&self.word, seen | WAITERS) {
+                Nap::Woken => {}
+                Nap::Slice => {
+                    if self.take_from_dead(seen | WAITERS, me | WAITERS) {
+                        return Ok(Acquired::OwnerDied);
+                    }
+                }
+                Nap::Deadline => {
+                    let result = self.try_slow(me);
+                    if result.is_err() {
+                        return Err(Error::TimedOut);
+                    }
+                    // Others may sleep; this thread's release has to wake them.
+                    self.word.fetch_or(WAITERS, Ordering::Relaxed);
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Takes it if it is free, or its owner dead.
+    fn try_slow(&self, me: u64) -> Result<Acquired> {
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            if owner::of(seen) == 0 {
+                if self.take(seen, me | seen & WAITERS) {
+                    return Ok(Acquired::Clean);
+                }
+            } else if owner::is_dead_lately(seen) {
+                if self.take(seen, me | seen & WAITERS) {
+                    return Ok(Acquired::OwnerDied);
+                }
+            } else {
+                return Err(Error::WouldBlock);
+            }
+        }
+    }
+
+    fn take(&self, seen: u64, new: u64) -> bool {
+        // Acquire: as in `lock`. From a dead owner there is no Release to pair with; that it was seen
+        // to have ended, by way of the kernel, puts all it wrote before.
+        self.word.compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn take_from_dead(&self, seen: u64, new: u64) -> bool {
+        // The name in `seen` stands for one thread for ever, so the swap cannot hit a later owner.
+        owner::is_dead(seen) && self.take(seen, new)
+    }
+
+    /// Looks for a while whether the lock gets free; gives the word's last value.
+    fn look(&self) -> u64 {
+        let mut round = 0;
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            if owner::of(seen) == 0 || round == LOOKS {
+                return seen;
+            }
+            for _ in 0..1_u32 << round.min(6) {
+                spin_loop();
+            }
+            round += 1;
+        }
+    }
+
+    /// Releases what `me` holds.
+    ///
+    /// Errors: `NotOwner`, and then nothing is changed.
+    #[inline]
+    pub(crate) fn unlock(&self, me: u64) -> Result<()> {
+        self.unlock_waking(me, 1)
+    }
+
+    /// As [`unlock`](Self::unlock), but leaves alone what `me` took pinned.
+    #[cfg(not(mp_loom))]
+    #[inline]
+    pub(crate) fn unlock_unpinned(&self, me: u64) -> Result<()> {
+        match self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
+        {
+            Ok(_) => Ok(()),
+            Err(seen) if seen & PINNED != 0 => Err(Error::NotOwner),
+            Err(seen) => self.unlock_slow(seen, me, 1),
+        }
+    }
+
+    /// As [`unlock`](Self::unlock), waking up to `count` of those who sleep.
+    #[inline]
+    pub(crate) fn unlock_waking(&self, me: u64, count: u32) -> Result<()> {
+        // Release: pairs with the Acquire of whoever takes it next.
+        match self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
+        {
+            Ok(_) => Ok(()),
+            Err(seen) => self.unlock_slow(seen, me, count),
+        }
+    }
+
+    #[cold]
+    fn unlock_slow(&self, seen: u64, me: u64, count: u32) -> Result<()> {
+        if owner::of(seen) != owner::of(me) {
+            return Err(Error::NotOwner);
+        }
+        // Only waiters change the word of a living owner, and only by their mark.
+        self.word.swap(0, ordering!(LockRelease, Release));
+        if taken!(LockWake) {
+            word::wake(&self.word, count);
+        }
+        Ok(())
+    }
+
+    /// Whose name the word has; 0 for none.
+    #[inline]
+    pub(crate) fn owner(&self) -> u64 {
+        owner::of(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Whether somebody holds it: at least then, and dead or alive.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.owner() != 0
+    }
+
+    /// Whether somebody other than `me` held it just now.
+    ///
+    /// Acquire: pairs with the Release of `unlock`, for readers that find it free.
+    #[inline]
+    pub(crate) fn is_held_by_other(&self, me: u64) -> bool {
+        let owner = owner::of(self.word.load(Ordering::Acquire));
+        owner != 0 && owner != me
+    }
+
+    /// Sleeps until it may be free, or the owner's death shows.
+    pub(crate) fn wait_free(&self, patience: &mut Patience) -> Nap {
+        let seen = self.look();
+        if owner::of(seen) == 0 {
+            return Nap::Woken;
+        }
+        if seen & WAITERS == 0
+            && self
+                .word
+                .compare_exchange(seen, seen | WAITERS, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return Nap::Woken;
+        }
+        patience.sleep(&self.word, seen | WAITERS)
+    }
+}
+
+impl std::fmt::Debug for LockWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LockWord").field("held", &self.is_held()).finish()
+    }
+}

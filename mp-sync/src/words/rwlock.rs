@@ -1,0 +1,355 @@
+//! The words of an RwLock.
+
+use super::lock::LockWord;
+use crate::owner::{self, FLAG_A};
+use crate::patience::{Limit, Nap, Patience};
+use crate::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, spin_loop, taken};
+use crate::{Acquired, Error, Result};
+
+/// A lock for the writer, and a slot for each reader.
+///
+/// A reader writes its name into a slot and then looks whether there is a writer; a writer takes its lock
+/// and then looks whether there are readers. Each is seen by the other: one of them gives way, the reader.
+/// Readers do not write to a common word, and a dead one is found by its name.
+#[repr(C)]
+pub(crate) struct RwLockWords<const N: usize> {
+    /// Held by the writer, also while it waits for readers to leave: no new ones get in then.
+    writer: LockWord,
+    /// Bit n: line n was used at some time.
+    used: AtomicU64,
+    /// 1: a writer died, and no writer had the lock since: all that come get the news, until one of them
+    /// is a writer, which can repair. 0: nothing of that.
+    owed: AtomicU64,
+    reserved: [AtomicU64; 5],
+    lines: [Line; N],
+}
+
+/// A cache line of readers: threads begin their search in different ones.
+#[repr(C)]
+struct Line {
+    /// | value | meaning |
+    /// | --- | --- |
+    /// | 0 | free |
+    /// | a name | that thread reads |
+    /// | a name + [`WAITERS`] | it reads, and the writer sleeps until it has left |
+    readers: [AtomicU64; PER_LINE],
+}
+
+const PER_LINE: usize = if cfg!(mp_loom) { 1 } else { 8 };
+const WAITERS: u64 = FLAG_A;
+// In a model, who spins lets all others go first, and would never be seen to sleep.
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
+
+impl<const N: usize> RwLockWords<N> {
+    #[cfg(any(test, mp_loom))]
+    pub(crate) fn new() -> Self {
+        const { assert!(N <= 64, "a bit for each") };
+        Self {
+            writer: LockWord::new(),
+            used: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            reserved: std::array::from_fn(|_| AtomicU64::new(0)),
+            lines: std::array::from_fn(|_| Line {
+                readers: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+        }
+    }
+
+    fn slot(&self, index: usize) -> Option<&AtomicU64> {
+        self.lines.get(index / PER_LINE)?.readers.get(index % PER_LINE)
+    }
+
+    /// Writes `me` into a free slot.
+    fn sit_down(&self, me: u64) -> Option<usize> {
+        let first = me as usize % N;
+        for line in (first..N).chain(0..first) {
+            for (place, reader) in self.lines[line].readers.iter().enumerate() {
+                if reader.load(Ordering::Relaxed) != 0 {
+                    continue;
+                }
+                let bit = 1_u64 << (line % 64);
+                if self.used.load(Ordering::Relaxed) & bit == 0 {
+                    self.used.fetch_or(bit, Ordering::AcqRel);
+                }
+                // Acquire: pairs with the Release of who left the slot.
+                if reader.compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    return Some(line * PER_LINE + place);
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes it for reading; gives the slot. Errors: `WouldBlock`, `TimedOut`, `Deadlock`.
+    #[inline]
+    pub(crate) fn read(&self, me: u64, limit: Limit) -> Result<(usize, Acquired)> {
+        match self.read_now(me) {
+            Some(index) => Ok((index, self.news())),
+            None => self.read_slow(me, limit),
+        }
+    }
+
+    #[inline]
+    fn read_now(&self, me: u64) -> Option<usize> {
+        let index = self.sit_down(me)?;
+        // Pairs with the one in `drain`: of a reader and a writer, one sees the other.
+        fence_at!(ReaderFence);
+        if self.writer.is_held_by_other(0) {
+            self.leave(index, me);
+            return None;
+        }
+        Some(index)
+    }
+
+    #[cold]
+    fn read_slow(&self, me: u64, limit: Limit) -> Result<(usize, Acquired)> {
+        if self.writer.owner() == me {
+            return Err(Error::Deadlock);
+        }
+        let mut patience = Patience::new(limit);
+        let mut nap = if let Limit::Try = limit { Nap::Deadline } else { Nap::Woken };
+        loop {
+            if nap != Nap::Woken {
+                // Perhaps the writer is dead. Whoever takes its place may sit down before it leaves.
+                if let Ok(news) = self.writer.lock(me, Limit::Try) {
+                    let index = self.sit_down_somewhere(me);
+                    self.note(news);
+                    let _ = self.writer.unlock_waking(me, ALL);
+                    if let Some(index) = index {
+                        return Ok((index, self.news()));
+                    }
+                }
+            }
+            if let Some(index) = self.read_now(me) {
+                return Ok((index, self.news()));
+            }
+            if nap == Nap::Deadline {
+                return Err(match limit {
+                    Limit::Try => Error::WouldBlock,
+                    _ => Error::TimedOut,
+                });
+            }
+            nap = if self.writer.is_held() {
+                self.writer.wait_free(&mut patience)
+            } else if let Some(index) = self.sit_down_somewhere(me) {
+                self.leave(index, me);
+                Nap::Woken
+            } else {
+                // Every slot is taken by a living reader: wait for one of them.
+                let first = &self.lines[me as usize % N].readers[0];
+                let seen = first.load(Ordering::Relaxed);
+                if seen == 0 { Nap::Woken } else { patience.sleep(first, seen) }
+            };
+        }
+    }
+
+    /// A free slot, or that of a dead reader.
+    fn sit_down_somewhere(&self, me: u64) -> Option<usize> {
+        self.sit_down(me).or_else(|| {
+            for reader in self.lines.iter().flat_map(|line| &line.readers) {
+                let seen = reader.load(Ordering::Relaxed);
+                if seen != 0 && owner::is_dead(seen) {
+                    let _ = reader.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
+                }
+            }
+            self.sit_down(me)
+        })
+    }
+
+    /// Ends the reading of `me` in slot `index`; does nothing where another sits there.
+    #[inline]
+    pub(crate) fn leave(&self, index: usize, me: u64) {
+        let Some(reader) = self.slot(index) else { return };
+        // Release: pairs with the Acquire in `drain`, so that the writer writes after the reader read.
+        let seen = match reader.compare_exchange(
+            me,
+            0,
+            ordering!(ReaderRelease, Release),
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return,
+            Err(seen) => seen,
+        };
+        if owner::of(seen) == me {
+            // Only the writer changes a living reader's slot, and only by its mark.
+            reader.swap(0, ordering!(ReaderRelease, Release));
+            if taken!(ReaderWake) {
+                word::wake(reader, ALL);
+            }
+        }
+    }
+
+    /// Takes it for writing. Errors: `WouldBlock`, `TimedOut`, `Deadlock`.
+    pub(crate) fn write(&self, me: u64, limit: Limit) -> Result<Acquired> {
+        let mut patience = Patience::new(limit);
+        let news = self.writer.lock(me, limit)?;
+        self.note(news);
+        match self.drain(me, &mut patience) {
+            Ok(()) => {
+                let news = self.news();
+                if let Acquired::OwnerDied = news {
+                    // If this writer dies too, that is news of its own.
+                    self.owed.store(0, Ordering::Relaxed);
+                }
+                Ok(news)
+            }
+            Err(error) => {
+                self.unlock(me);
+                Err(match (error, limit) {
+                    (Error::TimedOut, Limit::Try) => Error::WouldBlock,
+                    (error, _) => error,
+                })
+            }
+        }
+    }
+
+    /// Waits until no reader is left. None comes, as long as the writer's lock is held.
+    fn drain(&self, me: u64, patience: &mut Patience) -> Result<()> {
+        // Pairs with the one in `read_now`.
+        fence_at!(WriterFence);
+        let used = self.used.load(Ordering::Relaxed);
+        for (line, Line { readers }) in self.lines.iter().enumerate() {
+            if used >> (line % 64) & 1 == 0 {
+                continue;
+            }
+            for reader in readers {
+                self.await_reader(reader, me, patience)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn await_reader(&self, reader: &AtomicU64, me: u64, patience: &mut Patience) -> Result<()> {
+        let mut looks = 0;
+        loop {
+            // Acquire: pairs with the Release in `leave`.
+            let seen = reader.load(Ordering::Acquire);
+            if seen == 0 {
+                return Ok(());
+            }
+            if owner::of(seen) == me {
+                return Err(Error::Deadlock);
+            }
+            if looks < LOOKS {
+                for _ in 0..1_u32 << looks.min(6) {
+                    spin_loop();
+                }
+                looks += 1;
+                continue;
+            }
+            let marked = seen | WAITERS;
+            // Relaxed: the kernel compares the word again.
+            if seen != marked
+                && reader
+                    .compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            let nap = patience.sleep(reader, marked);
+            if nap == Nap::Woken {
+                continue;
+            }
+            let is_dead = if nap == Nap::Slice { owner::is_dead } else { owner::is_dead_lately };
+            if is_dead(marked) {
+                let _ = reader.compare_exchange(marked, 0, Ordering::Acquire, Ordering::Relaxed);
+            } else if nap == Nap::Deadline && reader.load(Ordering::Acquire) != 0 {
+                return Err(Error::TimedOut);
+            }
+        }
+    }
+
+    /// Ends the writing of `me`; does nothing where another writes.
+    #[inline]
+    pub(crate) fn unlock(&self, me: u64) {
+        // Readers sleep here too, and all may go on.
+        let _ = self.writer.unlock_waking(me, ALL);
+    }
+
+    /// Keeps the news of a writer's death until somebody has the lock.
+    fn note(&self, news: Acquired) {
+        if let Acquired::OwnerDied = news {
+            // Release and Acquire by way of the writer's lock, under which it is written.
+            self.owed.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What a reader is told.
+    #[inline]
+    fn news(&self) -> Acquired {
+        if self.owed.load(Ordering::Relaxed) == 0 { Acquired::Clean } else { Acquired::OwnerDied }
+    }
+
+    /// Whether a writer holds it, or waits for readers to leave.
+    pub(crate) fn is_write_locked(&self) -> bool {
+        self.writer.is_held()
+    }
+}
+
+impl<const N: usize> std::fmt::Debug for RwLockWords<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RwLockWords").field("written", &self.is_write_locked()).finish()
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const DEAD: u64 = (1 << 22) - 1;
+    const NOW: Limit = Limit::For(Duration::ZERO);
+
+    #[test]
+    fn a_dead_reader_does_not_keep_writers_out() {
+        let words = RwLockWords::<2>::new();
+        words.read(DEAD, Limit::Try).unwrap();
+        assert!(matches!(words.write(owner::me(), Limit::Try), Ok(Acquired::Clean)));
+        words.unlock(owner::me());
+    }
+
+    #[test]
+    fn a_dead_writer_is_news_until_another_writes() {
+        let words = RwLockWords::<2>::new();
+        let me = owner::me();
+        words.write(DEAD, Limit::Try).unwrap();
+        let (index, news) = words.read(me, Limit::Try).unwrap();
+        assert_eq!(news, Acquired::OwnerDied);
+        words.leave(index, me);
+        assert!(matches!(words.write(me, Limit::Try), Ok(Acquired::OwnerDied)));
+        words.unlock(me);
+        let (index, news) = words.read(me, Limit::Try).unwrap();
+        assert_eq!(news, Acquired::Clean);
+        words.leave(index, me);
+    }
+
+    #[test]
+    fn the_news_is_kept_where_readers_were_in_the_way() {
+        let words = RwLockWords::<2>::new();
+        let me = owner::me();
+        let tid = me & ((1 << 22) - 1); // Another living name.
+        words.write(DEAD, Limit::Try).unwrap();
+        // A reader that came in before the writer, as it were.
+        words.used.store(3, Ordering::Relaxed);
+        words.lines[0].readers[0].store(tid, Ordering::Relaxed);
+        assert!(matches!(words.write(me, NOW), Err(Error::TimedOut)));
+        words.leave(0, tid);
+        assert!(matches!(words.write(me, NOW), Ok(Acquired::OwnerDied)));
+        words.unlock(me);
+    }
+
+    #[test]
+    fn a_full_house_is_no_deadlock() {
+        let words = RwLockWords::<1>::new();
+        let me = owner::me();
+        let seats: Vec<_> = (0..PER_LINE).map(|_| words.read(me, Limit::Try).unwrap().0).collect();
+        assert!(matches!(words.read(me, Limit::Try), Err(Error::WouldBlock)));
+        assert!(matches!(
+            words.read(me, Limit::For(Duration::from_millis(5))),
+            Err(Error::TimedOut)
+        ));
+        words.leave(seats[0], me);
+        assert!(words.read(me, Limit::Try).is_ok());
+        assert!(matches!(words.write(me, Limit::Try), Err(Error::Deadlock)));
+    }
+}
