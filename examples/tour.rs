@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess::{
-    Error, Process, ProcessError, Result, Run, StartMethod, active_children, cpu_count,
-    current_process, parent_process,
+    Array, Error, Lock, Process, ProcessError, Result, Run, Semaphore, StartMethod, Value,
+    active_children, cpu_count, current_process, parent_process,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,31 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     heading("Processes share nothing, and know their parent");
     let there = Process::new(parent, ()).start()?.result()?;
     checks += check("its parent is this process", there == Some(std::process::id()));
+
+    heading("Unless they are given something to share: Value, Array, Lock, Semaphore");
+    let (number, letters, lock) = (Value::new(0)?, Array::<u8>::zeroed(6)?, Lock::new()?);
+    let count = || Process::new(add_under_lock, (number.clone(), lock.clone())).start();
+    let adders: Result<Vec<_>> = (0..4).map(|_| count()).collect();
+    for child in adders? {
+        child.join()?;
+    }
+    println!("four processes counted to {}", number.get());
+    checks += check("no count is lost", number.get() == 4000);
+    Process::new(write, (letters.clone(),)).start()?.join()?;
+    println!("a process wrote {:?}", String::from_utf8_lossy(&letters.to_vec()));
+    checks += check("what it wrote is here", letters.to_vec() == b"shared");
+    let semaphore = Semaphore::new(2)?;
+    let left = Process::new(take_one, (semaphore.clone(),)).start()?.result()?;
+    checks += check("a permit was taken there", (left, semaphore.value()) == (1, 1));
+
+    heading("A process killed while it holds a lock");
+    let child = Process::new(hold, (lock.clone(), number.clone())).start()?;
+    while number.get() >= 0 {
+        thread::yield_now();
+    }
+    child.kill()?;
+    checks += check("the next one is told, and has the lock", lock.lock().is_err());
+    child.join()?;
 
     heading("A panic, a crash: the parent goes on and knows why");
     println!("(the child reports its panic on standard error as well)");
@@ -130,6 +155,28 @@ fn parent() -> Option<u32> {
     let parent = parent_process()?;
     println!("the parent of {} is {}", current_process().name(), parent.name());
     Some(parent.pid())
+}
+
+fn add_under_lock(number: Value<i32>, lock: Lock) {
+    for _ in 0..1000 {
+        let _guard = lock.lock().expect("no holder died");
+        number.set(number.get() + 1);
+    }
+}
+
+fn write(letters: Array<u8>) {
+    letters.copy_from_slice(b"shared").expect("has six");
+}
+
+fn take_one(semaphore: Semaphore) -> u32 {
+    semaphore.acquire().expect("is free");
+    semaphore.value()
+}
+
+fn hold(lock: Lock, number: Value<i32>) {
+    let _guard = lock.lock();
+    number.set(-1);
+    thread::sleep(Duration::from_secs(1000));
 }
 
 fn divide(a: i32, b: i32) -> i32 {

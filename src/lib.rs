@@ -20,6 +20,8 @@
 //! | Module | Crate | Has |
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
+//! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
+//! | [`sync`] | `mp-sync` | [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`], [`Mutex`], [`RwLock`] |
 //! | [`core`] | `mp-core` | messages with descriptors, shared segments, kernel calls: for handles of your own |
 //!
 //! # Why a process
@@ -37,12 +39,18 @@
 
 pub use mp_core as core;
 pub use mp_process as process;
+pub use mp_shmem as shmem;
+pub use mp_sync as sync;
 
 pub use mp_core::Fd;
 pub use mp_process::{
     AnyChild, Child, CurrentProcess, Error, ExitStatus, ParentProcess, Process, ProcessError,
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,
     set_start_method, start_method, test_support,
+};
+pub use mp_shmem::{Array, RawArray, RawValue, ShareableList, SharedMemory, Value};
+pub use mp_sync::{
+    Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,
 };
 
 /// The examples of the README are run as tests.

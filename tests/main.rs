@@ -10,9 +10,18 @@
 mod crash;
 mod notes;
 mod reexports;
+mod shmem;
 mod start;
 mod support;
+mod sync;
 
 fn main() -> std::process::ExitCode {
-    support::main(&[start::CASES, crash::CASES, notes::CASES, reexports::CASES])
+    support::main(&[
+        start::CASES,
+        crash::CASES,
+        sync::CASES,
+        shmem::CASES,
+        notes::CASES,
+        reexports::CASES,
+    ])
 }

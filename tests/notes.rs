@@ -13,12 +13,19 @@
 //! | `close()` on a process that runs is an error | `close_while_it_runs_is_an_error` |
 //! | processes share nothing: what one changes, the other does not see | `what_a_process_changes_it_changes_for_itself` |
 //! | a child cannot use standard input | `a_child_has_no_standard_input` |
+//! | `Value('i'/'f'/'c', data)`: memory that all processes read and write, by the attribute `value` | `a_value_is_read_and_written_by_all` |
+//! | `Array('i', [1, 2, 3, 4, 5])` holds a list, `Array('c', 6)` six characters | `an_array_holds_a_list_or_so_many_elements` |
+//! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
+//! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
+//! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::thread;
 use std::time::Duration;
 
-use multiprocess::{Error, Process, Run, StartMethod, current_process};
+use multiprocess::{
+    Array, Error, Lock, Process, Run, Semaphore, StartMethod, Value, current_process,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Outcome, Role, role};
@@ -35,6 +42,11 @@ crate::cases! {
         close_while_it_runs_is_an_error
         what_a_process_changes_it_changes_for_itself
         a_child_has_no_standard_input
+        a_value_is_read_and_written_by_all
+        an_array_holds_a_list_or_so_many_elements
+        a_lock_keeps_others_out
+        a_semaphore_counts_and_blocks_at_zero
+        a_terminated_holder_of_a_lock_deadlocks_nobody
     ;
     ONCE:
         a_daemon_ends_with_its_parent_and_makes_no_processes
@@ -235,6 +247,84 @@ fn what_a_process_changes_it_changes_for_itself() -> Outcome {
 fn a_child_has_no_standard_input() -> Outcome {
     let read = || std::io::stdin().lines().count();
     assert_eq!(Process::new(read, ()).start()?.result()?, 0);
+    Ok(())
+}
+
+fn a_value_is_read_and_written_by_all() -> Outcome {
+    let change = |i: Value<i32>, f: Value<f32>, c: Value<u8>| {
+        i.set(i.get() + 1);
+        f.set(f.get() * 2.0);
+        c.set(c.get().to_ascii_uppercase());
+    };
+    let (i, f, c) = (Value::new(41)?, Value::new(1.25_f32)?, Value::new(b'c')?);
+    Process::new(change, (i.clone(), f.clone(), c.clone())).start()?.join()?;
+    assert_eq!((i.get(), f.get(), c.get()), (42, 2.5, b'C'));
+    Ok(())
+}
+
+fn an_array_holds_a_list_or_so_many_elements() -> Outcome {
+    let change = |list: Array<i32>, text: Array<u8>| {
+        list.lock().iter_mut().for_each(|element| *element *= 10);
+        text.set(0, b'h').expect("in range");
+        text.set(5, b'o').expect("in range");
+        // Ours: beyond the end is an error or nothing, never memory of somebody else.
+        text.set(6, b'!').is_err() && text.get(6).is_none()
+    };
+    let (list, text) = (Array::from_slice(&[1, 2, 3, 4, 5])?, Array::<u8>::zeroed(6)?);
+    assert!(Process::new(change, (list.clone(), text.clone())).start()?.result()?);
+    assert_eq!(list.to_vec(), [10, 20, 30, 40, 50]);
+    assert_eq!(text.to_vec(), b"h\0\0\0\0o");
+    Ok(())
+}
+
+fn a_lock_keeps_others_out() -> Outcome {
+    let add = |lock: Lock, value: Value<u32>| {
+        for _ in 0..200 {
+            lock.acquire().expect("acquires");
+            let before = value.get();
+            thread::yield_now();
+            value.set(before + 1);
+            lock.release().expect("releases");
+        }
+    };
+    let (lock, value) = (Lock::new()?, Value::new(0_u32)?);
+    let start = || Process::new(add, (lock.clone(), value.clone())).start();
+    let (one, two) = (start()?, start()?);
+    one.join()?;
+    two.join()?;
+    assert_eq!(value.get(), 400);
+    Ok(())
+}
+
+fn a_semaphore_counts_and_blocks_at_zero() -> Outcome {
+    let take = |semaphore: Semaphore| {
+        semaphore.acquire().expect("acquires");
+        semaphore.value()
+    };
+    let semaphore = Semaphore::new(1)?;
+    assert_eq!(Process::new(take, (semaphore.clone(),)).start()?.result()?, 0);
+    assert_eq!(semaphore.value(), 0);
+    let child = Process::new(take, (semaphore.clone(),)).start()?;
+    assert!(child.join_timeout(Duration::from_millis(50))?.is_none(), "it waits at zero");
+    semaphore.release()?;
+    assert_eq!(child.result()?, 0);
+    Ok(())
+}
+
+fn a_terminated_holder_of_a_lock_deadlocks_nobody() -> Outcome {
+    let hold = |lock: Lock, held: Value<u8>| {
+        let _guard = lock.lock();
+        held.set(1);
+        sleep_for_ever();
+    };
+    let (lock, held) = (Lock::new()?, Value::new(0_u8)?);
+    let child = Process::new(hold, (lock.clone(), held.clone())).start()?;
+    crate::support::eventually("it holds the lock", || held.get() == 1)?;
+    child.terminate()?;
+    // Ours: the next one gets the lock, with the news that its holder died.
+    assert!(lock.lock().is_err());
+    child.join()?;
+    assert!(lock.lock().is_ok());
     Ok(())
 }
 
