@@ -81,7 +81,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         thread::yield_now();
     }
     child.kill()?;
-    checks += check("the next one is told, and has the lock", lock.lock().is_err());
+    let news = lock.lock().unwrap_err();
+    println!("lock: {news}");
+    checks += check("the next one is told, and has the lock", lock.is_locked());
+    drop(news);
     child.join()?;
 
     heading("A panic, a crash: the parent goes on and knows why");
