@@ -309,9 +309,8 @@ impl LockPin<'_> {
 impl Drop for LockPin<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Looked up again, as this may be a forked child, and the lock its parent's: then it is not the
-        // owner, and there is nothing to do.
-        let _ = self.word.unlock(owner::me() | PINNED);
+        // Looked up again, as this may be a forked child, and the lock its parent's.
+        self.word.unpin(owner::me());
     }
 }
 

@@ -157,6 +157,25 @@ impl LockWord {
         self.unlock_waking(me, 1)
     }
 
+    /// Releases what `me` took pinned, if it did: little code, as it is inlined into every use of a value.
+    #[cfg(not(mp_loom))]
+    #[inline]
+    pub(crate) fn unpin(&self, me: u64) {
+        let me = me | PINNED;
+        if let Err(seen) =
+            self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
+        {
+            self.unpin_slow(seen, me);
+        }
+    }
+
+    #[cfg(not(mp_loom))]
+    #[cold]
+    fn unpin_slow(&self, seen: u64, me: u64) {
+        // Not the owner: this is a forked child, and the lock its parent's. There is nothing to do.
+        let _ = self.unlock_slow(seen, me, 1);
+    }
+
     /// As [`unlock`](Self::unlock), but leaves alone what `me` took pinned.
     #[cfg(not(mp_loom))]
     #[inline]
