@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::patience::Limit;
 use crate::view::{View, kind, passable};
-use crate::words::lock::LockWord;
+use crate::words::lock::{LockWord, Refused};
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 
 /// A lock that processes share.
@@ -110,11 +110,12 @@ impl Lock {
     /// # Panics
     ///
     /// Where this thread holds the lock already, and would wait for itself for ever.
+    #[inline]
     pub fn lock(&self) -> LockResult<LockGuard<'_>> {
         match self.word().lock(owner::me(), Limit::Forever) {
             Ok(Acquired::Clean) => Ok(LockGuard::new(self.word())),
             Ok(Acquired::OwnerDied) => Err(PoisonError::new(LockGuard::new(self.word()))),
-            Err(error) => panic!("{error}"),
+            Err(refused) => caller_mistake(refused),
         }
     }
 
@@ -124,6 +125,7 @@ impl Lock {
     ///
     /// [`TryLockError::WouldBlock`] where it is held, [`TryLockError::Poisoned`] with the guard where the
     /// last owner died while it held it.
+    #[inline]
     pub fn try_lock(&self) -> TryLockResult<LockGuard<'_>> {
         guarded(self.word().lock(owner::me(), Limit::Try), || LockGuard::new(self.word()))
     }
@@ -160,8 +162,9 @@ impl Lock {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::Forever)
+        Ok(self.word().lock(owner::me(), Limit::Forever)?)
     }
 
     /// As [`acquire`](Self::acquire), without waiting.
@@ -169,8 +172,9 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::WouldBlock`] where somebody holds it, [`Error::Deadlock`] where this thread does.
+    #[inline]
     pub fn try_acquire(&self) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::Try)
+        Ok(self.word().lock(owner::me(), Limit::Try)?)
     }
 
     /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -179,7 +183,7 @@ impl Lock {
     ///
     /// [`Error::TimedOut`], and [`Error::Deadlock`] where this thread holds it.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::For(timeout))
+        Ok(self.word().lock(owner::me(), Limit::For(timeout))?)
     }
 
     /// Releases the lock, however this thread took it.
@@ -190,8 +194,9 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::NotOwner`] where this thread does not hold it.
+    #[inline]
     pub fn release(&self) -> Result<()> {
-        self.word().unlock(owner::me())
+        Ok(self.word().unlock(owner::me())?)
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.
@@ -205,14 +210,26 @@ impl Lock {
 }
 
 /// Puts the guard of what was taken in its place.
-pub(crate) fn guarded<G>(taken: Result<Acquired>, guard: impl FnOnce() -> G) -> TryLockResult<G> {
+#[inline]
+pub(crate) fn guarded<G>(
+    taken: Result<Acquired, Refused>,
+    guard: impl FnOnce() -> G,
+) -> TryLockResult<G> {
     match taken {
         Ok(Acquired::Clean) => Ok(guard()),
         Ok(Acquired::OwnerDied) => Err(TryLockError::Poisoned(PoisonError::new(guard()))),
-        Err(Error::TimedOut) => Err(TryLockError::TimedOut),
-        Err(Error::Deadlock) => Err(TryLockError::Deadlock),
-        Err(_) => Err(TryLockError::WouldBlock),
+        Err(Refused::TimedOut) => Err(TryLockError::TimedOut),
+        Err(Refused::Deadlock) => Err(TryLockError::Deadlock),
+        Err(Refused::WouldBlock) => Err(TryLockError::WouldBlock),
+        Err(refused @ (Refused::NotOwner | Refused::TooDeep)) => caller_mistake(refused),
     }
+}
+
+/// For calls that cannot return an error, where the caller's own mistake is all that can be wrong.
+#[cold]
+#[track_caller]
+pub(crate) fn caller_mistake(refused: Refused) -> ! {
+    panic!("{}", Error::from(refused))
 }
 
 impl<'a> LockGuard<'a> {
@@ -226,6 +243,7 @@ impl<'a> LockGuard<'a> {
 }
 
 impl Drop for LockGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // Not the owner: released by hand, or this is a forked child and the lock its parent's. Both
         // leave nothing to do.
