@@ -122,6 +122,7 @@ impl<T: Plain> Array<T> {
     /// # Panics
     ///
     /// Where this thread has the lock already, by a guard of this array or of the lock.
+    #[inline]
     pub fn lock(&self) -> ArrayGuard<'_, T> {
         ArrayGuard { guard: self.locked.guard() }
     }
@@ -195,6 +196,7 @@ impl<T: Plain + Copy> Array<T> {
     /// Copies an element out; `None` where there is none.
     #[must_use]
     #[doc(alias = "__getitem__")]
+    #[inline]
     pub fn get(&self, index: usize) -> Option<T> {
         self.locked.get(index)
     }
@@ -205,6 +207,7 @@ impl<T: Plain + Copy> Array<T> {
     ///
     /// [`Error::OutOfRange`].
     #[doc(alias = "__setitem__")]
+    #[inline]
     pub fn set(&self, index: usize, value: T) -> Result<()> {
         self.locked.set(index, value)
     }
@@ -230,6 +233,7 @@ impl<T: Plain + Copy> Array<T> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn update<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R> {
         self.locked.update(index, change)
     }
@@ -375,12 +379,14 @@ impl<T: Plain> ArrayGuard<'_, T> {
 impl<T: Plain> Deref for ArrayGuard<'_, T> {
     type Target = [T];
 
+    #[inline]
     fn deref(&self) -> &[T] {
         self.guard.as_slice()
     }
 }
 
 impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         self.guard.as_mut_slice()
     }

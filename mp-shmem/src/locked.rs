@@ -74,7 +74,7 @@ impl<T: Plain> Locked<T> {
     }
 
     /// Takes the lock, or finds that this thread has it: `None`.
-    #[inline]
+    #[inline(always)]
     fn enter(&self) -> Option<LockPin<'_>> {
         match self.lock.pin(None) {
             Ok((pin, acquired)) => {
@@ -84,7 +84,7 @@ impl<T: Plain> Locked<T> {
                 Some(pin)
             }
             Err(error) => {
-                self.enter_again(&error);
+                self.enter_again(error);
                 None
             }
         }
@@ -92,8 +92,10 @@ impl<T: Plain> Locked<T> {
 
     /// Panics unless this thread has the lock by the lock's own guard or methods alone.
     #[cold]
-    fn enter_again(&self, error: &mp_sync::Error) {
-        assert!(matches!(error, mp_sync::Error::Deadlock), "{error}");
+    fn enter_again(&self, error: mp_sync::Error) {
+        if !matches!(error, mp_sync::Error::Deadlock) {
+            panic!("{error}");
+        }
         assert!(
             !self.is_borrowed(),
             "this thread has a guard of the value or array and would wait for itself: read and write \

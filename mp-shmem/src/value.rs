@@ -140,6 +140,7 @@ impl<T: Plain + Copy> Value<T> {
     /// Where this thread has a [`ValueGuard`] of it.
     #[must_use]
     #[doc(alias = "value")]
+    #[inline]
     pub fn get(&self) -> T {
         match self.locked.get(0) {
             Some(value) => value,
@@ -153,6 +154,7 @@ impl<T: Plain + Copy> Value<T> {
     ///
     /// Where this thread has a [`ValueGuard`] of it.
     #[doc(alias = "value")]
+    #[inline]
     pub fn set(&self, value: T) {
         if let Err(error) = self.locked.set(0, value) {
             unreachable!("a value is one element: {error}");
@@ -182,6 +184,7 @@ impl<T: Plain + Copy> Value<T> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         match self.locked.update(0, change) {
             Ok(result) => result,
@@ -210,6 +213,7 @@ impl<T: Plain> Value<T> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn lock(&self) -> ValueGuard<'_, T> {
         ValueGuard { guard: self.locked.guard() }
     }
@@ -315,12 +319,14 @@ impl<T: Plain> ValueGuard<'_, T> {
 impl<T: Plain> Deref for ValueGuard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         self.guard.as_single()
     }
 }
 
 impl<T: Plain> DerefMut for ValueGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.guard.as_single_mut()
     }

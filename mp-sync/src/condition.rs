@@ -116,31 +116,33 @@ mod sealed {
 
 impl sealed::Guard for LockGuard<'_> {
     fn unlock_all(&self, me: u64) -> Result<u32> {
-        self.word().unlock_unpinned(me).map(|()| 1)
+        self.word().unlock_unpinned(me)?;
+        Ok(1)
     }
 
     fn lock_all(&self, me: u64, _: u32) -> Result<Acquired> {
-        self.word().lock(me, Limit::Forever)
+        Ok(self.word().lock(me, Limit::Forever)?)
     }
 }
 
 impl sealed::Guard for RLockGuard<'_> {
     fn unlock_all(&self, me: u64) -> Result<u32> {
-        self.words().unlock_all(me)
+        Ok(self.words().unlock_all(me)?)
     }
 
     fn lock_all(&self, me: u64, depth: u32) -> Result<Acquired> {
-        self.words().lock_all(me, depth)
+        Ok(self.words().lock_all(me, depth)?)
     }
 }
 
 impl<T: Plain> sealed::Guard for MutexGuard<'_, T> {
     fn unlock_all(&self, me: u64) -> Result<u32> {
-        MutexGuard::word(self).unlock(me).map(|()| 1)
+        MutexGuard::word(self).unlock(me)?;
+        Ok(1)
     }
 
     fn lock_all(&self, me: u64, _: u32) -> Result<Acquired> {
-        MutexGuard::word(self).lock(me, Limit::Forever)
+        Ok(MutexGuard::word(self).lock(me, Limit::Forever)?)
     }
 }
 

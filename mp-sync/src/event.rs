@@ -52,17 +52,20 @@ impl Event {
     }
 
     /// Sets it and wakes all that wait. Never waits.
+    #[inline]
     pub fn set(&self) {
         self.view.set();
     }
 
     /// Clears it. Who waited while it was set goes on all the same. Never waits.
+    #[inline]
     pub fn clear(&self) {
         self.view.clear();
     }
 
     /// Whether it is set.
     #[must_use]
+    #[inline]
     pub fn is_set(&self) -> bool {
         self.view.is_set()
     }

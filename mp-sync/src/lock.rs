@@ -9,7 +9,7 @@ use mp_core::Segment;
 
 use crate::patience::Limit;
 use crate::view::{START, View, kind, passable};
-use crate::words::lock::{LockWord, PINNED};
+use crate::words::lock::{LockWord, PINNED, Refused};
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 
 /// A lock that processes share.
@@ -197,7 +197,7 @@ impl Lock {
         match self.word().lock(owner::me(), Limit::Forever) {
             Ok(Acquired::Clean) => Ok(LockGuard::new(self.word())),
             Ok(Acquired::OwnerDied) => Err(PoisonError::new(LockGuard::new(self.word()))),
-            Err(error) => panic!("{error}"),
+            Err(refused) => caller_mistake(refused),
         }
     }
 
@@ -207,6 +207,7 @@ impl Lock {
     ///
     /// [`TryLockError::WouldBlock`] where it is held, [`TryLockError::Poisoned`] with the guard where the
     /// last owner died while it held it.
+    #[inline]
     pub fn try_lock(&self) -> TryLockResult<LockGuard<'_>> {
         guarded(self.word().lock(owner::me(), Limit::Try), || LockGuard::new(self.word()))
     }
@@ -245,7 +246,7 @@ impl Lock {
     /// ```
     #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::Forever)
+        Ok(self.word().lock(owner::me(), Limit::Forever)?)
     }
 
     /// As [`acquire`](Self::acquire), without waiting.
@@ -253,8 +254,9 @@ impl Lock {
     /// # Errors
     ///
     /// [`Error::WouldBlock`] where somebody holds it, [`Error::Deadlock`] where this thread does.
+    #[inline]
     pub fn try_acquire(&self) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::Try)
+        Ok(self.word().lock(owner::me(), Limit::Try)?)
     }
 
     /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -263,7 +265,7 @@ impl Lock {
     ///
     /// [`Error::TimedOut`], and [`Error::Deadlock`] where this thread holds it.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Acquired> {
-        self.word().lock(owner::me(), Limit::For(timeout))
+        Ok(self.word().lock(owner::me(), Limit::For(timeout))?)
     }
 
     /// Releases the lock, however this thread took it.
@@ -276,7 +278,7 @@ impl Lock {
     /// [`Error::NotOwner`] where this thread does not hold it, or by a [`LockPin`].
     #[inline]
     pub fn release(&self) -> Result<()> {
-        self.word().unlock_unpinned(owner::me())
+        Ok(self.word().unlock_unpinned(owner::me())?)
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.
@@ -322,14 +324,26 @@ impl fmt::Debug for LockPin<'_> {
 }
 
 /// Puts the guard of what was taken in its place.
-pub(crate) fn guarded<G>(taken: Result<Acquired>, guard: impl FnOnce() -> G) -> TryLockResult<G> {
+#[inline]
+pub(crate) fn guarded<G>(
+    taken: Result<Acquired, Refused>,
+    guard: impl FnOnce() -> G,
+) -> TryLockResult<G> {
     match taken {
         Ok(Acquired::Clean) => Ok(guard()),
         Ok(Acquired::OwnerDied) => Err(TryLockError::Poisoned(PoisonError::new(guard()))),
-        Err(Error::TimedOut) => Err(TryLockError::TimedOut),
-        Err(Error::Deadlock) => Err(TryLockError::Deadlock),
-        Err(_) => Err(TryLockError::WouldBlock),
+        Err(Refused::TimedOut) => Err(TryLockError::TimedOut),
+        Err(Refused::Deadlock) => Err(TryLockError::Deadlock),
+        Err(Refused::WouldBlock) => Err(TryLockError::WouldBlock),
+        Err(refused @ (Refused::NotOwner | Refused::TooDeep)) => caller_mistake(refused),
     }
+}
+
+/// For calls that cannot return an error, where the caller's own mistake is all that can be wrong.
+#[cold]
+#[track_caller]
+pub(crate) fn caller_mistake(refused: Refused) -> ! {
+    panic!("{}", Error::from(refused))
 }
 
 impl<'a> LockGuard<'a> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mp_core::Plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lock::guarded;
+use crate::lock::{caller_mistake, guarded};
 use crate::patience::Limit;
 use crate::place::Place;
 use crate::view::kind;
@@ -86,11 +86,12 @@ impl<T: Plain> Mutex<T> {
     /// # Panics
     ///
     /// Where this thread holds the lock already, and would wait for itself for ever.
+    #[inline]
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         match self.word().lock(owner::me(), Limit::Forever) {
             Ok(Acquired::Clean) => Ok(self.guard()),
             Ok(Acquired::OwnerDied) => Err(PoisonError::new(self.guard())),
-            Err(error) => panic!("{error}"),
+            Err(refused) => caller_mistake(refused),
         }
     }
 
@@ -101,6 +102,7 @@ impl<T: Plain> Mutex<T> {
     /// [`TryLockError::WouldBlock`](crate::TryLockError::WouldBlock);
     /// [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner died
     /// while it held it.
+    #[inline]
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
         guarded(self.word().lock(owner::me(), Limit::Try), || self.guard())
     }
@@ -133,6 +135,7 @@ impl<'a, T: Plain> MutexGuard<'a, T> {
 impl<T: Plain> Deref for MutexGuard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY: the place holds a T for as long as it is mapped; this thread has the lock, and all
         // that have the mutex write to it under the lock only.
@@ -141,6 +144,7 @@ impl<T: Plain> Deref for MutexGuard<'_, T> {
 }
 
 impl<T: Plain> DerefMut for MutexGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and &mut self is the only guard there is.
         unsafe { self.mutex.place.data().as_mut() }
@@ -148,6 +152,7 @@ impl<T: Plain> DerefMut for MutexGuard<'_, T> {
 }
 
 impl<T: Plain> Drop for MutexGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // Not the owner: this is a forked child and the lock its parent's.
         let _ = self.mutex.word().unlock(owner::me());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mp_core::Deadline;
 
-use crate::word::{self, Woken, Word};
+use crate::word::{self, Woken, Word, spin_loop};
 
 /// What the caller of a waiting function wants.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,33 @@ pub(crate) enum Nap {
     Slice,
     /// The caller's time is over: look a last time.
     Deadline,
+}
+
+/// How often to look with a growing pause in between: a microsecond or two in all.
+///
+/// In a model, who spins lets all others go first, and would never be seen to sleep.
+const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 6 };
+/// How often to look after that, letting others run in between: some five microseconds where there are
+/// none. Where there are, one of them may be who is waited for. Measured with four processes on two cores
+/// that count under one lock, this makes a step a quarter cheaper than sleeping at once.
+const YIELDS: u32 = if cfg!(mp_loom) { 0 } else { 16 };
+
+/// Looks for a while, before sleeping, whether `seen` is as hoped; gives what it was last.
+#[inline]
+pub(crate) fn look<T>(seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
+    let mut round = 0;
+    loop {
+        let now = seen();
+        if round == LOOKS + YIELDS || hoped(&now) {
+            return now;
+        }
+        if round < LOOKS {
+            (0..1_u32 << round).for_each(|_| spin_loop());
+        } else {
+            std::thread::yield_now();
+        }
+        round += 1;
+    }
 }
 
 /// One wait, over all its sleeps.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::{LockResult, PoisonError};
 use std::time::Duration;
 
-use crate::lock::guarded;
+use crate::lock::{caller_mistake, guarded};
 use crate::patience::Limit;
 use crate::view::{View, kind, passable};
 use crate::words::rlock::RLockWords;
@@ -76,6 +76,7 @@ impl RLock {
     /// # Panics
     ///
     /// Where this thread has taken it 2^32 - 1 times.
+    #[inline]
     pub fn lock(&self) -> LockResult<RLockGuard<'_>> {
         locked(&self.view)
     }
@@ -87,6 +88,7 @@ impl RLock {
     /// [`TryLockError::WouldBlock`](crate::TryLockError::WouldBlock);
     /// [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner died
     /// while it held it.
+    #[inline]
     pub fn try_lock(&self) -> TryLockResult<RLockGuard<'_>> {
         locked_within(&self.view, Limit::Try)
     }
@@ -109,8 +111,9 @@ impl RLock {
     /// # Errors
     ///
     /// [`Error::Overflow`](crate::Error::Overflow) where this thread has taken it 2^32 - 1 times.
+    #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
-        self.view.lock(owner::me(), Limit::Forever)
+        Ok(self.view.lock(owner::me(), Limit::Forever)?)
     }
 
     /// As [`acquire`](Self::acquire), without waiting.
@@ -118,8 +121,9 @@ impl RLock {
     /// # Errors
     ///
     /// [`Error::WouldBlock`](crate::Error::WouldBlock) where another thread holds it.
+    #[inline]
     pub fn try_acquire(&self) -> Result<Acquired> {
-        self.view.lock(owner::me(), Limit::Try)
+        Ok(self.view.lock(owner::me(), Limit::Try)?)
     }
 
     /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -128,7 +132,7 @@ impl RLock {
     ///
     /// [`Error::TimedOut`](crate::Error::TimedOut).
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Acquired> {
-        self.view.lock(owner::me(), Limit::For(timeout))
+        Ok(self.view.lock(owner::me(), Limit::For(timeout))?)
     }
 
     /// Releases the lock once, however this thread took it.
@@ -136,8 +140,9 @@ impl RLock {
     /// # Errors
     ///
     /// [`Error::NotOwner`](crate::Error::NotOwner) where this thread does not hold it.
+    #[inline]
     pub fn release(&self) -> Result<()> {
-        self.view.unlock(owner::me())
+        Ok(self.view.unlock(owner::me())?)
     }
 
     /// How often this thread has taken it and not released it.
@@ -158,7 +163,7 @@ pub(crate) fn locked(words: &RLockWords) -> LockResult<RLockGuard<'_>> {
     match words.lock(owner::me(), Limit::Forever) {
         Ok(Acquired::Clean) => Ok(RLockGuard::new(words)),
         Ok(Acquired::OwnerDied) => Err(PoisonError::new(RLockGuard::new(words))),
-        Err(error) => panic!("{error}"),
+        Err(refused) => caller_mistake(refused),
     }
 }
 
@@ -177,6 +182,7 @@ impl<'a> RLockGuard<'a> {
 }
 
 impl Drop for RLockGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // Not the owner: released by hand, or this is a forked child and the lock its parent's.
         let _ = self.words.unlock(owner::me());

@@ -108,7 +108,7 @@ impl<T: Plain> RwLock<T> {
     {
         match self.words().read(owner::me(), limit) {
             Ok((slot, news)) => guarded(Ok(news), || self.read_guard(slot)),
-            Err(error) => guarded(Err(error), || unreachable!("an error has no guard")),
+            Err(refused) => guarded(Err(refused), || unreachable!("an error has no guard")),
         }
     }
 
@@ -126,6 +126,7 @@ impl<T: Plain> RwLock<T> {
     /// # Panics
     ///
     /// Where this thread writes, and would wait for itself for ever.
+    #[inline]
     pub fn read(&self) -> LockResult<RwLockReadGuard<'_, T>>
     where
         T: Sync,
@@ -168,6 +169,7 @@ impl<T: Plain> RwLock<T> {
     /// # Panics
     ///
     /// Where this thread reads or writes, and would wait for itself for ever.
+    #[inline]
     pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
         or_panic(self.write_limited(Limit::Forever))
     }
@@ -204,6 +206,7 @@ fn or_panic<G>(taken: TryLockResult<G>) -> LockResult<G> {
 impl<T: Plain> Deref for RwLockReadGuard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY: the place holds a T for as long as it is mapped; while this thread reads, nobody that
         // uses the lock writes. Several threads may have such a &T: read() asks for T: Sync.
@@ -214,6 +217,7 @@ impl<T: Plain> Deref for RwLockReadGuard<'_, T> {
 impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY: as above; this thread writes, so nobody else reads or writes.
         unsafe { self.lock.place.data().as_ref() }
@@ -221,6 +225,7 @@ impl<T: Plain> Deref for RwLockWriteGuard<'_, T> {
 }
 
 impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and &mut self is the only guard there is.
         unsafe { self.lock.place.data().as_mut() }
@@ -228,6 +233,7 @@ impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
 }
 
 impl<T: Plain> Drop for RwLockReadGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // Nothing, where this is a forked child: the slot is its parent's.
         self.lock.words().leave(self.slot, owner::me());
@@ -235,6 +241,7 @@ impl<T: Plain> Drop for RwLockReadGuard<'_, T> {
 }
 
 impl<T: Plain> Drop for RwLockWriteGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // Nothing, where this is a forked child and the lock its parent's.
         self.lock.words().unlock(owner::me());

@@ -120,6 +120,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// None at present.
+    #[inline]
     pub fn acquire(&self) -> Result<()> {
         self.view.acquire(owner::me, Limit::Forever)
     }
@@ -129,6 +130,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// [`Error::WouldBlock`].
+    #[inline]
     pub fn try_acquire(&self) -> Result<()> {
         self.view.acquire(owner::me, Limit::Try)
     }
@@ -147,6 +149,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// [`Error::Overflow`] at [`MAX_PERMITS`](Self::MAX_PERMITS).
+    #[inline]
     pub fn release(&self) -> Result<()> {
         self.view.release()
     }
@@ -230,6 +233,7 @@ impl BoundedSemaphore {
     /// # Errors
     ///
     /// None at present.
+    #[inline]
     pub fn acquire(&self) -> Result<()> {
         self.inner.acquire()
     }
@@ -239,6 +243,7 @@ impl BoundedSemaphore {
     /// # Errors
     ///
     /// [`Error::WouldBlock`].
+    #[inline]
     pub fn try_acquire(&self) -> Result<()> {
         self.inner.try_acquire()
     }
@@ -257,6 +262,7 @@ impl BoundedSemaphore {
     /// # Errors
     ///
     /// [`Error::TooManyReleases`] where all permits are to be had already.
+    #[inline]
     pub fn release(&self) -> Result<()> {
         self.inner.release()
     }
@@ -310,6 +316,7 @@ impl<'de> Deserialize<'de> for BoundedSemaphore {
 }
 
 impl Drop for Permit<'_> {
+    #[inline]
     fn drop(&mut self) {
         let me = owner::me();
         // In a forked child the slot has its parent's name: the permit is the parent's, and stays.

@@ -1,8 +1,8 @@
 //! The words of a Barrier.
 
 use crate::owner;
-use crate::patience::{Limit, Nap, Patience};
-use crate::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, spin_loop, taken};
+use crate::patience::{Limit, Nap, Patience, look};
+use crate::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Error, Result};
 
 /// How many have arrived in which round, and how the last rounds ended.
@@ -38,9 +38,6 @@ const ONE: u64 = 1 << 32;
 const ENDS: u32 = 48;
 
 pub(crate) const MAX_PARTIES: usize = u16::MAX as usize;
-
-// In a model, who spins lets all others go first, and would never be seen to sleep.
-const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 #[derive(Clone, Copy)]
 struct State(u64);
@@ -242,18 +239,10 @@ impl<const N: usize> BarrierWords<N> {
     }
 
     fn await_end(&self, round: u64, patience: &mut Patience) -> Result<()> {
-        let mut looks = 0;
         loop {
-            let seen = self.state();
+            let seen = look(|| self.state(), |seen| seen.outcome(round).is_some());
             if let Some(outcome) = seen.outcome(round) {
                 return outcome;
-            }
-            if looks < LOOKS {
-                for _ in 0..1_u32 << looks.min(6) {
-                    spin_loop();
-                }
-                looks += 1;
-                continue;
             }
             match patience.sleep(&self.state, seen.0) {
                 Nap::Woken => {}

@@ -1,9 +1,11 @@
 //! The word that Lock, RLock, Mutex and the writers of an RwLock are.
 
 use crate::owner::{self, FLAG_A};
-use crate::patience::{Limit, Nap, Patience};
-use crate::word::{self, AtomicU64, Ordering, ordering, spin_loop, taken};
-use crate::{Acquired, Error, Result};
+use crate::patience::{Limit, Nap, Patience, look};
+use crate::word::{self, AtomicU64, Ordering, ordering, taken};
+use crate::{Acquired, Error};
+
+type Result<T> = std::result::Result<T, Refused>;
 
 /// A lock that knows its owner and survives it.
 ///
@@ -30,9 +32,28 @@ const WAITERS: u64 = FLAG_A;
 #[cfg(not(mp_loom))]
 pub(crate) const PINNED: u64 = owner::FLAG_B;
 
-/// How often to look before sleeping, with a growing pause in between.
-// In a model, who spins lets all others go first, and would never be seen to sleep.
-const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
+/// Why a lock was not taken, or not released: [`Error`], small enough for a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    TimedOut,
+    WouldBlock,
+    Deadlock,
+    NotOwner,
+    /// A recursive lock was taken 2^32 - 1 times.
+    TooDeep,
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TimedOut => Self::TimedOut,
+            Refused::WouldBlock => Self::WouldBlock,
+            Refused::Deadlock => Self::Deadlock,
+            Refused::NotOwner => Self::NotOwner,
+            Refused::TooDeep => Self::Overflow { max: u32::MAX },
+        }
+    }
+}
 
 impl LockWord {
     #[cfg(any(test, mp_loom))]
@@ -56,7 +77,7 @@ impl LockWord {
     fn lock_slow(&self, me: u64, limit: Limit) -> Result<Acquired> {
         let seen = self.word.load(Ordering::Relaxed);
         if owner::of(seen) == owner::of(me) {
-            return Err(Error::Deadlock);
+            return Err(Refused::Deadlock);
         }
         if let Limit::Try = limit {
             return self.try_slow(me);
@@ -95,7 +116,7 @@ impl LockWord {
                 Nap::Deadline => {
                     let result = self.try_slow(me);
                     if result.is_err() {
-                        return Err(Error::TimedOut);
+                        return Err(Refused::TimedOut);
                     }
                     // Others may sleep; this thread's release has to wake them.
                     self.word.fetch_or(WAITERS, Ordering::Relaxed);
@@ -118,7 +139,7 @@ impl LockWord {
                     return Ok(Acquired::OwnerDied);
                 }
             } else {
-                return Err(Error::WouldBlock);
+                return Err(Refused::WouldBlock);
             }
         }
     }
@@ -136,17 +157,7 @@ impl LockWord {
 
     /// Looks for a while whether the lock gets free; gives the word's last value.
     fn look(&self) -> u64 {
-        let mut round = 0;
-        loop {
-            let seen = self.word.load(Ordering::Relaxed);
-            if owner::of(seen) == 0 || round == LOOKS {
-                return seen;
-            }
-            for _ in 0..1_u32 << round.min(6) {
-                spin_loop();
-            }
-            round += 1;
-        }
+        look(|| self.word.load(Ordering::Relaxed), |&seen| owner::of(seen) == 0)
     }
 
     /// Releases what `me` holds.
@@ -164,7 +175,7 @@ impl LockWord {
         match self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
         {
             Ok(_) => Ok(()),
-            Err(seen) if seen & PINNED != 0 => Err(Error::NotOwner),
+            Err(seen) if seen & PINNED != 0 => Err(Refused::NotOwner),
             Err(seen) => self.unlock_slow(seen, me, 1),
         }
     }
@@ -183,7 +194,7 @@ impl LockWord {
     #[cold]
     fn unlock_slow(&self, seen: u64, me: u64, count: u32) -> Result<()> {
         if owner::of(seen) != owner::of(me) {
-            return Err(Error::NotOwner);
+            return Err(Refused::NotOwner);
         }
         // Only waiters change the word of a living owner, and only by their mark.
         self.word.swap(0, ordering!(LockRelease, Release));

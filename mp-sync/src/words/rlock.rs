@@ -1,9 +1,11 @@
 //! The words of an RLock.
 
-use super::lock::LockWord;
+use super::lock::{LockWord, Refused};
+use crate::Acquired;
 use crate::patience::Limit;
 use crate::word::{AtomicU32, Ordering};
-use crate::{Acquired, Error, Result};
+
+type Result<T> = std::result::Result<T, Refused>;
 
 /// A lock word, and how often its owner has taken it.
 #[repr(C)]
@@ -23,7 +25,7 @@ impl RLockWords {
         Self { word: LockWord::new(), depth: AtomicU32::new(0), reserved: AtomicU32::new(0) }
     }
 
-    /// Takes it, or takes it once more. Errors: `WouldBlock`, `TimedOut`, `Overflow`.
+    /// Takes it, or takes it once more. Errors: `WouldBlock`, `TimedOut`, `TooDeep`.
     #[inline]
     pub(crate) fn lock(&self, me: u64, limit: Limit) -> Result<Acquired> {
         match self.word.lock(me, limit) {
@@ -31,9 +33,9 @@ impl RLockWords {
                 self.depth.store(1, Ordering::Relaxed);
                 Ok(news)
             }
-            Err(Error::Deadlock) => {
+            Err(Refused::Deadlock) => {
                 let depth = self.depth.load(Ordering::Relaxed);
-                let deeper = depth.checked_add(1).ok_or(Error::Overflow { max: u32::MAX })?;
+                let deeper = depth.checked_add(1).ok_or(Refused::TooDeep)?;
                 self.depth.store(deeper, Ordering::Relaxed);
                 Ok(Acquired::Clean)
             }
@@ -44,15 +46,16 @@ impl RLockWords {
     /// Gives back one taking; the last frees it. Errors: `NotOwner`.
     #[inline]
     pub(crate) fn unlock(&self, me: u64) -> Result<()> {
-        if self.word.owner() != me {
-            return Err(Error::NotOwner);
-        }
+        // Another owner's, perhaps: then what follows finds out.
         let depth = self.depth.load(Ordering::Relaxed);
-        if depth > 1 {
-            self.depth.store(depth - 1, Ordering::Relaxed);
-            return Ok(());
+        if depth <= 1 {
+            return self.word.unlock(me);
         }
-        self.word.unlock(me)
+        if self.word.owner() != me {
+            return Err(Refused::NotOwner);
+        }
+        self.depth.store(depth - 1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// How often `me` has taken it.
@@ -121,7 +124,7 @@ mod tests {
                                 prop_assert!(matches!(result, Ok(Acquired::Clean)));
                                 *depth += 1;
                             }
-                            Some(_) => prop_assert!(matches!(result, Err(Error::WouldBlock))),
+                            Some(_) => prop_assert!(matches!(result, Err(Refused::WouldBlock))),
                         }
                     }
                     Step::Unlock(who) => {
@@ -131,7 +134,7 @@ mod tests {
                                 prop_assert!(result.is_ok());
                                 model = (depth > 1).then_some((who, depth - 1));
                             }
-                            _ => prop_assert!(matches!(result, Err(Error::NotOwner))),
+                            _ => prop_assert!(matches!(result, Err(Refused::NotOwner))),
                         }
                     }
                     Step::Suspend(who) => match model {

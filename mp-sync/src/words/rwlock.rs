@@ -1,10 +1,12 @@
 //! The words of an RwLock.
 
-use super::lock::LockWord;
+use super::lock::{LockWord, Refused};
+use crate::Acquired;
 use crate::owner::{self, FLAG_A};
-use crate::patience::{Limit, Nap, Patience};
-use crate::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, spin_loop, taken};
-use crate::{Acquired, Error, Result};
+use crate::patience::{Limit, Nap, Patience, look};
+use crate::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
+
+type Result<T> = std::result::Result<T, Refused>;
 
 /// A lock for the writer, and a slot for each reader.
 ///
@@ -37,13 +39,10 @@ struct Line {
 
 const PER_LINE: usize = if cfg!(mp_loom) { 1 } else { 8 };
 const WAITERS: u64 = FLAG_A;
-// In a model, who spins lets all others go first, and would never be seen to sleep.
-const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 12 };
 
 impl<const N: usize> RwLockWords<N> {
     #[cfg(any(test, mp_loom))]
     pub(crate) fn new() -> Self {
-        const { assert!(N <= 64, "a bit for each") };
         Self {
             writer: LockWord::new(),
             used: AtomicU64::new(0),
@@ -61,13 +60,14 @@ impl<const N: usize> RwLockWords<N> {
 
     /// Writes `me` into a free slot.
     fn sit_down(&self, me: u64) -> Option<usize> {
+        const { assert!(0 < N && N <= 64, "a bit for each line") };
         let first = me as usize % N;
         for line in (first..N).chain(0..first) {
             for (place, reader) in self.lines[line].readers.iter().enumerate() {
                 if reader.load(Ordering::Relaxed) != 0 {
                     continue;
                 }
-                let bit = 1_u64 << (line % 64);
+                let bit = 1_u64 << line;
                 if self.used.load(Ordering::Relaxed) & bit == 0 {
                     self.used.fetch_or(bit, Ordering::AcqRel);
                 }
@@ -104,7 +104,7 @@ impl<const N: usize> RwLockWords<N> {
     #[cold]
     fn read_slow(&self, me: u64, limit: Limit) -> Result<(usize, Acquired)> {
         if self.writer.owner() == me {
-            return Err(Error::Deadlock);
+            return Err(Refused::Deadlock);
         }
         let mut patience = Patience::new(limit);
         let mut nap = if let Limit::Try = limit { Nap::Deadline } else { Nap::Woken };
@@ -125,8 +125,8 @@ impl<const N: usize> RwLockWords<N> {
             }
             if nap == Nap::Deadline {
                 return Err(match limit {
-                    Limit::Try => Error::WouldBlock,
-                    _ => Error::TimedOut,
+                    Limit::Try => Refused::WouldBlock,
+                    _ => Refused::TimedOut,
                 });
             }
             nap = if self.writer.is_held() {
@@ -196,7 +196,7 @@ impl<const N: usize> RwLockWords<N> {
             Err(error) => {
                 self.unlock(me);
                 Err(match (error, limit) {
-                    (Error::TimedOut, Limit::Try) => Error::WouldBlock,
+                    (Refused::TimedOut, Limit::Try) => Refused::WouldBlock,
                     (error, _) => error,
                 })
             }
@@ -207,35 +207,33 @@ impl<const N: usize> RwLockWords<N> {
     fn drain(&self, me: u64, patience: &mut Patience) -> Result<()> {
         // Pairs with the one in `read_now`.
         fence_at!(WriterFence);
-        let used = self.used.load(Ordering::Relaxed);
-        for (line, Line { readers }) in self.lines.iter().enumerate() {
-            if used >> (line % 64) & 1 == 0 {
-                continue;
-            }
+        let mut used = self.used.load(Ordering::Relaxed);
+        while used != 0 {
+            let line = used.trailing_zeros() as usize;
+            used &= used - 1;
+            // A stranger's bit may be beyond the last.
+            let Some(Line { readers }) = self.lines.get(line) else { break };
             for reader in readers {
-                self.await_reader(reader, me, patience)?;
+                // Acquire: pairs with the Release in `leave`.
+                if reader.load(Ordering::Acquire) != 0 {
+                    self.await_reader(reader, me, patience)?;
+                }
             }
         }
         Ok(())
     }
 
+    #[cold]
     fn await_reader(&self, reader: &AtomicU64, me: u64, patience: &mut Patience) -> Result<()> {
-        let mut looks = 0;
         loop {
             // Acquire: pairs with the Release in `leave`.
-            let seen = reader.load(Ordering::Acquire);
+            let seen =
+                look(|| reader.load(Ordering::Acquire), |&seen| seen == 0 || owner::of(seen) == me);
             if seen == 0 {
                 return Ok(());
             }
             if owner::of(seen) == me {
-                return Err(Error::Deadlock);
-            }
-            if looks < LOOKS {
-                for _ in 0..1_u32 << looks.min(6) {
-                    spin_loop();
-                }
-                looks += 1;
-                continue;
+                return Err(Refused::Deadlock);
             }
             let marked = seen | WAITERS;
             // Relaxed: the kernel compares the word again.
@@ -254,7 +252,7 @@ impl<const N: usize> RwLockWords<N> {
             if is_dead(marked) {
                 let _ = reader.compare_exchange(marked, 0, Ordering::Acquire, Ordering::Relaxed);
             } else if nap == Nap::Deadline && reader.load(Ordering::Acquire) != 0 {
-                return Err(Error::TimedOut);
+                return Err(Refused::TimedOut);
             }
         }
     }
@@ -332,7 +330,7 @@ mod tests {
         // A reader that came in before the writer, as it were.
         words.used.store(3, Ordering::Relaxed);
         words.lines[0].readers[0].store(tid, Ordering::Relaxed);
-        assert!(matches!(words.write(me, NOW), Err(Error::TimedOut)));
+        assert!(matches!(words.write(me, NOW), Err(Refused::TimedOut)));
         words.leave(0, tid);
         assert!(matches!(words.write(me, NOW), Ok(Acquired::OwnerDied)));
         words.unlock(me);
@@ -343,13 +341,13 @@ mod tests {
         let words = RwLockWords::<1>::new();
         let me = owner::me();
         let seats: Vec<_> = (0..PER_LINE).map(|_| words.read(me, Limit::Try).unwrap().0).collect();
-        assert!(matches!(words.read(me, Limit::Try), Err(Error::WouldBlock)));
+        assert!(matches!(words.read(me, Limit::Try), Err(Refused::WouldBlock)));
         assert!(matches!(
             words.read(me, Limit::For(Duration::from_millis(5))),
-            Err(Error::TimedOut)
+            Err(Refused::TimedOut)
         ));
         words.leave(seats[0], me);
         assert!(words.read(me, Limit::Try).is_ok());
-        assert!(matches!(words.write(me, Limit::Try), Err(Error::Deadlock)));
+        assert!(matches!(words.write(me, Limit::Try), Err(Refused::Deadlock)));
     }
 }

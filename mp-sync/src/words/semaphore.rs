@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::lock::LockWord;
 use crate::owner;
-use crate::patience::{Limit, Nap, Patience};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, spin_loop, taken};
+use crate::patience::{Limit, Nap, Patience, look};
+use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Acquired, Error, Result};
 
 /// A count, and who has guards for permits.
@@ -51,9 +51,6 @@ const A_WHILE: Limit = Limit::For(Duration::from_millis(100));
 
 /// No bound but [`MAX`].
 pub(crate) const UNBOUNDED: u32 = u32::MAX;
-
-// In a model, who spins lets all others go first, and would never be seen to sleep.
-const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 10 };
 
 impl<const N: usize> SemaphoreWords<N> {
     #[cfg(any(test, mp_loom))]
@@ -124,7 +121,7 @@ impl<const N: usize> SemaphoreWords<N> {
         let mut mark = 0;
         let mut last_look = false;
         loop {
-            self.look();
+            look(|| self.value(), |&value| value > 0);
             if let Some(taken) = take(mark, &patience)? {
                 if mark != 0 && self.value() > 0 && taken!(SemaphoreChain) {
                     word::wake(&self.count, 1);
@@ -160,17 +157,6 @@ impl<const N: usize> SemaphoreWords<N> {
                     self.reap(me, owner::is_dead_lately);
                     last_look = true;
                 }
-            }
-        }
-    }
-
-    fn look(&self) {
-        for round in 0..LOOKS {
-            if self.value() > 0 {
-                break;
-            }
-            for _ in 0..1_u32 << round.min(6) {
-                spin_loop();
             }
         }
     }
