@@ -129,7 +129,6 @@ impl<G> From<TryLockError<G>> for Error {
             TryLockError::Poisoned(error) => error.into(),
             TryLockError::WouldBlock => Self::WouldBlock,
             TryLockError::TimedOut => Self::TimedOut,
-            TryLockError::Deadlock => Self::Deadlock,
         }
     }
 }
@@ -142,8 +141,6 @@ pub enum TryLockError<G> {
     WouldBlock,
     /// Somebody held it all that time. What the `_timeout` calls give.
     TimedOut,
-    /// This thread holds it, so waiting would be of no use. What the `_timeout` calls give.
-    Deadlock,
 }
 
 /// A guard, or [`TryLockError`].
@@ -156,7 +153,6 @@ impl<G> TryLockError<G> {
             Self::Poisoned(_) => Error::OwnerDied,
             Self::WouldBlock => Error::WouldBlock,
             Self::TimedOut => Error::TimedOut,
-            Self::Deadlock => Error::Deadlock,
         }
     }
 }
@@ -167,7 +163,6 @@ impl<G> fmt::Debug for TryLockError<G> {
             Self::Poisoned(_) => f.write_str("Poisoned(..)"),
             Self::WouldBlock => f.write_str("WouldBlock"),
             Self::TimedOut => f.write_str("TimedOut"),
-            Self::Deadlock => f.write_str("Deadlock"),
         }
     }
 }

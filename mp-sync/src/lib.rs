@@ -66,8 +66,8 @@
 //! owner up in `/proc`, which takes 6 us; nobody else does, so owners pay nothing for it.
 //!
 //! What else there was, measured on the same machine:
-//! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but a lock and
-//!   unlock costs half as much again, a contended one a third more; at most 2,048 are released when a
+//! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but to lock and
+//!   unlock costs twice as much, alone and contended; at most 2,048 are released when a
 //!   process dies; one whose page was unmapped never is; a peer that damages the list in shared memory
 //!   makes others write anywhere; and pthread's conditions, which they go with, hang when a waiter is
 //!   killed.
@@ -94,6 +94,12 @@
 //! Data in a [`Mutex`] or [`RwLock`] is lent as a reference into shared memory, in the trust that all who
 //! have the lock use it. For the words of the protocols there is no such trust: they are read once,
 //! checked, and can lead to a wrong wait or error at worst.
+
+#![cfg_attr(mp_loom, allow(dead_code, reason = "models have no handles, which use the rest"))]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(not(mp_loom))]
 mod action;
