@@ -62,7 +62,7 @@
 //! The word of a lock holds the name of its owner: thread number, start time and a trace of the program
 //! image, 62 bits that no other thread ever has. Taking a lock is one compare-and-swap from 0 to the own
 //! name, and taking it over from a dead owner one from that name, so no step of either can be cut in two
-//! by a kill. A waiter sleeps in slices, of 0.5 ms at first and 50 ms at most, and after each looks the
+//! by a kill. A waiter sleeps in slices, of 0.5 ms at first and 25 ms at most, and after each looks the
 //! owner up in `/proc`, which takes 6 us; nobody else does, so owners pay nothing for it.
 //!
 //! What else there was, measured on the same machine:
