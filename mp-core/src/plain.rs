@@ -27,6 +27,8 @@ use std::sync::atomic::{
 /// unsafe impl Plain for Particle {}
 /// ```
 ///
+/// [`plain_struct!`](crate::plain_struct) writes and checks all of that.
+///
 /// A reference does not belong there: it is an address, and means nothing in another process.
 ///
 /// ```compile_fail,E0277
@@ -59,6 +61,80 @@ pub unsafe trait Plain: Sized + 'static {}
 ///
 /// The implementer promises that every byte of the type belongs to an atomic integer.
 pub unsafe trait Atomic: Plain + Sync {}
+
+/// Declares a struct that is [`Plain`]: what can be checked of the promise is checked by the compiler.
+///
+/// The struct becomes `#[repr(C)]`, `Clone` and `Copy`. Each field must be [`Plain`] itself, and there must
+/// be no padding between the fields or behind them: put the larger ones first, and fill up with a field.
+///
+/// # Example
+///
+/// ```
+/// mp_core::plain_struct! {
+///     /// Where something is, and how heavy.
+///     #[derive(Debug, PartialEq)]
+///     pub struct Particle {
+///         /// In metres.
+///         pub position: [f64; 3],
+///         pub charge: i32,
+///         pub reserved: u32,
+///     }
+/// }
+///
+/// fn share<T: mp_core::Plain>(_: T) {}
+/// share(Particle { position: [0.0; 3], charge: -1, reserved: 0 });
+/// ```
+///
+/// Padding is an error, as other processes could see there what is none of their business:
+///
+/// ```compile_fail,E0080
+/// mp_core::plain_struct! {
+///     struct Padded {
+///         small: u8,
+///         large: u64,
+///     }
+/// }
+/// ```
+///
+/// And so is a field of which not all bits are values:
+///
+/// ```compile_fail,E0277
+/// mp_core::plain_struct! {
+///     struct Flag {
+///         on: bool,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! plain_struct {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy)]
+        #[repr(C)]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
+        }
+
+        const _: () = {
+            const fn plain<T: $crate::Plain>() {}
+            $(plain::<$type>();)*
+            ::core::assert!(
+                ::core::mem::size_of::<$name>() == 0 $(+ ::core::mem::size_of::<$type>())*,
+                "the struct has padding: put larger fields first, and fill up with a field",
+            );
+            ::core::assert!(::core::mem::align_of::<$name>() <= 4096, "at most a page");
+        };
+
+        // SAFETY: repr(C) without padding, and of fields that are Plain, as was checked above; it is Copy,
+        // so there is nothing to drop.
+        unsafe impl $crate::Plain for $name {}
+    };
+}
 
 macro_rules! plain {
     ($($type:ty)*) => {

@@ -116,7 +116,7 @@ mod sealed {
 
 impl sealed::Guard for LockGuard<'_> {
     fn unlock_all(&self, me: u64) -> Result<u32> {
-        self.word().unlock(me)?;
+        self.word().unlock_unpinned(me)?;
         Ok(1)
     }
 

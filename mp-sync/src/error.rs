@@ -129,6 +129,7 @@ impl<G> From<TryLockError<G>> for Error {
             TryLockError::Poisoned(error) => error.into(),
             TryLockError::WouldBlock => Self::WouldBlock,
             TryLockError::TimedOut => Self::TimedOut,
+            TryLockError::Deadlock => Self::Deadlock,
         }
     }
 }
@@ -141,6 +142,9 @@ pub enum TryLockError<G> {
     WouldBlock,
     /// Somebody held it all that time. What the `_timeout` calls give.
     TimedOut,
+    /// This thread holds it, so waiting is of no use. For types that say so at once; the locks of this
+    /// crate wait out the time, as they would for anybody else.
+    Deadlock,
 }
 
 /// A guard, or [`TryLockError`].
@@ -153,6 +157,7 @@ impl<G> TryLockError<G> {
             Self::Poisoned(_) => Error::OwnerDied,
             Self::WouldBlock => Error::WouldBlock,
             Self::TimedOut => Error::TimedOut,
+            Self::Deadlock => Error::Deadlock,
         }
     }
 }
@@ -163,6 +168,7 @@ impl<G> fmt::Debug for TryLockError<G> {
             Self::Poisoned(_) => f.write_str("Poisoned(..)"),
             Self::WouldBlock => f.write_str("WouldBlock"),
             Self::TimedOut => f.write_str("TimedOut"),
+            Self::Deadlock => f.write_str("Deadlock"),
         }
     }
 }

@@ -139,7 +139,7 @@ pub use {
     barrier::Barrier,
     condition::{Condition, ConditionGuard, WaitTimeoutResult},
     event::Event,
-    lock::{Lock, LockGuard},
+    lock::{Lock, LockGuard, LockPin},
     mutex::{Mutex, MutexGuard},
     rlock::{RLock, RLockGuard},
     rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard},

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{LockResult, PoisonError};
+use std::sync::{Arc, LockResult, PoisonError};
 use std::time::Duration;
 
+use mp_core::Segment;
+
 use crate::patience::Limit;
-use crate::view::{View, kind, passable};
-use crate::words::lock::{LockWord, Refused};
+use crate::view::{START, View, kind, passable};
+use crate::words::lock::{LockWord, PINNED, Refused};
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 
 /// A lock that processes share.
@@ -96,6 +98,86 @@ impl Lock {
         Ok(Self { view: View::create("lock", kind::LOCK, 0)? })
     }
 
+    /// Where the room of [`with_room`](Self::with_room) begins in the lock's segment.
+    pub const ROOM: usize = START + size_of::<LockWord>();
+
+    /// Makes a lock with so many bytes of room behind it, in the same segment; all zero.
+    ///
+    /// For types that keep what a lock guards beside it, so that both are one descriptor and, if it is
+    /// little, one cache line. `name` shows in `/proc/PID/maps`. The lock behaves as any other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where memory or descriptors are short.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use mp_sync::Lock;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = Lock::with_room("counter", 8)?;
+    /// let count = lock.segment().at::<AtomicU64>(Lock::ROOM)?;
+    /// let guard = lock.lock().unwrap();
+    /// count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_room(name: &str, room: usize) -> Result<Self> {
+        Ok(Self { view: View::create(name, kind::LOCK, room)? })
+    }
+
+    /// The segment that the lock lies in, with its [room](Self::with_room).
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        self.view.segment()
+    }
+
+    /// Takes the lock for something that lends out what the lock guards.
+    ///
+    /// As [`acquire`](Self::acquire), but until the pin is dropped [`release`](Self::release) is an error:
+    /// code that has the lock and a reference to what it guards could release the one and keep the other.
+    /// Waits no longer than `timeout`; without end for `None`, not at all for zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], and [`Error::Deadlock`] where this thread holds it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_sync::{Acquired, Error, Lock};
+    ///
+    /// # fn main() -> mp_sync::Result<()> {
+    /// let lock = Lock::new()?;
+    /// let (pin, acquired) = lock.pin(None)?;
+    /// assert_eq!(acquired, Acquired::Clean);
+    /// assert!(matches!(lock.release(), Err(Error::NotOwner)));
+    /// drop(pin);
+    /// assert!(!lock.is_locked());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn pin(&self, timeout: Option<Duration>) -> Result<(LockPin<'_>, Acquired)> {
+        let limit = timeout.map_or(Limit::Forever, Limit::For);
+        let me = owner::me();
+        let acquired = self.word().lock(me | PINNED, limit)?;
+        Ok((LockPin { word: self.word(), me, of_thread: PhantomData }, acquired))
+    }
+
+    /// A number that names the thread that holds the lock, and no other one ever; 0 where nobody does.
+    ///
+    /// Of use to the holder only: for others it may have changed by the time it is known.
+    #[must_use]
+    #[inline]
+    pub fn holder(&self) -> u64 {
+        self.word().owner()
+    }
+
+    #[inline]
     fn word(&self) -> &LockWord {
         &self.view
     }
@@ -197,10 +279,16 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`Error::NotOwner`] where this thread does not hold it.
+    /// [`Error::NotOwner`] where this thread does not hold it, or by a [`LockPin`].
     #[inline]
     pub fn release(&self) -> Result<()> {
-        Ok(self.word().unlock(owner::me())?)
+        Ok(self.word().unlock_unpinned(owner::me())?)
+    }
+
+    /// Whether the calling thread holds it.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.word().owner() == owner::me()
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.
@@ -210,6 +298,38 @@ impl Lock {
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.word().is_held()
+    }
+}
+
+/// Holds a [`Lock`] that lends out what it guards; releases it when dropped. Made by [`Lock::pin`].
+#[must_use = "the lock is released as soon as the pin is dropped"]
+pub struct LockPin<'a> {
+    word: &'a LockWord,
+    me: u64,
+    of_thread: PhantomData<*const ()>,
+}
+
+impl LockPin<'_> {
+    /// What [`Lock::holder`] is while this lives, without a look at the lock.
+    #[must_use]
+    #[inline]
+    pub fn holder(&self) -> u64 {
+        self.me
+    }
+}
+
+impl Drop for LockPin<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Looked up again, as this may be a forked child, and the lock its parent's: then it is not the
+        // owner, and there is nothing to do.
+        let _ = self.word.unlock(owner::me() | PINNED);
+    }
+}
+
+impl fmt::Debug for LockPin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockPin").finish_non_exhaustive()
     }
 }
 
@@ -264,7 +384,7 @@ impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
         // Not the owner: released by hand, or this is a forked child and the lock its parent's. Both
         // leave nothing to do.
-        let _ = self.word.unlock(owner::me());
+        let _ = self.word.unlock_unpinned(owner::me());
     }
 }
 

@@ -48,11 +48,12 @@ fn a_lock_knows_its_owner() {
     let guard = lock.lock().unwrap();
     assert!(matches!(lock.acquire(), Err(Error::Deadlock)));
     assert!(matches!(lock.try_acquire(), Err(Error::WouldBlock)));
+    assert!(lock.is_owned());
     assert!(matches!(lock.lock_timeout(SOON), Err(TryLockError::TimedOut)));
     assert!(catch_unwind(AssertUnwindSafe(|| drop(lock.lock()))).is_err());
     let theirs = lock.clone();
     within(move || {
-        assert!(matches!(theirs.release(), Err(Error::NotOwner)));
+        assert!(!theirs.is_owned() && matches!(theirs.release(), Err(Error::NotOwner)));
         assert!(matches!(theirs.try_lock(), Err(TryLockError::WouldBlock)));
         assert!(matches!(theirs.lock_timeout(SOON), Err(TryLockError::TimedOut)));
         assert!(matches!(theirs.acquire_timeout(Duration::ZERO), Err(Error::TimedOut)));

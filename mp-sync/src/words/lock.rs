@@ -20,6 +20,7 @@ pub(crate) struct LockWord {
     /// | 0 | free, nobody sleeps that nobody was sent to wake |
     /// | a name ([`owner`]) | held by that thread |
     /// | a name + [`WAITERS`] | held, and somebody may sleep on the low half |
+    /// | either of these + `PINNED` | held by something that lends out what the lock guards |
     /// | [`WAITERS`] alone | by a faulty peer only; taken as free |
     word: AtomicU64,
 }
@@ -27,7 +28,10 @@ pub(crate) struct LockWord {
 /// Somebody may sleep: whoever releases has to wake.
 const WAITERS: u64 = FLAG_A;
 
-/// How often to look before sleeping, with a growing pause in between.
+/// What an owner adds to its name to take and to release what `unlock_unpinned` must not release.
+#[cfg(not(mp_loom))]
+pub(crate) const PINNED: u64 = owner::FLAG_B;
+
 /// Why a lock was not taken, or not released: [`Error`], small enough for a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -72,7 +76,7 @@ impl LockWord {
     #[cold]
     fn lock_slow(&self, me: u64, limit: Limit) -> Result<Acquired> {
         let seen = self.word.load(Ordering::Relaxed);
-        if owner::of(seen) == me {
+        if owner::of(seen) == owner::of(me) {
             return Err(Refused::Deadlock);
         }
         if let Limit::Try = limit {
@@ -85,7 +89,7 @@ impl LockWord {
         loop {
             let seen = self.look();
             if owner::of(seen) == 0 {
-                if self.take(seen, me | seen | mark) {
+                if self.take(seen, me | seen & WAITERS | mark) {
                     return Ok(Acquired::Clean);
                 }
                 continue;
@@ -127,7 +131,7 @@ impl LockWord {
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if owner::of(seen) == 0 {
-                if self.take(seen, me | seen) {
+                if self.take(seen, me | seen & WAITERS) {
                     return Ok(Acquired::Clean);
                 }
             } else if owner::is_dead_lately(seen) {
@@ -164,6 +168,18 @@ impl LockWord {
         self.unlock_waking(me, 1)
     }
 
+    /// As [`unlock`](Self::unlock), but leaves alone what `me` took pinned.
+    #[cfg(not(mp_loom))]
+    #[inline]
+    pub(crate) fn unlock_unpinned(&self, me: u64) -> Result<()> {
+        match self.word.compare_exchange(me, 0, ordering!(LockRelease, Release), Ordering::Relaxed)
+        {
+            Ok(_) => Ok(()),
+            Err(seen) if seen & PINNED != 0 => Err(Refused::NotOwner),
+            Err(seen) => self.unlock_slow(seen, me, 1),
+        }
+    }
+
     /// As [`unlock`](Self::unlock), waking up to `count` of those who sleep.
     #[inline]
     pub(crate) fn unlock_waking(&self, me: u64, count: u32) -> Result<()> {
@@ -177,7 +193,7 @@ impl LockWord {
 
     #[cold]
     fn unlock_slow(&self, seen: u64, me: u64, count: u32) -> Result<()> {
-        if owner::of(seen) != me {
+        if owner::of(seen) != owner::of(me) {
             return Err(Refused::NotOwner);
         }
         // Only waiters change the word of a living owner, and only by their mark.
