@@ -1,1 +1,27 @@
-fn main() {}
+//! The cross-process suite: one list of tests, each run under every start method it is meant for.
+//!
+//! A test is a program of its own: the harness starts this binary again for it, with one thread, and
+//! watches it from outside. A hang is found within the test's limit and reported with what each process
+//! waits for; what a test leaves behind (descriptors, threads, children, mappings, processes) fails it.
+//!
+//! `cargo test --test main`, `cargo nextest run`; a name as argument selects.
+#![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
+
+mod crash;
+mod notes;
+mod reexports;
+mod shmem;
+mod start;
+mod support;
+mod sync;
+
+fn main() -> std::process::ExitCode {
+    support::main(&[
+        start::CASES,
+        crash::CASES,
+        sync::CASES,
+        shmem::CASES,
+        notes::CASES,
+        reexports::CASES,
+    ])
+}

@@ -72,3 +72,24 @@ pub use error::{Error, Result};
 pub use fd::Fd;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_traits() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        is_send_and_sync::<Segment>();
+        is_send_and_sync::<packet::Channel>();
+        is_send_and_sync::<Message>();
+        is_send_and_sync::<Fd>();
+        is_send_and_sync::<Deadline>();
+        is_send_and_sync::<Error>();
+    }
+}
+
+/// The examples of the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -20,8 +20,9 @@ use crate::{Deadline, Error, Result};
 /// How many descriptors one message can carry.
 pub const MAX_FDS: usize = 16 * socket::MAX_FDS;
 
-/// A longer body travels as a memory file.
-const MAX_INLINE: usize = 16 << 10;
+/// A longer body travels as a memory file. Small, because the receiver's buffer lies on the stack, and in a
+/// process that was just forked each page of it that is written to costs microseconds.
+const MAX_INLINE: usize = 2 << 10;
 const HEADER: usize = 24;
 const MAGIC: u32 = u32::from_le_bytes(*b"mpP1");
 const BODY_IN_FILE: u8 = 1;
@@ -85,15 +86,38 @@ impl Channel {
     /// # Panics
     ///
     /// For the kind 255, which is the channel's own.
-    pub fn send(&self, kind: u8, parts: &[&[u8]], fds: &[OwnedFd]) -> Result<()> {
+    pub fn send(&self, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_message(kind, parts, fds, false)
+    }
+
+    /// Sends as [`send`](Self::send) does, or fails at once where it would have to wait.
+    ///
+    /// # Errors
+    ///
+    /// As `send`; [`Error::TimedOut`] where too many unread messages are under way.
+    ///
+    /// # Panics
+    ///
+    /// For the kind 255, which is the channel's own.
+    pub fn try_send(&self, kind: u8, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_message(kind, parts, fds, true)
+    }
+
+    fn send_message(
+        &self,
+        kind: u8,
+        parts: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+        dont_wait: bool,
+    ) -> Result<()> {
         assert_ne!(kind, MORE, "the kind 255 is the channel's own");
         if fds.len() > MAX_FDS {
             return Err(Error::TooManyDescriptors { count: fds.len(), max: MAX_FDS });
         }
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let file = if len > MAX_INLINE { Some(sealed(parts)?) } else { None };
-        let raw = |fd: &OwnedFd| fd.as_raw_fd();
-        let fds: Vec<RawFd> = file.iter().chain(fds).map(raw).collect();
+        let file_fd = file.as_ref().map(AsFd::as_fd);
+        let fds: Vec<RawFd> = file_fd.iter().chain(fds).map(AsRawFd::as_raw_fd).collect();
         let mut packets = fds.chunks(socket::MAX_FDS);
 
         let first = packets.next().unwrap_or_default();
@@ -103,24 +127,25 @@ impl Channel {
         if file.is_none() {
             slices.extend(parts.iter().map(|part| IoSlice::new(part)));
         }
-        self.send_packet(&slices, first)?;
+        self.send_packet(&slices, first, dont_wait)?;
         for more in packets {
             let header = self::header(MORE, 0, more.len(), 0);
-            self.send_packet(&[IoSlice::new(&header)], more)?;
+            self.send_packet(&[IoSlice::new(&header)], more, dont_wait)?;
         }
         Ok(())
     }
 
-    fn send_packet(&self, parts: &[IoSlice<'_>], fds: &[RawFd]) -> Result<()> {
+    fn send_packet(&self, parts: &[IoSlice<'_>], fds: &[RawFd], dont_wait: bool) -> Result<()> {
         // Too many descriptors of this user are under way: others must receive theirs first.
         let patience = Deadline::after(Duration::from_secs(1));
         loop {
-            let Err(error) = socket::send(self.socket.as_fd(), parts, fds, false) else {
+            let Err(error) = socket::send(self.socket.as_fd(), parts, fds, dont_wait) else {
                 return Ok(());
             };
             match error.raw_os_error() {
                 Some(libc::EPIPE | libc::ECONNRESET) => return Err(Error::Disconnected),
-                Some(libc::ETOOMANYREFS) if !patience.has_passed() => {
+                Some(libc::EAGAIN) => return Err(Error::TimedOut),
+                Some(libc::ETOOMANYREFS) if !dont_wait && !patience.has_passed() => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 _ => return Err(Error::Io(error)),
@@ -295,12 +320,16 @@ mod tests {
         (0..count).map(|_| null.try_clone().unwrap()).collect()
     }
 
+    fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+        fds.iter().map(AsFd::as_fd).collect()
+    }
+
     #[test]
     fn messages_of_any_size_come_back_whole_without_a_reader() {
         let (near, mut far) = Channel::pair().unwrap();
         let sizes = [0, 1, MAX_INLINE, MAX_INLINE + 1, 3 << 20];
         for (kind, size) in sizes.into_iter().enumerate() {
-            near.send(kind as u8, &[&vec![kind as u8; size]], &nulls(kind)).unwrap();
+            near.send(kind as u8, &[&vec![kind as u8; size]], &borrow(&nulls(kind))).unwrap();
         }
         drop(near);
         for (kind, size) in sizes.into_iter().enumerate() {
@@ -318,7 +347,7 @@ mod tests {
         let (near, mut far) = Channel::pair().unwrap();
         for count in [252, 253, 254, 600] {
             for body in [&b"small"[..], &[7; MAX_INLINE + 1]] {
-                near.send(1, &[body], &nulls(count)).unwrap();
+                near.send(1, &[body], &borrow(&nulls(count))).unwrap();
                 let packet = far.receive(Deadline::NEVER).unwrap();
                 assert_eq!((packet.fds.len(), &packet.body[..]), (count, body));
             }
@@ -328,7 +357,7 @@ mod tests {
             Ok(fds) => fds,
             Err(_) => return, // the machine's own limit is lower
         };
-        let error = near.send(1, &[b""], &raw).unwrap_err();
+        let error = near.send(1, &[b""], &borrow(&raw)).unwrap_err();
         assert!(matches!(error, Error::TooManyDescriptors { count: 4049, max: 4048 }));
     }
 
@@ -337,7 +366,7 @@ mod tests {
         let (near, mut far) = Channel::pair().unwrap();
         let null = fd::null().unwrap();
         let header = header(1, 0, 2, 0);
-        near.send_packet(&[IoSlice::new(&header)], &[null.as_raw_fd()]).unwrap();
+        near.send_packet(&[IoSlice::new(&header)], &[null.as_raw_fd()], false).unwrap();
         near.send(2, &[b"next"], &[]).unwrap();
         assert_eq!(far.receive(Deadline::NEVER).unwrap().kind, 2);
     }
@@ -346,7 +375,7 @@ mod tests {
     fn what_is_no_packet_is_an_error() {
         let (near, mut far) = Channel::pair().unwrap();
         let mut good = header(1, 0, 0, 0);
-        let send = |bytes: &[u8]| near.send_packet(&[IoSlice::new(bytes)], &[]).unwrap();
+        let send = |bytes: &[u8]| near.send_packet(&[IoSlice::new(bytes)], &[], false).unwrap();
         send(b"x");
         send(&[0; 100]);
         send(&header(MORE, 0, 0, 0));

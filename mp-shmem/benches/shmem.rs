@@ -310,6 +310,7 @@ fn server(mut work: impl FnMut(Message) -> u64) -> (Channel, OwnedFd) {
 
 fn ask(channel: &mut Channel, message: Message) -> u64 {
     let (bytes, fds) = message.into_parts();
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     channel.send(0, &[&bytes], &fds).expect("send");
     let packet = channel.receive(Deadline::after(HANG)).expect("answer");
     u64::from_le_bytes(packet.body.try_into().expect("eight bytes"))

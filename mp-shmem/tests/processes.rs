@@ -260,6 +260,7 @@ fn parts_of_an_array() -> Outcome {
 
 fn send(channel: &Channel, value: &impl Serialize) -> Outcome {
     let (bytes, fds) = mp_core::encode(value)?.into_parts();
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     Ok(channel.send(1, &[&bytes], &fds)?)
 }
 

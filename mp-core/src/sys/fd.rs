@@ -27,6 +27,12 @@ impl<'fd> PollFd<'fd> {
         Self::new(fd, libc::POLLIN)
     }
 
+    /// Waits until the other end of `fd` is closed, whatever there is to read.
+    #[must_use]
+    pub fn hung_up(fd: BorrowedFd<'fd>) -> Self {
+        Self::new(fd, 0)
+    }
+
     /// Waits until `fd` can be written, or its other end is closed.
     #[must_use]
     pub fn writable(fd: BorrowedFd<'fd>) -> Self {
@@ -108,31 +114,92 @@ pub fn place(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor for what the standard stream `number` (0, 1 or 2) is now; `None` where it is closed.
-///
-/// # Errors
-///
-/// `EMFILE` where the process has no descriptor left.
-pub fn standard_stream(number: RawFd) -> io::Result<Option<OwnedFd>> {
-    debug_assert!((0..3).contains(&number));
+/// Whether `fd`'s number is open. False only for a standard stream that was closed.
+#[must_use]
+pub fn is_open(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: takes numbers only.
-    match check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }) {
-        // SAFETY: the call just made this descriptor; nobody else owns it.
-        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
-        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
-        Err(error) => Err(error),
-    }
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) != -1 }
 }
 
-/// Takes over the standard stream `number`, leaving `/dev/null` in its place.
+/// Takes over what standard input is, leaving `/dev/null` in its place.
 ///
 /// # Errors
 ///
-/// Where `/dev/null` cannot be opened or no descriptor is left.
-pub fn take_standard_stream(number: RawFd) -> io::Result<Option<OwnedFd>> {
-    let taken = standard_stream(number)?;
-    place(null()?.as_fd(), number)?;
+/// Where it is closed, `/dev/null` cannot be opened, or no descriptor is left.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    // Above the standard streams, whose numbers std takes for its own (fcntl(2), F_DUPFD_CLOEXEC).
+    let taken = io::stdin().as_fd().try_clone_to_owned()?;
+    place(null()?.as_fd(), 0)?;
     Ok(taken)
+}
+
+/// An instance of epoll(7) over process descriptors: tells which of many have ended, at the cost of those.
+#[derive(Debug)]
+pub struct Ended {
+    epoll: OwnedFd,
+}
+
+impl Ended {
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes numbers only.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the call just made this descriptor; nobody else owns it.
+        Ok(Self { epoll: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Watches `fd`, which [`some`](Self::some) reports as `token`, until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENOSPC` at a limit on watches.
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        // SAFETY: the event is a local that the call only reads.
+        check(unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                fd.as_raw_fd(),
+                &raw mut event,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Stops watching `fd`.
+    pub fn remove(&self, fd: BorrowedFd<'_>) {
+        // SAFETY: takes numbers only; the event is ignored (epoll_ctl(2)). One that is not watched is
+        // reported, and fine.
+        unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_DEL,
+                fd.as_raw_fd(),
+                std::ptr::null_mut(),
+            )
+        };
+    }
+
+    /// The tokens of some that have ended, up to 64; does not wait.
+    ///
+    /// The same ones come again until they are removed.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_wait(2).
+    pub fn some(&self) -> io::Result<Vec<u64>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let count = crate::sys::retry(|| {
+            // SAFETY: the array has room for as many events as the call is told.
+            check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) })
+        })?;
+        Ok(events[..usize::try_from(count).unwrap_or(0)].iter().map(|event| event.u64).collect())
+    }
 }
 
 /// Opens `/dev/null` for reading and writing.
@@ -197,10 +264,57 @@ pub fn blank_others(keep: &[RawFd]) -> io::Result<()> {
     let null = null()?;
     for fd in open_descriptors()? {
         if fd > 2 && fd != null.as_raw_fd() && !keep.contains(&fd) {
-            // SAFETY: the number stays open, so whoever owns it still owns a descriptor (dup3(2)).
-            let _ = check(unsafe { libc::dup3(null.as_raw_fd(), fd, libc::O_CLOEXEC) });
+            blank(null.as_fd(), fd)?;
         }
     }
+    Ok(())
+}
+
+/// Puts `/dev/null` in the place of every descriptor above 2 that this program was executed with.
+///
+/// Those are among the ones that are not close-on-exec: the others were opened since. For the start of a
+/// program, before it has opened anything without that flag.
+///
+/// # Errors
+///
+/// Where `/proc/self/fd` cannot be read.
+pub fn blank_inherited() -> io::Result<()> {
+    let mut inherited = open_descriptors()?;
+    // SAFETY: takes numbers only.
+    inherited
+        .retain(|&fd| fd > 2 && unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC == 0);
+    if inherited.is_empty() {
+        return Ok(());
+    }
+    let null = null()?;
+    for fd in inherited {
+        blank(null.as_fd(), fd)?;
+    }
+    Ok(())
+}
+
+/// Puts `null` in the place of `target`, or closes it where its number is beyond the limit on descriptors: no
+/// `open` will give that number to anybody.
+fn blank(null: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    match replace(null, target) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+            // SAFETY: takes numbers only. Whoever believes to own the number finds it closed.
+            check(unsafe { libc::close(target) }).map(|_| ())
+        }
+        result => result,
+    }
+}
+
+/// Lets the number `target` stand for the object behind `fd`, close-on-exec. dup3(2).
+///
+/// # Errors
+///
+/// `EBADF` where `target` is beyond the limit, `EINVAL` where it is `fd` itself.
+pub fn replace(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    crate::sys::retry(|| {
+        // SAFETY: takes numbers only; the number stays open, so whoever owns it still owns a descriptor.
+        check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) })
+    })?;
     Ok(())
 }
 

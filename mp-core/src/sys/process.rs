@@ -54,6 +54,35 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the kernel kill this process when its parent ends, until [`live_on`]. prctl(2),
+/// `PR_SET_PDEATHSIG`.
+///
+/// "The parent" is the thread that made this process: for a parent with one thread only. `parent` is its
+/// number, to notice that it has ended already.
+///
+/// # Errors
+///
+/// `ESRCH` where the parent has ended.
+pub fn die_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    if parent_id() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// Takes back [`die_with_parent`].
+pub fn live_on() {
+    // SAFETY: takes numbers only; cannot fail for signal 0.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+}
+
+/// Kills and reaps the child `pid`, which was forked just now and is not watched yet.
+pub fn kill_child(pid: u32) {
+    // SAFETY: takes numbers only; a child that was not reaped still has its number.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    // SAFETY: null asks for no status.
+    let _ = retry(|| check(unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) }));
+}
+
 /// Ends this process by SIGKILL.
 pub fn kill_self() -> ! {
     // SAFETY: takes numbers only.
@@ -296,37 +325,54 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     set
 }
 
-/// Gives every signal its default action and unblocks all: how a program finds them after a clean start.
+/// Puts signals back to how a program finds them after a clean start: handlers are replaced by the default
+/// action, nothing is blocked.
 ///
-/// SIGPIPE is ignored, as in every Rust program with a `main` of Rust.
+/// What is ignored stays so (execve(2)), but for SIGCHLD. SIGPIPE is ignored, as in every program with a
+/// `main` of Rust.
 pub fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
-        let action = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own signals are refused.
-        unsafe { libc::signal(signal, action) };
+        let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+        if before == libc::SIG_IGN {
+            // SAFETY: as above.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
     }
     unblock_signals();
-}
-
-/// Unblocks all signals for this thread and gives SIGCHLD its default action.
-pub fn unblock_signals() {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Unblocks all signals for this thread.
+pub fn unblock_signals() {
     let none = signal_set(&[]);
     // SAFETY: the set is initialised; the old one is not wanted.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
 
-/// Ignores `signal` from now on, in programs this one turns into as well (signal(7)).
-pub fn ignore_signal(signal: i32) {
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(signal, libc::SIG_IGN) };
+/// What a signal did before it was [ignored](ignore_signal).
+#[derive(Debug)]
+pub struct Ignored {
+    signal: i32,
+    before: libc::sighandler_t,
 }
 
-/// Gives `signal` its default action.
-pub fn default_signal(signal: i32) {
+/// Ignores `signal` from now on.
+pub fn ignore_signal(signal: i32) -> Ignored {
     // SAFETY: no handler is installed.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    Ignored { signal, before }
+}
+
+impl Ignored {
+    /// Puts back what the signal did before.
+    pub fn restore(&self) {
+        // SAFETY: what was in place before, so its handler, if it has one, is part of this program.
+        unsafe { libc::signal(self.signal, self.before) };
+    }
 }
 
 /// How many CPUs this process may use: its affinity now, and the quota of its control group.

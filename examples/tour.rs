@@ -1,0 +1,195 @@
+//! The examples of a course on Python's `multiprocessing`, in order, as Rust programs: a few seconds, and a
+//! line at the end that says what was checked.
+//!
+//! `cargo run --release --example tour`
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiprocess::{
+    Array, Error, Lock, Process, ProcessError, Result, Run, Semaphore, StartMethod, Value,
+    active_children, cpu_count, current_process, parent_process,
+};
+use serde::{Deserialize, Serialize};
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    // A child is this program again; this line is where it turns off.
+    multiprocess::init();
+    let start = Instant::now();
+    let mut checks = 0;
+
+    heading("A function in a process of its own: start, join");
+    let p = Process::new(fun, ()).start()?;
+    checks += check("the process ended well", p.join()?.success());
+
+    heading("Four named processes that sleep for random times");
+    let names = ["p1", "p2", "p3", "p4"];
+    let started: Result<Vec<_>> =
+        names.iter().map(|name| Process::new(task, (name.to_string(),)).start()).collect();
+    println!("main process: all four are started, {} run", active_children().len());
+    let slept: std::result::Result<Vec<u64>, _> =
+        started?.into_iter().map(|child| child.result()).collect();
+    checks += check("each told how long it slept", slept?.iter().all(|&ms| ms >= 100));
+
+    heading("The same as a class of our own, ten times: pid, is_alive, number");
+    let list: Vec<_> = (0..10).map(|num| Process::of(MyProcess { num })).collect();
+    let started: Result<Vec<_>> = list.into_iter().map(Process::start).collect();
+    println!("ending");
+    let mut numbers = Vec::new();
+    for child in started? {
+        let pid = child.pid();
+        let (own, num) = child.result()?;
+        checks += check("the pid here is the pid there", pid == own);
+        numbers.push(num);
+    }
+    checks += check("all ten numbers came back", numbers == (0..10).collect::<Vec<_>>());
+
+    heading("What a process has: name, pid, daemon, is_alive, exit code");
+    let p = Process::new(sleep_for_ever, ()).name("sleeper").daemon(true).start()?;
+    println!("{} is process {} of {}", p.name(), p.pid(), current_process().name());
+    checks += check("it runs", p.is_alive() && p.daemon() && p.exit_code().is_none());
+    let waited = p.join_timeout(Duration::from_millis(50))?;
+    checks += check("join with a timeout gives up", waited.is_none());
+    checks += check("close is refused", matches!(p.close(), Err(Error::StillRunning { .. })));
+    p.terminate()?;
+    println!("{} {}", p.name(), p.join()?);
+    checks += check("SIGTERM ended it", p.exit_code() == Some(-15));
+
+    heading("Processes share nothing, and know their parent");
+    let there = Process::new(parent, ()).start()?.result()?;
+    checks += check("its parent is this process", there == Some(std::process::id()));
+
+    heading("Unless they are given something to share: Value, Array, Lock, Semaphore");
+    let (number, letters, lock) = (Value::new(0)?, Array::<u8>::zeroed(6)?, Lock::new()?);
+    let count = || Process::new(add_under_lock, (number.clone(), lock.clone())).start();
+    let adders: Result<Vec<_>> = (0..4).map(|_| count()).collect();
+    for child in adders? {
+        child.join()?;
+    }
+    println!("four processes counted to {}", number.get());
+    checks += check("no count is lost", number.get() == 4000);
+    Process::new(write, (letters.clone(),)).start()?.join()?;
+    println!("a process wrote {:?}", String::from_utf8_lossy(&letters.to_vec()));
+    checks += check("what it wrote is here", letters.to_vec() == b"shared");
+    let semaphore = Semaphore::new(2)?;
+    let left = Process::new(take_one, (semaphore.clone(),)).start()?.result()?;
+    checks += check("a permit was taken there", (left, semaphore.value()) == (1, 1));
+
+    heading("A process killed while it holds a lock");
+    let child = Process::new(hold, (lock.clone(), number.clone())).start()?;
+    while number.get() >= 0 {
+        thread::yield_now();
+    }
+    child.kill()?;
+    let news = lock.lock().unwrap_err();
+    println!("lock: {news}");
+    checks += check("the next one is told, and has the lock", lock.is_locked());
+    drop(news);
+    child.join()?;
+
+    heading("A panic, a crash: the parent goes on and knows why");
+    println!("(the child reports its panic on standard error as well)");
+    let error = Process::new(divide, (1, 0)).start()?.result().unwrap_err();
+    println!("{error}");
+    checks += check("the panic's message is here", matches!(error, ProcessError::Panicked(_)));
+    let error = Process::new(crash, ()).start()?.result().unwrap_err();
+    println!("{error}");
+    checks += check("so is the signal", matches!(error, ProcessError::Signaled(6)));
+
+    heading("Three ways to start, one behaviour");
+    for method in StartMethod::ALL {
+        let begin = Instant::now();
+        let sum = Process::new(add, (1, 2)).start_method(method).start()?.result()?;
+        println!("{method:?}: 1 + 2 = {sum} after {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
+        checks += check("the same sum", sum == 3);
+    }
+
+    println!(
+        "\n{checks} checks passed on {} CPUs in {:.1} s",
+        cpu_count(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+/// Counts one check; a failed one ends the tour.
+fn check(what: &str, holds: bool) -> u32 {
+    assert!(holds, "not so: {what}");
+    1
+}
+
+fn fun() {
+    println!("ddd");
+}
+
+fn task(name: String) -> u64 {
+    let ms = 100 + u64::from(std::process::id()) * 7919 % 300;
+    println!("{name} is running");
+    thread::sleep(Duration::from_millis(ms));
+    println!("{name} ends after {ms} ms");
+    ms
+}
+
+#[derive(Serialize, Deserialize)]
+struct MyProcess {
+    num: u32,
+}
+
+impl Run for MyProcess {
+    type Output = (u32, u32);
+
+    fn run(self) -> (u32, u32) {
+        thread::sleep(Duration::from_millis(100));
+        let this = current_process();
+        println!("pid {}, alive {}, number {}", this.pid(), this.is_alive(), self.num);
+        (this.pid(), self.num)
+    }
+}
+
+fn sleep_for_ever() {
+    thread::sleep(Duration::from_secs(1000));
+}
+
+fn parent() -> Option<u32> {
+    let parent = parent_process()?;
+    println!("the parent of {} is {}", current_process().name(), parent.name());
+    Some(parent.pid())
+}
+
+fn add_under_lock(number: Value<i32>, lock: Lock) {
+    for _ in 0..1000 {
+        let _guard = lock.lock().expect("no holder died");
+        number.set(number.get() + 1);
+    }
+}
+
+fn write(letters: Array<u8>) {
+    letters.copy_from_slice(b"shared").expect("has six");
+}
+
+fn take_one(semaphore: Semaphore) -> u32 {
+    semaphore.acquire().expect("is free");
+    semaphore.value()
+}
+
+fn hold(lock: Lock, number: Value<i32>) {
+    let _guard = lock.lock();
+    number.set(-1);
+    thread::sleep(Duration::from_secs(1000));
+}
+
+fn divide(a: i32, b: i32) -> i32 {
+    a.checked_div(b).expect("nobody divides by zero")
+}
+
+fn crash() {
+    std::process::abort();
+}
+
+fn add(a: i32, b: i32) -> i32 {
+    a + b
+}

@@ -1,0 +1,408 @@
+//! A process after its start.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mp_core::packet::Channel;
+use mp_core::sys::fd::{PollFd, poll};
+use mp_core::sys::process::{self, Reaped};
+use mp_core::{Deadline, Error as CoreError};
+use serde::de::DeserializeOwned;
+
+use crate::entry::Outcome;
+use crate::sync::lock;
+use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
+
+/// How long the end of a process may be known before the fork server has told how it ended.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A started process whose target returns `R`.
+///
+/// Has every method of [`AnyChild`], and [`result`](Self::result). All of them may be called from any
+/// thread, several at a time.
+///
+/// Dropping it detaches the process: it goes on, its result is lost, and it is still joined (a daemon:
+/// terminated) when this program ends. No zombie stays behind: the fork server reaps its children at once;
+/// one made by `Spawn` or `Fork` that ends after it was detached is reaped when this program next starts,
+/// joins or lists processes.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use std::time::Duration;
+/// use mp_process::Process;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let child = Process::new(square, (12,)).start()?;
+///     assert_ne!(child.pid(), std::process::id());
+///     let status = child.join_timeout(Duration::from_secs(30))?.expect("is quick");
+///     assert!(status.success() && !child.is_alive());
+///     assert_eq!(child.result()?, 144);
+///     Ok(())
+/// }
+/// ```
+pub struct Child<R> {
+    any: AnyChild,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Child<R> {
+    pub(crate) fn new(any: AnyChild) -> Self {
+        Self { any, result: PhantomData }
+    }
+}
+
+impl<R: DeserializeOwned> Child<R> {
+    /// Waits for the process to end and gives what its target returned.
+    ///
+    /// What the target returns is data: an `Err` comes back inside the `Ok`, and the exit code is 0.
+    ///
+    /// Python: `Process` gives no result back.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError::Panicked`] with the message of the target's panic; [`Exited`] or [`Signaled`] where
+    /// the process ended before its target did; [`Encode`] and [`Decode`] where the value or the arguments
+    /// could not travel.
+    ///
+    /// [`Exited`]: ProcessError::Exited
+    /// [`Signaled`]: ProcessError::Signaled
+    /// [`Encode`]: ProcessError::Encode
+    /// [`Decode`]: ProcessError::Decode
+    ///
+    /// # Example: a panic
+    ///
+    /// ```standalone_crate
+    /// use mp_process::{Process, ProcessError};
+    ///
+    /// fn fail(why: String) {
+    ///     panic!("{why}");
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let error = Process::new(fail, ("no luck".to_string(),)).start()?.result().unwrap_err();
+    ///     assert!(matches!(error, ProcessError::Panicked(message) if message == "no luck"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn result(self) -> Result<R, ProcessError> {
+        let status = self.any.join()?;
+        let outcome = lock(&self.any.0.state).outcome.take();
+        match outcome {
+            Some(Outcome::Value(message)) => {
+                mp_core::decode(message).map_err(|error| ProcessError::Decode(error.to_string()))
+            }
+            Some(Outcome::Panicked(message)) => Err(ProcessError::Panicked(message)),
+            Some(Outcome::Unencodable(why)) => Err(ProcessError::Encode(why)),
+            Some(Outcome::Undecodable(why)) => Err(ProcessError::Decode(why)),
+            None => Err(match (status.code(), status.signal()) {
+                (Some(code), _) => ProcessError::Exited(code),
+                (_, Some(signal)) => ProcessError::Signaled(signal),
+                _ => ProcessError::Lost,
+            }),
+        }
+    }
+}
+
+impl<R> Deref for Child<R> {
+    type Target = AnyChild;
+
+    fn deref(&self) -> &AnyChild {
+        &self.any
+    }
+}
+
+impl<R> AsFd for Child<R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.any.as_fd()
+    }
+}
+
+impl<R> fmt::Debug for Child<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.any.fmt(f)
+    }
+}
+
+/// A started process, whatever its target returns.
+///
+/// What [`Child`] derefs to, and what [`active_children`](crate::active_children) lists. Clones are the same
+/// process.
+#[derive(Clone)]
+pub struct AnyChild(Arc<Inner>);
+
+pub(crate) struct Inner {
+    name: String,
+    pid: u32,
+    daemon: bool,
+    /// The process that started it: after a fork, the child has this object too.
+    owner: u32,
+    reaper: Reaper,
+    pidfd: OwnedFd,
+    state: Mutex<State>,
+}
+
+/// Who learns from the kernel how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reaper {
+    /// This process: it is its child.
+    Us,
+    /// The fork server, which then tells over the channel.
+    ForkServer,
+}
+
+/// What is known so far.
+#[derive(Default)]
+struct State {
+    /// Where the outcome, and the fork server's report, come from. `None` once both ends are done with it.
+    channel: Option<Channel>,
+    outcome: Option<Outcome>,
+    exit: Option<ExitStatus>,
+    closed: bool,
+}
+
+impl AnyChild {
+    pub(crate) fn new(
+        name: String,
+        pid: u32,
+        daemon: bool,
+        reaper: Reaper,
+        pidfd: OwnedFd,
+        channel: Channel,
+    ) -> Self {
+        let state = State { channel: Some(channel), ..State::default() };
+        let owner = std::process::id();
+        Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
+    }
+
+    /// Its name: as set before it was started, else `Process-1` and so on.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its number.
+    #[doc(alias = "ident")]
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.pid
+    }
+
+    /// Whether it ends with this process.
+    #[must_use]
+    pub fn daemon(&self) -> bool {
+        self.0.daemon
+    }
+
+    /// Whether it still runs. Does not wait.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        if self.0.owner != std::process::id() {
+            return !process::wait_ended(self.as_fd(), Deadline::PASSED).unwrap_or(false);
+        }
+        !matches!(self.look(), Ok(Some(_)))
+    }
+
+    /// How it ended: the code it exited with, or the negative number of the signal that killed it; `None`
+    /// while it runs. Does not wait.
+    ///
+    /// `None` too where nobody can tell (see [`ExitStatus::exit_code`]).
+    #[doc(alias = "exitcode")]
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        self.look().ok().flatten().and_then(ExitStatus::exit_code)
+    }
+
+    /// Waits until it has ended. May be called again.
+    ///
+    /// Unlike in Python, a child never waits for its result to be read: joining it first is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after [`close`](Self::close), [`Error::NotOurs`] in another process than the one
+    /// that started it, [`Error::Io`] where the kernel refuses to wait.
+    pub fn join(&self) -> Result<ExitStatus> {
+        match self.join_until(Deadline::NEVER)? {
+            Some(status) => Ok(status),
+            None => unreachable!("a wait without deadline ends with the process"),
+        }
+    }
+
+    /// Waits until it has ended or the time is over; then `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`join`](Self::join).
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.join_until(Deadline::after(timeout))
+    }
+
+    pub(crate) fn join_until(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
+        if self.0.owner != std::process::id() {
+            return Err(Error::NotOurs);
+        }
+        if lock(&self.0.state).closed {
+            return Err(Error::Closed);
+        }
+        loop {
+            if let Some(status) = self.look()? {
+                return Ok(Some(status));
+            }
+            let channel = self.channel()?;
+            let mut fds = vec![PollFd::readable(self.as_fd())];
+            fds.extend(channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
+            if poll(&mut fds, deadline).map_err(Error::io("wait for a process"))? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A descriptor of our own for the channel, to wait on while another thread may drop the channel.
+    fn channel(&self) -> Result<Option<OwnedFd>> {
+        let state = lock(&self.0.state);
+        let channel = state.channel.as_ref();
+        channel
+            .map(|channel| channel.as_fd().try_clone_to_owned())
+            .transpose()
+            .map_err(Error::io("wait for a process"))
+    }
+
+    /// Takes in what has come, reaps the process if it has ended; says how, if so.
+    ///
+    /// Waits at most [`GRACE`], and only for a fork server that has not yet told of an end already known.
+    fn look(&self) -> Result<Option<ExitStatus>> {
+        let mut state = lock(&self.0.state);
+        if state.exit.is_some() {
+            return Ok(state.exit);
+        }
+        let refused = Error::io("reap a process");
+        match self.0.reaper {
+            Reaper::Us => match process::reap(self.as_fd()).map_err(refused)? {
+                Reaped::Running => state.drain(Deadline::PASSED),
+                Reaped::Ended(exit) => {
+                    state.drain(Deadline::PASSED);
+                    state.exit = Some(exit.into());
+                }
+                Reaped::Unknown => {
+                    let ended = process::wait_ended(self.as_fd(), Deadline::PASSED);
+                    state.drain(Deadline::PASSED);
+                    if ended.map_err(refused)? {
+                        state.exit = Some(self.guess(&state));
+                    }
+                }
+            },
+            Reaper::ForkServer => {
+                let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
+                state.drain(Deadline::PASSED);
+                if ended && state.exit.is_none() {
+                    state.drain(Deadline::after(GRACE));
+                    state.exit = state.exit.or(Some(self.guess(&state)));
+                }
+            }
+        }
+        if state.exit.is_some() {
+            state.channel = None;
+            family::forget(self);
+        }
+        Ok(state.exit)
+    }
+
+    /// How it ended, where it was reaped by somebody who does not tell.
+    fn guess(&self, state: &State) -> ExitStatus {
+        match (process::exit_after_reaping(self.as_fd()), &state.outcome) {
+            (Some(exit), _) => exit.into(),
+            (None, Some(outcome)) => ExitStatus::from_code(protocol::exit_code(outcome)),
+            (None, None) => ExitStatus::UNKNOWN,
+        }
+    }
+
+    /// Asks it to end, by SIGTERM. Nothing happens where it has ended already.
+    ///
+    /// Processes it started itself go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where it is not ours to signal any more: it changed its user.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(libc::SIGTERM)
+    }
+
+    /// Ends it, by SIGKILL. Nothing happens where it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Self::terminate).
+    pub fn kill(&self) -> Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        process::pidfd_send_signal(self.as_fd(), signal)
+            .map(|_| ())
+            .map_err(Error::io("signal a process"))
+    }
+
+    /// Lets go of what is kept for it. Afterwards [`join`](Self::join) is an error; closing again is not.
+    ///
+    /// Dropping does the same, running or not; this is there for whoever wants to know.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StillRunning`] while it runs.
+    pub fn close(&self) -> Result<()> {
+        if self.is_alive() {
+            return Err(Error::StillRunning { pid: self.pid() });
+        }
+        let mut state = lock(&self.0.state);
+        state.closed = true;
+        state.channel = None;
+        Ok(())
+    }
+}
+
+/// Readable once the process has ended: for poll, epoll and whatever waits for descriptors.
+impl AsFd for AnyChild {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.pidfd.as_fd()
+    }
+}
+
+impl fmt::Debug for AnyChild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("name", &self.0.name)
+            .field("pid", &self.0.pid)
+            .field("daemon", &self.0.daemon)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Takes in messages until the deadline passes or the fork server's report is among them.
+    fn drain(&mut self, deadline: Deadline) {
+        while let Some(channel) = &mut self.channel {
+            match channel.receive(deadline) {
+                Ok(packet) => match packet.kind {
+                    protocol::OUTCOME => self.outcome = protocol::read_outcome(packet).ok(),
+                    protocol::STATUS => {
+                        self.exit = protocol::read_status(&packet.body).ok();
+                        return;
+                    }
+                    _ => {}
+                },
+                Err(CoreError::TimedOut) => return,
+                Err(_) => self.channel = None,
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The children of this process, and the end of the program.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mp_core::Deadline;
+use mp_core::sys::fd::Ended;
+use mp_core::sys::process;
+
+use crate::start::forkserver;
+use crate::sync::lock;
+use crate::{AnyChild, Error, Result};
+
+/// How long a daemon has to end after SIGTERM, at the end of the program, before SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What belongs to this process alone. A child forked from it starts with none of it.
+///
+/// Locked for moments only, and never while a child is looked at.
+#[derive(Default)]
+struct Family {
+    /// Those that have not been seen to end, by number.
+    children: HashMap<u32, AnyChild>,
+    /// Tells which of them have ended without asking each.
+    ended: Option<Ended>,
+    parenthood: Option<Arc<Parenthood>>,
+}
+
+static FAMILY: Mutex<Option<Family>> = Mutex::new(None);
+
+/// The process whose exit runs [`at_exit`]; 0 for none. A fork that this crate knows nothing of has the
+/// handler too, and another number.
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+fn with_family<R>(work: impl FnOnce(&mut Family) -> R) -> R {
+    work(lock(&FAMILY).get_or_insert_default())
+}
+
+/// What children get of their parent.
+pub(crate) struct Parenthood {
+    /// The parent's process descriptor.
+    pub(crate) pidfd: OwnedFd,
+    /// The pipe that hangs up when the parent ends. Daemons hold this end.
+    pub(crate) lifeline: OwnedFd,
+    /// Nobody else holds this end, and nobody writes to it.
+    _writer: OwnedFd,
+}
+
+/// What children get of this process.
+pub(crate) fn parenthood() -> Result<Arc<Parenthood>> {
+    with_family(|family| {
+        if let Some(parenthood) = &family.parenthood {
+            return Ok(parenthood.clone());
+        }
+        let doing = "prepare to start a process";
+        let pidfd = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
+        let (reader, writer) = std::io::pipe().map_err(Error::io(doing))?;
+        let parenthood = Parenthood { pidfd, lifeline: reader.into(), _writer: writer.into() };
+        Ok(family.parenthood.insert(Arc::new(parenthood)).clone())
+    })
+}
+
+/// Takes in a child that was just started, to be joined at the end of the program.
+pub(crate) fn add(child: &AnyChild) -> Result<()> {
+    let us = std::process::id();
+    if HANDLED.swap(us, Ordering::Relaxed) == 0 {
+        process::at_exit(at_exit).map_err(Error::io("have children joined at exit"))?;
+    }
+    with_family(|family| {
+        let doing = "watch a process";
+        let ended = match &family.ended {
+            Some(ended) => ended,
+            None => family.ended.insert(Ended::new().map_err(Error::io(doing))?),
+        };
+        ended.add(child.as_fd(), child.pid().into()).map_err(Error::io(doing))?;
+        family.children.insert(child.pid(), child.clone());
+        Ok(())
+    })
+}
+
+/// Lets go of a child that was seen to end.
+pub(crate) fn forget(child: &AnyChild) {
+    let gone = with_family(|family| {
+        if let Some(ended) = &family.ended {
+            ended.remove(child.as_fd());
+        }
+        family.children.remove(&child.pid())
+    });
+    drop(gone);
+}
+
+/// Reaps children that have ended and that nobody waits for.
+pub(crate) fn sweep() {
+    let ended: Vec<AnyChild> = with_family(|family| {
+        let pids = family.ended.as_ref().and_then(|ended| ended.some().ok()).unwrap_or_default();
+        let child = |pid| family.children.get(&u32::try_from(pid).ok()?).cloned();
+        pids.into_iter().filter_map(child).collect()
+    });
+    for child in ended {
+        let _ = child.is_alive();
+    }
+}
+
+/// The children of this process that still run, in the order of their numbers.
+///
+/// Those whose [`Child`](crate::Child) was dropped are among them.
+///
+/// Python: `active_children()` joins what has ended; so does this.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_process::{Process, active_children};
+///
+/// fn wait() {
+///     std::thread::sleep(std::time::Duration::from_secs(1000));
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let child = Process::new(wait, ()).name("sleeper").start()?;
+///     assert_eq!(active_children()[0].name(), "sleeper");
+///     child.kill()?;
+///     child.join()?;
+///     assert!(active_children().is_empty());
+///     Ok(())
+/// }
+/// ```
+#[must_use]
+pub fn active_children() -> Vec<AnyChild> {
+    let mut children: Vec<AnyChild> =
+        with_family(|family| family.children.values().cloned().collect());
+    children.retain(AnyChild::is_alive);
+    children.sort_unstable_by_key(AnyChild::pid);
+    children
+}
+
+/// Ends daemons and waits for the other children, and for the fork server.
+pub(crate) fn finish() {
+    let (daemons, others): (Vec<AnyChild>, Vec<AnyChild>) =
+        active_children().into_iter().partition(AnyChild::daemon);
+    for daemon in &daemons {
+        let _ = daemon.terminate();
+    }
+    let deadline = Deadline::after(PATIENCE);
+    for daemon in &daemons {
+        if !matches!(daemon.join_until(deadline), Ok(Some(_))) {
+            let _ = daemon.kill();
+            let _ = daemon.join();
+        }
+    }
+    for child in others {
+        let _ = child.join();
+    }
+    forkserver::shut_down();
+}
+
+extern "C" fn at_exit() {
+    if HANDLED.load(Ordering::Relaxed) == std::process::id() {
+        finish();
+    }
+}
+
+/// Lets go of the parent's children and descriptors, in a child that was forked from it.
+pub(crate) fn reset() {
+    drop(lock(&FAMILY).take());
+}

@@ -1,0 +1,96 @@
+//! Fork: a copy of this process.
+#![expect(unsafe_code, reason = "fork")]
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mp_core::packet::Channel;
+use mp_core::sys::process::{Forked, fork, thread_count};
+use mp_core::sys::{fd, process};
+use mp_core::{Deadline, Message};
+
+use crate::child::Reaper;
+use crate::entry::{Outcome, Trampoline};
+use crate::protocol::Profile;
+use crate::start::{Answer, START_LIMIT, died, forkserver, listen};
+use crate::{AnyChild, Error, ExitStatus, Result, boot, family, protocol};
+
+/// What the copy runs.
+pub(crate) enum Program {
+    Call(Trampoline, Message),
+    Closure(Box<dyn FnOnce() -> Outcome>),
+}
+
+pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
+    let doing = "fork this process";
+    let threads = thread_count().map_err(Error::io("count this program's threads"))?;
+    if threads > 1 {
+        return Err(Error::Multithreaded { threads });
+    }
+    let (mut near, far) = Channel::pair().map_err(Error::core(doing))?;
+    // The child's own, made while making them can still be reported.
+    let parenthood = family::parenthood()?;
+    let parent = parenthood.pidfd.try_clone().map_err(Error::io(doing))?;
+    let lifeline = profile.daemon.then(|| parenthood.lifeline.try_clone());
+    let lifeline = lifeline.transpose().map_err(Error::io(doing))?;
+    let (name, daemon) = (profile.name.clone(), profile.daemon);
+    boot::flush();
+
+    // SAFETY: this process has one thread, counted above, so no lock is held by another. The child ends
+    // in `run`, which does not return.
+    match unsafe { fork() }.map_err(Error::io(doing))? {
+        Forked::Child => {
+            drop((near, parenthood));
+            run(profile, program, far, parent, lifeline)
+        }
+        Forked::Parent(pid) => {
+            drop(far);
+            // Gone already where this program has its children reaped by the kernel, or reaps any: then
+            // the child's own word is used, which was its first.
+            let pidfd = match process::pidfd_open(pid) {
+                Ok(pidfd) => pidfd,
+                Err(_) => match listen(&mut near, Deadline::after(START_LIMIT))? {
+                    Answer::Hello(Some(pidfd)) => pidfd,
+                    _ => return Err(died(ExitStatus::UNKNOWN)),
+                },
+            };
+            Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near))
+        }
+    }
+}
+
+/// The child.
+fn run(
+    profile: Profile,
+    program: Program,
+    channel: Channel,
+    parent: OwnedFd,
+    lifeline: Option<OwnedFd>,
+) -> ! {
+    forkserver::reset();
+    family::reset();
+    if let Ok(us) = process::pidfd_open(std::process::id()) {
+        let _ = protocol::send_hello(&channel, Some(us.as_fd()));
+    }
+    let prepare = || -> Result<Option<OwnedFd>> {
+        let doing = "let go of the parent's descriptors";
+        if let Program::Call(_, arguments) = &program {
+            let mut keep = vec![channel.as_fd().as_raw_fd(), parent.as_raw_fd()];
+            keep.extend(lifeline.iter().chain(arguments.fds()).map(AsRawFd::as_raw_fd));
+            fd::blank_others(&keep).map_err(Error::io(doing))?;
+        }
+        let null = fd::null().map_err(Error::io(doing))?;
+        fd::place(null.as_fd(), 0).map_err(Error::io(doing))?;
+        boot::adopt(profile, parent, lifeline)
+    };
+    let (outcome, lifeline) = match prepare() {
+        Ok(lifeline) => {
+            let outcome = match program {
+                Program::Call(trampoline, arguments) => trampoline(arguments),
+                Program::Closure(closure) => closure(),
+            };
+            (outcome, lifeline)
+        }
+        Err(error) => (Outcome::Undecodable(error.to_string()), None),
+    };
+    boot::finish(&channel, &outcome, lifeline)
+}

@@ -1,0 +1,301 @@
+//! ForkServer, from the side of the process that is served. The helper itself is in `server`.
+#![expect(unsafe_code, reason = "fork, the environment")]
+
+use std::env;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use mp_core::Deadline;
+use mp_core::packet::Channel;
+use mp_core::sys::process::{Forked, Reaped, fork, thread_count};
+use mp_core::sys::{fd, process};
+
+use crate::child::Reaper;
+use crate::protocol::{self, Role, Surroundings};
+use crate::start::spawn::{self, Executed};
+use crate::start::{Answer, Order, START_LIMIT, died, listen, server};
+use crate::sync::lock;
+use crate::{AnyChild, Error, ExitStatus, Result, boot, family};
+
+/// How often a start is tried again whose helper was killed under it.
+const ATTEMPTS: usize = 5;
+
+/// The helper, from the side of the process it serves.
+struct Helper {
+    made: Made,
+    /// The process it serves: a fork of that one has this too, and must not use it.
+    owner: u32,
+    /// Tells it from its predecessors.
+    generation: u64,
+    /// What its children have if they are not told otherwise.
+    environment: Vec<(OsString, OsString)>,
+    directory: PathBuf,
+}
+
+/// How a helper came to be.
+enum Made {
+    Executed(Executed),
+    Forked { control: Channel, pidfd: OwnedFd },
+}
+
+impl Made {
+    fn control(&mut self) -> &mut Channel {
+        match self {
+            Self::Executed(executed) => &mut executed.channel,
+            Self::Forked { control, .. } => control,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Executed(executed) => executed.has_ended(),
+            Self::Forked { pidfd, .. } => {
+                process::wait_ended(pidfd.as_fd(), Deadline::PASSED).unwrap_or(true)
+            }
+        }
+    }
+
+    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended.
+    fn end(self, grace: Duration) -> ExitStatus {
+        match self {
+            Self::Executed(executed) => executed.end(grace),
+            Self::Forked { control, pidfd } => {
+                drop(control);
+                let pidfd = pidfd.as_fd();
+                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false) {
+                    let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL);
+                    let _ = process::wait_ended(pidfd, Deadline::NEVER);
+                }
+                match process::reap(pidfd) {
+                    Ok(Reaped::Ended(exit)) => exit.into(),
+                    _ => ExitStatus::UNKNOWN,
+                }
+            }
+        }
+    }
+}
+
+struct Slot {
+    helper: Option<Helper>,
+    generation: u64,
+}
+
+static SLOT: Mutex<Slot> = Mutex::new(Slot { helper: None, generation: 0 });
+
+pub(crate) fn start(order: &Order) -> Result<AnyChild> {
+    let mut last = Error::DiedAtStart(ExitStatus::UNKNOWN);
+    for _ in 0..ATTEMPTS {
+        let (generation, spare) = match ask(order)? {
+            Asked::Spare(generation, spare) => (generation, spare),
+            Asked::Failed(error) => {
+                last = error;
+                continue;
+            }
+            Asked::Lost(status) => {
+                last = check_lost(status)?;
+                continue;
+            }
+        };
+        let Spare { mut channel, pid, pidfd } = spare;
+        // No hello, so the target did not run: what was killed can be tried again.
+        match listen(&mut channel, Deadline::after(START_LIMIT)) {
+            Ok(Answer::Hello(_)) => {
+                let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
+                return Ok(AnyChild::new(name, pid, daemon, Reaper::ForkServer, pidfd, channel));
+            }
+            Ok(Answer::Ended(status)) => last = Error::DiedAtStart(status),
+            Ok(Answer::Silence) => {
+                if let Some(status) = discard_if_ended(generation) {
+                    last = check_lost(status)?;
+                }
+            }
+            Err(Error::StartTimedOut) => {
+                let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                return Err(Error::StartTimedOut);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+/// A helper that was killed is replaced; one that exited would do so again, which is the error then.
+fn check_lost(status: ExitStatus) -> Result<Error> {
+    match status.code() {
+        Some(_) => Err(died(status)),
+        None => Ok(died(status)),
+    }
+}
+
+/// A process that the helper has ready.
+pub(crate) struct Spare {
+    pub(crate) channel: Channel,
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// What came of asking the helper.
+enum Asked {
+    /// The helper of this generation had a process, which has the request now.
+    Spare(u64, Spare),
+    /// It had none, or that was gone.
+    Failed(Error),
+    /// The helper had ended like this.
+    Lost(ExitStatus),
+}
+
+/// Takes the process that the helper has ready, hands it the request, and has the helper make another.
+fn ask(order: &Order) -> Result<Asked> {
+    let environment: Vec<_> = env::vars_os().collect();
+    let directory = env::current_dir().unwrap_or_default();
+    let mut slot = helper(&environment, &directory)?;
+    let Some(helper) = &mut slot.helper else { return Ok(Asked::Lost(ExitStatus::UNKNOWN)) };
+    let surroundings = Surroundings {
+        directory: (helper.directory != directory).then_some(directory),
+        environment: (helper.environment != environment).then_some(environment),
+    };
+    let control = helper.made.control();
+    let spare = protocol::receive_spare(control, Deadline::after(START_LIMIT));
+    let asked = spare.and_then(|spare| {
+        // The request first: it wakes who is waited for.
+        let sent = spare
+            .map_err(Error::io("fork in the fork server"))
+            .and_then(|spare| order.send(&spare.channel, Some(&surroundings)).map(|()| spare));
+        control.send(protocol::MORE, &[], &[]).map(|()| sent)
+    });
+    match asked {
+        Ok(Ok(spare)) => Ok(Asked::Spare(helper.generation, spare)),
+        // The request itself cannot be sent.
+        Ok(Err(error @ Error::Encode(_))) => Err(error),
+        Ok(Err(error)) => Ok(Asked::Failed(error)),
+        Err(mp_core::Error::Disconnected) => {
+            let helper = slot.helper.take();
+            drop(slot);
+            let end = |helper: Helper| helper.made.end(Duration::from_secs(1));
+            Ok(Asked::Lost(helper.map_or(ExitStatus::UNKNOWN, end)))
+        }
+        Err(mp_core::Error::TimedOut) => {
+            let helper = slot.helper.take();
+            drop(slot);
+            helper.map(|helper| helper.made.end(Duration::ZERO));
+            Err(Error::StartTimedOut)
+        }
+        Err(error) => {
+            // Received and lost, for want of descriptors, say: there has to be another one next time.
+            let _ = control.send(protocol::MORE, &[], &[]);
+            Err(Error::core("ask the fork server for a process")(error))
+        }
+    }
+}
+
+/// The helper, started if there is none.
+fn helper(
+    environment: &[(OsString, OsString)],
+    directory: &Path,
+) -> Result<MutexGuard<'static, Slot>> {
+    let us = std::process::id();
+    let mut slot = lock(&SLOT);
+    if slot.helper.as_ref().is_some_and(|helper| helper.owner == us) {
+        return Ok(slot);
+    }
+    slot.helper = None;
+    slot.generation += 1;
+    let generation = slot.generation;
+    let made = if boot::is_initialised() {
+        // Under the lock: other threads wait for this helper instead of making their own.
+        Made::Executed(spawn::execute(Role::ForkServer, |_| Ok(()))?)
+    } else {
+        // This process has one thread, so nobody waits; and the copy must not find it locked.
+        drop(slot);
+        let made = fork_helper()?;
+        slot = lock(&SLOT);
+        made
+    };
+    slot.helper = Some(Helper {
+        made,
+        owner: us,
+        generation,
+        environment: environment.to_vec(),
+        directory: directory.to_path_buf(),
+    });
+    Ok(slot)
+}
+
+/// Makes the helper as a copy of this process.
+fn fork_helper() -> Result<Made> {
+    let doing = "fork the fork server";
+    if thread_count().map_err(Error::io("count this program's threads"))? > 1 {
+        return Err(Error::NeedsInit);
+    }
+    let (near, far) = Channel::pair().map_err(Error::core(doing))?;
+    boot::flush();
+    // SAFETY: this process has one thread, counted above, so no lock is held by another. The child ends
+    // in `server::serve`, which does not return.
+    match unsafe { fork() }.map_err(Error::io(doing))? {
+        Forked::Child => {
+            drop(near);
+            reset();
+            family::reset();
+            process::reset_signals();
+            if fd::blank_others(&[far.as_fd().as_raw_fd()]).is_err() {
+                process::exit_now(1);
+            }
+            server::serve(far, false)
+        }
+        Forked::Parent(pid) => {
+            drop(far);
+            match process::pidfd_open(pid) {
+                Ok(pidfd) => Ok(Made::Forked { control: near, pidfd }),
+                Err(error) => {
+                    process::kill_child(pid);
+                    Err(Error::io(doing)(error))
+                }
+            }
+        }
+    }
+}
+
+/// Lets go of a helper if it has ended, and says how; nothing where it runs, or another thread has done so
+/// before.
+fn discard_if_ended(generation: u64) -> Option<ExitStatus> {
+    let mut slot = lock(&SLOT);
+    let ended = |helper: &mut Helper| helper.generation == generation && helper.made.has_ended();
+    let helper = slot.helper.take_if(ended);
+    drop(slot);
+    helper.map(|helper| helper.made.end(Duration::from_secs(1)))
+}
+
+/// Ends the helper with the program.
+pub(crate) fn shut_down() {
+    let us = std::process::id();
+    let helper = lock(&SLOT).helper.take_if(|helper| helper.owner == us);
+    if let Some(helper) = helper {
+        helper.made.end(Duration::from_secs(1));
+    }
+}
+
+/// Lets go of the parent's helper, in a child that was forked from it.
+pub(crate) fn reset() {
+    lock(&SLOT).helper = None;
+}
+
+/// Gives a child the environment of its parent.
+pub(crate) fn set_environment(variables: &[(OsString, OsString)]) {
+    for (name, _) in env::vars_os() {
+        if !variables.iter().any(|(kept, _)| *kept == name) {
+            // SAFETY: called in a child that has one thread: it has run nothing of the user's yet.
+            unsafe { env::remove_var(&name) };
+        }
+    }
+    for (name, value) in variables {
+        // Names that begin with `=` exist, and cannot be set.
+        if !name.is_empty() && !name.as_bytes().contains(&b'=') {
+            // SAFETY: as above.
+            unsafe { env::set_var(name, value) };
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The fork server: a small, single-threaded process that has a child ready for the one it serves.
+//!
+//! A *spare* is a child without a target. It has already paid for what a new process pays for (pages, mostly:
+//! each one that it writes to for the first time costs microseconds) and sleeps on its channel. The server
+//! hands the other end of the channel to the process it serves (`READY`), which sends the request there, and
+//! asks for the next spare (`MORE`), to be forked while this one already works. So a start does not wait for
+//! a fork, and the server reads no requests.
+//!
+//! The server keeps a copy of each child's end of its channel until it has reaped the child, and writes there
+//! how it ended: the process it serves cannot wait for one that is not its own child.
+//!
+//! Who may die when:
+//! - A spare, or a child before its hello: its channel says so, and the next spare gets the request.
+//! - The server: the kernel kills its spare (PR_SET_PDEATHSIG: the server has one thread, so the signal means
+//!   its end). One with a request puts that off before its hello, and lives on.
+//! - The process served: the server ends, and the spare, whose channel is closed.
+#![expect(unsafe_code, reason = "fork, and closing what was inherited")]
+
+use std::collections::HashMap;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use mp_core::Deadline;
+use mp_core::packet::Channel;
+use mp_core::sys::fd::{self, PollFd, poll};
+use mp_core::sys::process::{self, Forked, Ignored, fork};
+
+use crate::{boot, entry, protocol};
+
+/// Runs the server. `clean`: this program was executed for it, so that no object owns a descriptor but
+/// `control` and what libraries opened before main.
+pub(crate) fn serve(control: Channel, clean: bool) -> ! {
+    let result = Server::new(control, clean).and_then(|mut server| server.run());
+    process::exit_now(i32::from(result.is_err()))
+}
+
+struct Server {
+    control: Channel,
+    clean: bool,
+    /// The server's own number, for its children.
+    pid: u32,
+    /// Open when it began, and not ours: what a library opened before main.
+    others: Vec<RawFd>,
+    /// The process it serves.
+    parent: OwnedFd,
+    /// Readable when a child has ended.
+    signals: OwnedFd,
+    /// What is sent to a whole group of processes, by a terminal say, must not end it before its parent.
+    ignored: [Ignored; 3],
+    /// The children that were not reaped, with the copies of their channels.
+    children: HashMap<u32, Channel>,
+}
+
+impl Server {
+    fn new(control: Channel, clean: bool) -> io::Result<Self> {
+        let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
+        others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
+        let parent = process::pidfd_open(process::parent_id())?;
+        let signals = process::child_signals()?;
+        let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
+        let null = fd::null()?;
+        for stream in 0..3 {
+            fd::place(null.as_fd(), stream)?;
+        }
+        // What is read and bound at first use is so once, here.
+        warm_up();
+        let (pid, children) = (std::process::id(), HashMap::new());
+        Ok(Self { control, clean, pid, others, parent, signals, ignored, children })
+    }
+
+    /// Serves until the parent has ended or closed its socket.
+    fn run(&mut self) -> io::Result<()> {
+        self.make_spare();
+        loop {
+            let mut fds = [
+                PollFd::readable(self.control.as_fd()),
+                PollFd::readable(self.signals.as_fd()),
+                PollFd::readable(self.parent.as_fd()),
+            ];
+            poll(&mut fds, Deadline::NEVER)?;
+            let [asked, ended, orphaned] = fds.map(|fd| fd.is_ready());
+            if ended {
+                self.reap()?;
+            }
+            if orphaned {
+                return Ok(());
+            }
+            if asked {
+                match self.control.try_receive() {
+                    Ok(Some(packet)) if packet.kind == protocol::MORE => self.make_spare(),
+                    Ok(_) => {}
+                    Err(mp_core::Error::Disconnected) => return Ok(()),
+                    Err(error) => return Err(io::Error::other(error)),
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        process::drain_child_signals(self.signals.as_fd());
+        while let Some((pid, exit)) = process::reap_any()? {
+            if let Some(channel) = self.children.remove(&pid) {
+                // Fails where the parent has let go of the child: nobody wants to know.
+                let _ = protocol::send_status(&channel, exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forks a spare and hands it over, or says why there is none.
+    fn make_spare(&mut self) {
+        let sent = match self.fork_spare() {
+            Ok((pid, channel, pidfd)) => {
+                protocol::send_spare(&self.control, pid, channel.as_fd(), pidfd.as_fd())
+            }
+            Err(error) => protocol::send_no_spare(&self.control, &error),
+        };
+        // Where nobody reads, the next look at the socket tells.
+        let _ = sent;
+    }
+
+    fn fork_spare(&mut self) -> io::Result<(u32, Channel, OwnedFd)> {
+        let (near, far) = Channel::pair().map_err(io::Error::other)?;
+        // SAFETY: this process has one thread: it starts none. The child ends in `become_spare`.
+        match unsafe { fork() }? {
+            Forked::Child => {
+                drop(near);
+                self.become_spare(far)
+            }
+            Forked::Parent(pid) => match process::pidfd_open(pid) {
+                Ok(pidfd) => {
+                    self.children.insert(pid, far);
+                    Ok((pid, near, pidfd))
+                }
+                Err(error) => {
+                    process::kill_child(pid);
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// The child.
+    fn become_spare(&mut self, channel: Channel) -> ! {
+        if self.leave(&channel).is_err() {
+            process::exit_now(1);
+        }
+        warm_up();
+        boot::serve_request(channel, None)
+    }
+
+    /// In a child: puts back what the server set up for itself, and lets go of what it holds.
+    fn leave(&mut self, channel: &Channel) -> io::Result<()> {
+        process::die_with_parent(self.pid)?;
+        for ignored in &self.ignored {
+            ignored.restore();
+        }
+        process::unblock_signals();
+        if self.clean {
+            mem::forget(mem::take(&mut self.children));
+            let mut keep = mem::take(&mut self.others);
+            keep.push(channel.as_fd().as_raw_fd());
+            // SAFETY: what is open and not kept was opened by this server, so it belongs to `self`, which
+            // lives in a frame that is never returned to, and is not used any more.
+            unsafe { fd::close_others(&keep) }
+        } else {
+            // Objects of the parent may own descriptors here too, so only our own are let go of.
+            self.children.clear();
+            let null = fd::null()?;
+            let own = [self.control.as_fd(), self.parent.as_fd(), self.signals.as_fd()];
+            own.into_iter().try_for_each(|own| fd::replace(null.as_fd(), own.as_raw_fd()))
+        }
+    }
+}
+
+/// Goes the way of a request once, so that what is allocated, bound and copied at first use is.
+fn warm_up() {
+    entry::warm_up();
+    boot::flush();
+    if let Ok((near, mut far)) = Channel::pair() {
+        let _ = near.send(protocol::MORE, &[&[0; 256]], &[]);
+        let _ = far.try_receive();
+    }
+}

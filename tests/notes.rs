@@ -1,0 +1,362 @@
+//! The examples of the notes on Python's module, and what they state about processes, one test each.
+//!
+//! | passage | test |
+//! | --- | --- |
+//! | a process is made from a function and its arguments, started and joined | `a_process_is_made_started_and_joined` |
+//! | four processes `p1` to `p4` print that they run, sleep for a random time, and print that they end; the main process goes on meanwhile | `four_named_processes_run_while_the_main_process_goes_on` |
+//! | the same by a subclass with a `run` method, whose name is an attribute | `four_processes_of_a_class_run` |
+//! | ten processes of a subclass print their pid, that they are alive, and their number | `ten_processes_of_a_class_print_their_number` |
+//! | `name`, `pid`, `is_alive()`, `daemon` | `a_process_has_a_name_a_pid_and_a_life` |
+//! | `daemon` is set before the start; a daemon ends with its parent and makes no processes | `a_daemon_ends_with_its_parent_and_makes_no_processes` |
+//! | `join(timeout)` waits no longer than that | `join_waits_no_longer_than_its_timeout` |
+//! | `terminate()` ends a process at once, without clean-up | `terminate_ends_a_process_at_once` |
+//! | `close()` on a process that runs is an error | `close_while_it_runs_is_an_error` |
+//! | processes share nothing: what one changes, the other does not see | `what_a_process_changes_it_changes_for_itself` |
+//! | a child cannot use standard input | `a_child_has_no_standard_input` |
+//! | `Value('i'/'f'/'c', data)`: memory that all processes read and write, by the attribute `value` | `a_value_is_read_and_written_by_all` |
+//! | `Array('i', [1, 2, 3, 4, 5])` holds a list, `Array('c', 6)` six characters | `an_array_holds_a_list_or_so_many_elements` |
+//! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
+//! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
+//! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
+//! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
+
+use std::thread;
+use std::time::Duration;
+
+use multiprocess::{
+    Array, Error, Lock, Process, Run, Semaphore, StartMethod, Value, current_process,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Outcome, Role, role};
+
+crate::cases! {
+    EACH:
+        a_process_is_made_started_and_joined
+        four_named_processes_run_while_the_main_process_goes_on
+        four_processes_of_a_class_run
+        ten_processes_of_a_class_print_their_number
+        a_process_has_a_name_a_pid_and_a_life
+        join_waits_no_longer_than_its_timeout
+        terminate_ends_a_process_at_once
+        close_while_it_runs_is_an_error
+        what_a_process_changes_it_changes_for_itself
+        a_child_has_no_standard_input
+        a_value_is_read_and_written_by_all
+        an_array_holds_a_list_or_so_many_elements
+        a_lock_keeps_others_out
+        a_semaphore_counts_and_blocks_at_zero
+        a_terminated_holder_of_a_lock_deadlocks_nobody
+    ;
+    ONCE:
+        a_daemon_ends_with_its_parent_and_makes_no_processes
+        main_runs_once
+    ;
+}
+
+pub(crate) const ROLES: &[Role] = &[
+    ("four-named", four_named),
+    ("four-of-a-class", four_of_a_class),
+    ("ten-of-a-class", ten_of_a_class),
+    ("one-function", one_function),
+    ("with-daemon", with_daemon),
+    ("prints-in-main", prints_in_main),
+];
+
+/// Runs a program of the notes under this test's start method; gives its lines.
+fn lines_of(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let method = format!("{:?}", multiprocess::start_method());
+    let output = role(name, &[&method]).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && errors.is_empty(), "{} {errors}", output.status);
+    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_string).collect())
+}
+
+/// What each program begins with.
+fn begin(arguments: &[String]) {
+    multiprocess::init();
+    let named = |method: &StartMethod| format!("{method:?}") == arguments[0];
+    multiprocess::set_start_method(StartMethod::ALL.into_iter().find(named).expect("a method"));
+}
+
+/// Milliseconds to sleep, other ones in each process.
+fn random_pause() -> Duration {
+    Duration::from_millis(u64::from(std::process::id()) * 7919 % 40 + 5)
+}
+
+fn fun() {
+    println!("ddd");
+}
+
+fn one_function(arguments: &[String]) {
+    begin(arguments);
+    let p = Process::new(fun, ()).start().expect("starts");
+    p.join().expect("joins");
+    println!("joined");
+}
+
+fn a_process_is_made_started_and_joined() -> Outcome {
+    assert_eq!(lines_of("one-function")?, ["ddd", "joined"]);
+    Ok(())
+}
+
+fn task(name: String) {
+    println!("{name} running");
+    thread::sleep(random_pause());
+    println!("{name} run end");
+}
+
+fn four_named(arguments: &[String]) {
+    begin(arguments);
+    for name in ["p1", "p2", "p3", "p4"] {
+        Process::new(task, (name.to_string(),)).start().expect("starts");
+    }
+    println!("main");
+}
+
+/// Each of the four says that it runs, then that it ends; the end of the program waits for all.
+fn check_four(lines: &[String]) {
+    assert_eq!(lines.len(), 9, "{lines:?}");
+    let position = |line: &str| lines.iter().position(|found| found == line);
+    assert!(position("main").is_some());
+    for name in ["p1", "p2", "p3", "p4"] {
+        let runs = position(&format!("{name} running"));
+        let ends = position(&format!("{name} run end"));
+        assert!(runs.is_some() && runs < ends, "{lines:?}");
+    }
+}
+
+fn four_named_processes_run_while_the_main_process_goes_on() -> Outcome {
+    check_four(&lines_of("four-named")?);
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pro {
+    name: String,
+}
+
+impl Run for Pro {
+    type Output = ();
+
+    fn run(self) {
+        task(self.name);
+    }
+}
+
+fn four_of_a_class(arguments: &[String]) {
+    begin(arguments);
+    for name in ["p1", "p2", "p3", "p4"] {
+        Process::of(Pro { name: name.to_string() }).start().expect("starts");
+    }
+    println!("main");
+}
+
+fn four_processes_of_a_class_run() -> Outcome {
+    check_four(&lines_of("four-of-a-class")?);
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct MyProcess {
+    num: u32,
+}
+
+impl Run for MyProcess {
+    type Output = ();
+
+    fn run(self) {
+        thread::sleep(Duration::from_millis(20));
+        let this = current_process();
+        println!("{} {} {}", this.pid(), this.is_alive(), self.num);
+    }
+}
+
+fn ten_of_a_class(arguments: &[String]) {
+    begin(arguments);
+    let list: Vec<_> = (0..10).map(|num| Process::of(MyProcess { num })).collect();
+    let started: Vec<_> = list.into_iter().map(|p| p.start().expect("starts")).collect();
+    println!("ending");
+    for p in started {
+        println!("pid {}", p.pid());
+        p.join().expect("joins");
+    }
+}
+
+fn ten_processes_of_a_class_print_their_number() -> Outcome {
+    let lines = lines_of("ten-of-a-class")?;
+    assert!(lines.contains(&"ending".to_string()));
+    let pids: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("pid ")).collect();
+    assert_eq!(pids.len(), 10);
+    for (num, pid) in pids.iter().enumerate() {
+        assert!(lines.contains(&format!("{pid} true {num}")), "{lines:?}");
+    }
+    Ok(())
+}
+
+fn sleep_for_ever() {
+    thread::sleep(Duration::from_secs(1000));
+}
+
+fn a_process_has_a_name_a_pid_and_a_life() -> Outcome {
+    let p = Process::new(sleep_for_ever, ()).name("race").start()?;
+    assert_eq!((p.name(), p.is_alive(), p.daemon()), ("race", true, false));
+    assert!(p.pid() > 1 && p.pid() != std::process::id());
+    p.terminate()?;
+    p.join()?;
+    assert!(!p.is_alive());
+    Ok(())
+}
+
+fn join_waits_no_longer_than_its_timeout() -> Outcome {
+    let p = Process::new(sleep_for_ever, ()).start()?;
+    assert!(p.join_timeout(Duration::from_millis(10))?.is_none());
+    p.kill()?;
+    assert!(p.join_timeout(Duration::from_secs(10))?.is_some());
+    Ok(())
+}
+
+fn terminate_ends_a_process_at_once() -> Outcome {
+    let p = Process::new(sleep_for_ever, ()).start()?;
+    p.terminate()?;
+    // Ours: no zombie is left, and the cause is known.
+    assert_eq!(p.join()?.exit_code(), Some(-libc::SIGTERM));
+    Ok(())
+}
+
+fn close_while_it_runs_is_an_error() -> Outcome {
+    let p = Process::new(sleep_for_ever, ()).start()?;
+    // Ours: an error of its own kind, and the process can still be joined.
+    assert!(matches!(p.close(), Err(Error::StillRunning { .. })));
+    p.kill()?;
+    p.join()?;
+    p.close()?;
+    Ok(())
+}
+
+static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+
+fn what_a_process_changes_it_changes_for_itself() -> Outcome {
+    use std::sync::atomic::Ordering;
+    let change = || NUMBER.fetch_add(41, Ordering::Relaxed) + 41;
+    assert_eq!(Process::new(change, ()).start()?.result()?, 42);
+    assert_eq!(NUMBER.load(Ordering::Relaxed), 1);
+    Ok(())
+}
+
+fn a_child_has_no_standard_input() -> Outcome {
+    let read = || std::io::stdin().lines().count();
+    assert_eq!(Process::new(read, ()).start()?.result()?, 0);
+    Ok(())
+}
+
+fn a_value_is_read_and_written_by_all() -> Outcome {
+    let change = |i: Value<i32>, f: Value<f32>, c: Value<u8>| {
+        i.set(i.get() + 1);
+        f.set(f.get() * 2.0);
+        c.set(c.get().to_ascii_uppercase());
+    };
+    let (i, f, c) = (Value::new(41)?, Value::new(1.25_f32)?, Value::new(b'c')?);
+    Process::new(change, (i.clone(), f.clone(), c.clone())).start()?.join()?;
+    assert_eq!((i.get(), f.get(), c.get()), (42, 2.5, b'C'));
+    Ok(())
+}
+
+fn an_array_holds_a_list_or_so_many_elements() -> Outcome {
+    let change = |list: Array<i32>, text: Array<u8>| {
+        list.lock().iter_mut().for_each(|element| *element *= 10);
+        text.set(0, b'h').expect("in range");
+        text.set(5, b'o').expect("in range");
+        // Ours: beyond the end is an error or nothing, never memory of somebody else.
+        text.set(6, b'!').is_err() && text.get(6).is_none()
+    };
+    let (list, text) = (Array::from_slice(&[1, 2, 3, 4, 5])?, Array::<u8>::zeroed(6)?);
+    assert!(Process::new(change, (list.clone(), text.clone())).start()?.result()?);
+    assert_eq!(list.to_vec(), [10, 20, 30, 40, 50]);
+    assert_eq!(text.to_vec(), b"h\0\0\0\0o");
+    Ok(())
+}
+
+fn a_lock_keeps_others_out() -> Outcome {
+    let add = |lock: Lock, value: Value<u32>| {
+        for _ in 0..200 {
+            lock.acquire().expect("acquires");
+            let before = value.get();
+            thread::yield_now();
+            value.set(before + 1);
+            lock.release().expect("releases");
+        }
+    };
+    let (lock, value) = (Lock::new()?, Value::new(0_u32)?);
+    let start = || Process::new(add, (lock.clone(), value.clone())).start();
+    let (one, two) = (start()?, start()?);
+    one.join()?;
+    two.join()?;
+    assert_eq!(value.get(), 400);
+    Ok(())
+}
+
+fn a_semaphore_counts_and_blocks_at_zero() -> Outcome {
+    let take = |semaphore: Semaphore| {
+        semaphore.acquire().expect("acquires");
+        semaphore.value()
+    };
+    let semaphore = Semaphore::new(1)?;
+    assert_eq!(Process::new(take, (semaphore.clone(),)).start()?.result()?, 0);
+    assert_eq!(semaphore.value(), 0);
+    let child = Process::new(take, (semaphore.clone(),)).start()?;
+    assert!(child.join_timeout(Duration::from_millis(50))?.is_none(), "it waits at zero");
+    semaphore.release()?;
+    assert_eq!(child.result()?, 0);
+    Ok(())
+}
+
+fn a_terminated_holder_of_a_lock_deadlocks_nobody() -> Outcome {
+    let hold = |lock: Lock, held: Value<u8>| {
+        let _guard = lock.lock();
+        held.set(1);
+        sleep_for_ever();
+    };
+    let (lock, held) = (Lock::new()?, Value::new(0_u8)?);
+    let child = Process::new(hold, (lock.clone(), held.clone())).start()?;
+    crate::support::eventually("it holds the lock", || held.get() == 1)?;
+    child.terminate()?;
+    // Ours: the next one gets the lock, with the news that its holder died.
+    assert!(lock.lock().is_err());
+    child.join()?;
+    assert!(lock.lock().is_ok());
+    Ok(())
+}
+
+fn with_daemon(arguments: &[String]) {
+    begin(arguments);
+    let start_another = || matches!(Process::new(fun, ()).start(), Err(Error::Daemon));
+    let daemon = Process::new(start_another, ()).daemon(true).start().expect("starts");
+    println!("refused {}", daemon.result().expect("ends"));
+    // Would print after a second; the program ends before.
+    let late = || {
+        thread::sleep(Duration::from_secs(1));
+        println!("too late");
+    };
+    Process::new(late, ()).daemon(true).start().expect("starts");
+    println!("main ends");
+}
+
+fn a_daemon_ends_with_its_parent_and_makes_no_processes() -> Outcome {
+    assert_eq!(lines_of("with-daemon")?, ["refused true", "main ends"]);
+    Ok(())
+}
+
+fn prints_in_main(arguments: &[String]) {
+    begin(arguments);
+    println!("in main");
+    for method in StartMethod::ALL {
+        let p = Process::new(fun, ()).start_method(method).start().expect("starts");
+        p.join().expect("joins");
+    }
+}
+
+fn main_runs_once() -> Outcome {
+    assert_eq!(lines_of("prints-in-main")?, ["in main", "ddd", "ddd", "ddd"]);
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The umbrella gives access to each crate, by name and as a module.
+
+use crate::support::Outcome;
+
+crate::cases! {
+    ONCE: every_crate_is_reached_through_the_umbrella;
+}
+
+fn every_crate_is_reached_through_the_umbrella() -> Outcome {
+    use multiprocess as mp;
+    assert!(mp::cpu_count() >= 1);
+    assert_eq!(mp::process::current_process().pid(), mp::current_process().pid());
+    let value: mp::Value<i32> = mp::shmem::Value::new(1)?;
+    let lock: mp::Lock = mp::sync::Lock::new()?;
+    assert!(value.get() == 1 && !lock.is_locked());
+    let fd: mp::Fd = mp::core::Fd::from(std::fs::File::open("/dev/null")?);
+    let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
+    Ok(())
+}

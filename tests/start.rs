@@ -1,0 +1,881 @@
+//! Starting, watching and ending processes.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiprocess::{
+    Error, Fd, Process, ProcessError, Run, StartMethod, active_children, current_process,
+    parent_process, start_method,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::leak::children_of;
+use crate::support::{Outcome, Role, eventually, role, runs};
+
+crate::cases! {
+    EACH:
+        a_target_gets_its_arguments_and_its_result_comes_back
+        targets_take_up_to_eight_arguments
+        a_closure_without_captures_is_a_target
+        a_task_runs_in_the_new_process
+        a_panic_reaches_the_parent_and_the_exit_code_is_101
+        what_the_target_returns_is_data_also_an_err
+        an_exit_code_and_a_signal_are_told_apart
+        large_arguments_and_results_need_no_reader
+        a_result_that_cannot_be_encoded_is_an_error
+        an_argument_that_cannot_be_encoded_is_an_error_of_start
+        an_argument_that_cannot_be_decoded_is_an_error_of_result
+        names_count_up_and_tell_the_ancestry
+        a_process_knows_its_parent
+        a_child_has_nothing_open_but_its_arguments
+        a_pipe_ends_when_its_only_writer_does_though_siblings_were_started_in_between
+        descriptors_travel_anywhere_in_arguments_and_results
+        hundreds_of_descriptors_travel_in_one_message
+        standard_input_is_empty
+        arguments_environment_and_directory_are_the_parents
+        output_goes_where_the_parents_goes_now
+        join_timeout_says_that_it_still_runs
+        terminate_and_kill_end_it_and_do_nothing_afterwards
+        close_is_refused_while_it_runs
+        its_descriptor_is_readable_once_it_has_ended
+        active_children_are_those_that_run
+        a_dropped_child_goes_on_and_leaves_no_zombie
+        a_daemon_may_not_start_processes
+        a_child_starts_children_of_its_own
+        the_start_method_is_inherited
+        signals_are_as_after_a_clean_start
+    ;
+    THREADED:
+        processes_are_started_from_many_threads_at_once
+        any_thread_may_wait
+    ;
+    ONCE:
+        a_closure_with_captures_runs_by_fork
+        a_closure_with_captures_runs_by_nothing_else
+        fork_is_refused_with_threads_and_not_after_they_were_joined
+        without_init_spawn_is_refused_and_the_rest_works
+        without_init_threads_need_it
+        init_that_is_not_reached_is_an_error_and_main_does_not_start_processes
+        init_off_the_main_thread_does_not_count
+        what_is_buffered_is_printed_once
+        the_end_of_a_program_ends_daemons_and_waits_for_the_others
+        exit_waits_for_children_too
+        a_replaced_and_deleted_program_still_starts_itself
+        a_program_that_ignores_sigchld_still_gets_results
+        start_says_what_happened_to_a_child_that_died_early
+    ;
+}
+
+pub(crate) const ROLES: &[Role] = &[
+    ("without-init", without_init),
+    ("threads-without-init", threads_without_init),
+    ("init-not-reached", init_not_reached),
+    ("init-in-thread", init_in_thread),
+    ("buffered", buffered),
+    ("ends-with-children", ends_with_children),
+    ("exits-with-children", exits_with_children),
+    ("replaced", replaced),
+    ("ignores-sigchld", ignores_sigchld),
+    ("dies-early", dies_early),
+];
+
+fn add(a: i32, b: i32) -> i32 {
+    a + b
+}
+
+fn sleep_for_ever() {
+    thread::sleep(Duration::from_secs(1000));
+}
+
+fn a_target_gets_its_arguments_and_its_result_comes_back() -> Outcome {
+    let child = Process::new(add, (2, 3)).start()?;
+    assert_ne!(child.pid(), std::process::id());
+    let status = child.join()?;
+    assert!(status.success());
+    assert_eq!((child.exit_code(), child.is_alive()), (Some(0), false));
+    assert_eq!(child.join()?, status, "joining again is fine");
+    assert_eq!(child.result()?, 5);
+    Ok(())
+}
+
+fn targets_take_up_to_eight_arguments() -> Outcome {
+    fn none() -> u8 {
+        0
+    }
+    fn one(a: u8) -> u8 {
+        a
+    }
+    #[expect(clippy::too_many_arguments, reason = "the limit")]
+    fn eight(a: u8, b: i64, c: String, d: Vec<u8>, e: bool, f: char, g: f64, h: ()) -> String {
+        format!("{a} {b} {c} {d:?} {e} {f} {g} {h:?}")
+    }
+    assert_eq!(Process::new(none, ()).start()?.result()?, 0);
+    assert_eq!(Process::new(one, (1,)).start()?.result()?, 1);
+    let args = (1, -2, "three".to_string(), vec![4], true, '6', 7.5, ());
+    assert_eq!(Process::new(eight, args).start()?.result()?, "1 -2 three [4] true 6 7.5 ()");
+    Ok(())
+}
+
+fn a_closure_without_captures_is_a_target() -> Outcome {
+    let double = |x: u64| x * 2;
+    assert_eq!(Process::new(double, (21,)).start()?.result()?, 42);
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Join {
+    words: Vec<String>,
+    with: Option<char>,
+}
+
+impl Run for Join {
+    type Output = (String, u32);
+
+    fn run(self) -> (String, u32) {
+        let with = self.with.map(String::from).unwrap_or_default();
+        (self.words.join(&with), current_process().pid())
+    }
+}
+
+fn a_task_runs_in_the_new_process() -> Outcome {
+    let task = Join { words: vec!["a".into(), "b".into()], with: Some('-') };
+    let child = Process::of(task).start()?;
+    let pid = child.pid();
+    assert_eq!(child.result()?, ("a-b".to_string(), pid));
+    Ok(())
+}
+
+fn panic_with(message: String) {
+    panic!("{message}");
+}
+
+fn a_panic_reaches_the_parent_and_the_exit_code_is_101() -> Outcome {
+    let child = Process::new(panic_with, ("out of cheese".to_string(),)).start()?;
+    assert_eq!(child.join()?.code(), Some(101));
+    match child.result() {
+        Err(ProcessError::Panicked(message)) => assert_eq!(message, "out of cheese"),
+        other => panic!("{other:?}"),
+    }
+    let payload = || std::panic::panic_any(7_u8);
+    let error = Process::new(payload, ()).start()?.result().map(|(): ()| ()).unwrap_err();
+    assert!(matches!(error, ProcessError::Panicked(_)), "{error}");
+    Ok(())
+}
+
+fn what_the_target_returns_is_data_also_an_err() -> Outcome {
+    let fail = || Err::<u8, String>("no".to_string());
+    let child = Process::new(fail, ()).start()?;
+    assert_eq!(child.join()?.exit_code(), Some(0));
+    assert_eq!(child.result()?, Err("no".to_string()));
+    Ok(())
+}
+
+fn exit_with(code: i32) -> u8 {
+    std::process::exit(code)
+}
+
+fn an_exit_code_and_a_signal_are_told_apart() -> Outcome {
+    for (code, seen) in [(0, 0), (3, 3), (300, 44), (-1, 255)] {
+        let child = Process::new(exit_with, (code,)).start()?;
+        assert_eq!(child.join()?.exit_code(), Some(seen));
+        assert!(matches!(child.result(), Err(ProcessError::Exited(code)) if code == seen));
+    }
+    let abort = || -> u8 { std::process::abort() };
+    let child = Process::new(abort, ()).start()?;
+    let status = child.join()?;
+    assert_eq!((status.exit_code(), status.signal()), (Some(-libc::SIGABRT), Some(libc::SIGABRT)));
+    assert!(matches!(child.result(), Err(ProcessError::Signaled(libc::SIGABRT))));
+    Ok(())
+}
+
+fn large_arguments_and_results_need_no_reader() -> Outcome {
+    let reverse = |mut bytes: Vec<u8>| {
+        bytes.reverse();
+        bytes
+    };
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let child = Process::new(reverse, (bytes.clone(),)).start()?;
+    assert!(child.join()?.success(), "it ends before anybody reads");
+    let reversed = child.result()?;
+    assert!(reversed.iter().eq(bytes.iter().rev()));
+
+    // Nobody but is_alive looks.
+    let child = Process::new(|n: usize| vec!["x".to_string(); n], (100_000,)).start()?;
+    eventually("the child ends", || !child.is_alive())?;
+    assert_eq!(child.result()?.len(), 100_000);
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Stubborn;
+
+impl Serialize for Stubborn {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("I stay here"))
+    }
+}
+
+fn a_result_that_cannot_be_encoded_is_an_error() -> Outcome {
+    let child = Process::new(|| Stubborn, ()).start()?;
+    assert_eq!(child.join()?.code(), Some(1));
+    match child.result() {
+        Err(ProcessError::Encode(why)) => assert!(why.contains("I stay here"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn an_argument_that_cannot_be_encoded_is_an_error_of_start() -> Outcome {
+    let error = Process::new(|_: Stubborn| (), (Stubborn,)).start().unwrap_err();
+    assert!(matches!(error, Error::Encode(_)), "{error}");
+    Ok(())
+}
+
+/// Can be sent, but not received.
+#[derive(Debug, Serialize)]
+struct OneWay;
+
+impl<'de> Deserialize<'de> for OneWay {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("not here"))
+    }
+}
+
+fn an_argument_that_cannot_be_decoded_is_an_error_of_result() -> Outcome {
+    let error = Process::new(|_: OneWay| (), (OneWay,)).start()?.result().unwrap_err();
+    assert!(matches!(&error, ProcessError::Decode(why) if why.contains("not here")), "{error}");
+    let error = Process::new(|| OneWay, ()).start()?.result().unwrap_err();
+    assert!(matches!(&error, ProcessError::Decode(why) if why.contains("not here")), "{error}");
+    Ok(())
+}
+
+fn own_name() -> String {
+    current_process().name().to_string()
+}
+
+fn names_count_up_and_tell_the_ancestry() -> Outcome {
+    fn names_below() -> Vec<String> {
+        let child = || Process::new(own_name, ()).start().expect("starts").result().expect("ends");
+        vec![own_name(), child(), child()]
+    }
+    // The first two were made by the harness.
+    assert_eq!(Process::new(own_name, ()).start()?.result()?, "Process-3");
+    assert_eq!(
+        Process::new(names_below, ()).start()?.result()?,
+        ["Process-4", "Process-4:1", "Process-4:2"]
+    );
+    let child = Process::new(names_below, ()).name("walter").start()?;
+    assert_eq!(child.name(), "walter");
+    assert_eq!(child.result()?, ["walter", "Process-5:1", "Process-5:2"]);
+    assert_eq!(current_process().name(), "MainProcess");
+    Ok(())
+}
+
+fn a_process_knows_its_parent() -> Outcome {
+    fn parent() -> (String, u32, bool, bool) {
+        let parent = parent_process().expect("is a child");
+        let gone = parent.join_timeout(Duration::from_millis(1)).expect("waits");
+        (parent.name().to_string(), parent.pid(), parent.is_alive(), gone)
+    }
+    assert!(parent_process().is_none());
+    let expected = ("MainProcess".to_string(), std::process::id(), true, false);
+    assert_eq!(Process::new(parent, ()).start()?.result()?, expected);
+    Ok(())
+}
+
+/// What is open in this process above the standard streams, by what it is.
+fn open_descriptors() -> Vec<String> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").expect("proc").flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let target = target.to_string_lossy().into_owned();
+        let number: i32 = entry.file_name().to_str().and_then(|s| s.parse().ok()).expect("number");
+        if number > 2 && !target.starts_with("/proc/") && target != "/dev/null" {
+            open.push(target.split(':').next().unwrap_or(&target).to_string());
+        }
+    }
+    open.sort();
+    open
+}
+
+fn a_child_has_nothing_open_but_its_arguments() -> Outcome {
+    let mine: Vec<File> =
+        (0..20).map(|_| File::open("/proc/self/exe")).collect::<Result<_, _>>()?;
+    let (kept, _other) = UnixStream::pair()?;
+    let open = |fd: Fd| (open_descriptors(), fd.as_fd().as_raw_fd() > 2);
+    let (open, _) = Process::new(open, (Fd::from(kept),)).start()?.result()?;
+    // Its parent's process descriptor, the channel for the result, and the argument.
+    assert_eq!(open, ["anon_inode", "socket", "socket"], "{open:?}");
+    drop(mine);
+    Ok(())
+}
+
+fn a_pipe_ends_when_its_only_writer_does_though_siblings_were_started_in_between() -> Outcome {
+    let write = |writer: Fd, text: String| {
+        let mut writer = io::PipeWriter::from(writer);
+        writer.write_all(text.as_bytes()).expect("writes");
+    };
+    let (mut reader, writer) = io::pipe()?;
+    let before = Process::new(sleep_for_ever, ()).start()?;
+    let first = Process::new(write, (Fd::from(writer.try_clone()?), "one".into()));
+    let between = Process::new(sleep_for_ever, ()).start()?;
+    let second = Process::new(write, (Fd::from(writer), "two".into()));
+    // Both messages hold a copy until they are started.
+    first.start()?.join()?;
+    let after = Process::new(sleep_for_ever, ()).start()?;
+    second.start()?.join()?;
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text, "onetwo");
+
+    // A killed writer ends it as well.
+    let (mut reader, writer) = io::pipe()?;
+    let hold = |writer: Fd| {
+        let _writer = writer;
+        sleep_for_ever();
+    };
+    let holder = Process::new(hold, (Fd::from(writer),)).start()?;
+    let sibling = Process::new(sleep_for_ever, ()).start()?;
+    holder.kill()?;
+    assert_eq!(reader.read(&mut [0])?, 0);
+    for child in [before, between, after, sibling, holder] {
+        child.kill()?;
+        child.join()?;
+    }
+    Ok(())
+}
+
+fn descriptors_travel_anywhere_in_arguments_and_results() -> Outcome {
+    type Nested = (u8, Option<Vec<(String, Fd)>>);
+    let answer = |(_, streams): Nested| -> Vec<Fd> {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        for (name, stream) in streams.expect("some") {
+            UnixStream::from(stream).write_all(name.as_bytes()).expect("writes");
+        }
+        writer.write_all(b"from the child").expect("writes");
+        vec![Fd::from(reader)]
+    };
+    let (mut near, far) = UnixStream::pair()?;
+    let streams =
+        vec![("a".to_string(), Fd::from(far.try_clone()?)), ("b".to_string(), Fd::from(far))];
+    let child = Process::new(answer, ((7, Some(streams)),)).start()?;
+    let mut text = String::new();
+    near.read_to_string(&mut text)?;
+    assert_eq!(text, "ab");
+    let mut fds = child.result()?;
+    text.clear();
+    io::PipeReader::from(fds.remove(0)).read_to_string(&mut text)?;
+    assert_eq!(text, "from the child");
+    Ok(())
+}
+
+fn hundreds_of_descriptors_travel_in_one_message() -> Outcome {
+    let back = |fds: Vec<Fd>| fds;
+    let (reader, writer) = io::pipe()?;
+    let fds: Result<Vec<Fd>, _> = (0..300).map(|_| writer.try_clone().map(Fd::from)).collect();
+    let fds = Process::new(back, (fds?,)).start()?.result()?;
+    assert_eq!(fds.len(), 300);
+    drop(writer);
+    let mut fds: Vec<io::PipeWriter> = fds.into_iter().map(io::PipeWriter::from).collect();
+    for fd in &mut fds {
+        fd.write_all(b"x")?;
+    }
+    drop(fds);
+    let mut text = String::new();
+    let mut reader = reader;
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text.len(), 300);
+    Ok(())
+}
+
+fn standard_input_is_empty() -> Outcome {
+    let read = || {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|len| len as u64).map_err(|e| e.to_string())
+    };
+    assert_eq!(Process::new(read, ()).start()?.result()?, Ok(0));
+    Ok(())
+}
+
+fn arguments_environment_and_directory_are_the_parents() -> Outcome {
+    type Surroundings = (Vec<String>, Vec<(String, String)>, String);
+    fn surroundings() -> Surroundings {
+        let directory = env::current_dir().expect("a directory");
+        let mut variables: Vec<_> = env::vars().collect();
+        variables.sort();
+        (env::args().collect(), variables, directory.to_string_lossy().into_owned())
+    }
+    let check = || -> Outcome {
+        assert_eq!(Process::new(surroundings, ()).start()?.result()?, surroundings());
+        Ok(())
+    };
+    check()?;
+    // As they are now, not as they were when the fork server came to be.
+    env::set_current_dir("/")?;
+    check()?;
+    let home = env::var_os("HOME");
+    // SAFETY: this process has one thread.
+    unsafe { env::set_var("MP_TEST_NEW", "a=b") };
+    // SAFETY: as above.
+    unsafe { env::remove_var("HOME") };
+    check()?;
+    // SAFETY: as above.
+    unsafe { env::set_var("HOME", home.unwrap_or_default()) };
+    // SAFETY: as above.
+    unsafe { env::remove_var("MP_TEST_NEW") };
+    check()
+}
+
+fn output_goes_where_the_parents_goes_now() -> Outcome {
+    let (mut reader, writer) = io::pipe()?;
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    // SAFETY: takes numbers only.
+    unsafe { libc::dup2(writer.as_raw_fd(), 1) };
+    drop(writer);
+    let child = Process::new(|| println!("hello from the child"), ()).start();
+    let joined = child.and_then(|child| child.join());
+    // SAFETY: as above.
+    unsafe { libc::dup2(stdout.as_raw_fd(), 1) };
+    assert!(joined?.success());
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text, "hello from the child\n");
+    Ok(())
+}
+
+fn join_timeout_says_that_it_still_runs() -> Outcome {
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    assert_eq!(child.join_timeout(Duration::from_millis(20))?, None);
+    assert_eq!(child.join_timeout(Duration::ZERO)?, None);
+    assert_eq!((child.exit_code(), child.is_alive()), (None, true));
+    child.kill()?;
+    let status = child.join_timeout(Duration::MAX)?.expect("waits for ever, and it ends");
+    assert_eq!(status.signal(), Some(libc::SIGKILL));
+    Ok(())
+}
+
+fn terminate_and_kill_end_it_and_do_nothing_afterwards() -> Outcome {
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    child.terminate()?;
+    assert_eq!(child.join()?.exit_code(), Some(-libc::SIGTERM));
+    child.terminate()?;
+    child.kill()?;
+    assert_eq!(child.exit_code(), Some(-libc::SIGTERM));
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    child.kill()?;
+    assert_eq!(child.join()?.exit_code(), Some(-libc::SIGKILL));
+    Ok(())
+}
+
+fn close_is_refused_while_it_runs() -> Outcome {
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    assert!(matches!(child.close(), Err(Error::StillRunning { pid }) if pid == child.pid()));
+    child.kill()?;
+    child.join()?;
+    child.close()?;
+    child.close()?;
+    assert!(matches!(child.join(), Err(Error::Closed)));
+    assert!(!child.is_alive());
+    Ok(())
+}
+
+fn its_descriptor_is_readable_once_it_has_ended() -> Outcome {
+    fn readable(fd: impl AsFd, timeout: i32) -> bool {
+        let mut poll =
+            libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd.
+        unsafe { libc::poll(&raw mut poll, 1, timeout) == 1 }
+    }
+    // It reports a result long before it ends.
+    let (reader, writer) = io::pipe()?;
+    let wait = |reader: Fd| {
+        let _ = io::PipeReader::from(reader).read(&mut [0]);
+        vec![0_u8; 1_000_000]
+    };
+    let child = Process::new(wait, (Fd::from(reader),)).start()?;
+    assert!(!readable(&child, 20));
+    drop(writer);
+    assert!(readable(&child, 10_000));
+    assert_eq!(child.result()?.len(), 1_000_000);
+    Ok(())
+}
+
+fn active_children_are_those_that_run() -> Outcome {
+    assert!(active_children().is_empty());
+    let quick = Process::new(add, (1, 1)).start()?;
+    let one = Process::new(sleep_for_ever, ()).name("one").start()?;
+    let two = Process::new(sleep_for_ever, ()).name("two").daemon(true).start()?;
+    quick.join()?;
+    let mut names: Vec<(String, u32, bool)> = active_children()
+        .iter()
+        .map(|child| (child.name().to_string(), child.pid(), child.daemon()))
+        .collect();
+    names.sort();
+    let expected = [("one".to_string(), one.pid(), false), ("two".to_string(), two.pid(), true)];
+    assert_eq!(names, expected);
+    drop((one, two));
+    for child in active_children() {
+        child.kill()?;
+        assert_eq!(child.join()?.signal(), Some(libc::SIGKILL));
+    }
+    assert!(active_children().is_empty());
+    Ok(())
+}
+
+fn a_dropped_child_goes_on_and_leaves_no_zombie() -> Outcome {
+    let (mut reader, writer) = io::pipe()?;
+    let write = |writer: Fd| {
+        thread::sleep(Duration::from_millis(30));
+        io::PipeWriter::from(writer).write_all(b"done").expect("writes");
+        vec![1_u8; 1_000_000]
+    };
+    drop(Process::new(write, (Fd::from(writer),)).start()?);
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text, "done");
+    let zombies = || children_of(std::process::id()).iter().filter(|child| child.1 == 'Z').count();
+    eventually("no zombie is left", || active_children().is_empty() && zombies() == 0)
+}
+
+fn a_daemon_may_not_start_processes() -> Outcome {
+    fn try_it() -> (bool, bool) {
+        let refused = Process::new(add, (1, 2)).start();
+        (current_process().daemon(), matches!(refused, Err(Error::Daemon)))
+    }
+    let daemon = Process::new(try_it, ()).daemon(true).start()?;
+    assert!(daemon.daemon());
+    assert_eq!(daemon.result()?, (true, true));
+    assert!(!current_process().daemon());
+    Ok(())
+}
+
+fn a_child_starts_children_of_its_own() -> Outcome {
+    fn tree(depth: u32) -> u32 {
+        if depth == 0 {
+            return 1;
+        }
+        let children: Vec<_> =
+            (0..2).map(|_| Process::new(tree, (depth - 1,)).start().expect("starts")).collect();
+        children.into_iter().map(|child| child.result().expect("ends")).sum()
+    }
+    assert_eq!(Process::new(tree, (3,)).start()?.result()?, 8);
+    Ok(())
+}
+
+fn the_start_method_is_inherited() -> Outcome {
+    assert_eq!(Process::new(start_method, ()).start()?.result()?, start_method());
+    Ok(())
+}
+
+fn signals_are_as_after_a_clean_start() -> Outcome {
+    /// Blocked, ignored and caught signals, as proc_pid_status(5) gives them.
+    fn masks() -> Vec<String> {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        let wanted = |line: &&str| ["SigBlk", "SigIgn"].iter().any(|name| line.starts_with(name));
+        status.lines().filter(wanted).map(str::to_string).collect()
+    }
+    let here = masks();
+    assert_eq!(Process::new(masks, ()).start()?.result()?, here);
+    Ok(())
+}
+
+fn processes_are_started_from_many_threads_at_once() -> Outcome {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                scope.spawn(move || {
+                    for round in 0..8 {
+                        let child = Process::new(add, (thread, round)).start().expect("starts");
+                        assert_eq!(child.result().expect("ends"), thread + round);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+    Ok(())
+}
+
+fn any_thread_may_wait() -> Outcome {
+    let child =
+        thread::spawn(|| Process::new(sleep_for_ever, ()).start()).join().expect("no panic")?;
+    // The thread that started it is gone, and it goes on.
+    assert_eq!(child.join_timeout(Duration::from_millis(20))?, None);
+    thread::scope(|scope| {
+        let waiters: Vec<_> = (0..4).map(|_| scope.spawn(|| child.join())).collect();
+        thread::sleep(Duration::from_millis(10));
+        assert!(child.is_alive());
+        child.terminate().expect("signals");
+        for waiter in waiters {
+            let status = waiter.join().expect("no panic").expect("joins");
+            assert_eq!(status.signal(), Some(libc::SIGTERM));
+        }
+    });
+    Ok(())
+}
+
+fn a_closure_with_captures_runs_by_fork() -> Outcome {
+    let words = std::rc::Rc::new(vec!["a", "b"]);
+    let (reader, writer) = io::pipe()?;
+    let child = Process::fork(move || {
+        drop(writer);
+        (words.len(), own_name(), reader.as_raw_fd() > 2)
+    });
+    assert_eq!(child.name("captured").start()?.result()?, (2, "captured".to_string(), true));
+    Ok(())
+}
+
+fn a_closure_with_captures_runs_by_nothing_else() -> Outcome {
+    let error = Process::fork(|| 1).start_method(StartMethod::Spawn).start().unwrap_err();
+    assert!(matches!(error, Error::NeedsFork), "{error}");
+    Ok(())
+}
+
+fn fork_is_refused_with_threads_and_not_after_they_were_joined() -> Outcome {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let thread = thread::spawn(move || receiver.recv());
+    let process = || Process::new(add, (1, 2)).start_method(StartMethod::Fork);
+    let error = process().start().unwrap_err();
+    assert!(matches!(error, Error::Multithreaded { threads: 2 }), "{error}");
+    drop(sender);
+    let _ = thread.join();
+    for _ in 0..50 {
+        thread::spawn(|| ()).join().expect("no panic");
+        assert_eq!(process().start()?.result()?, 3);
+    }
+    Ok(())
+}
+
+/// Runs this binary in a role; gives what it prints.
+fn run_role(name: &str, arguments: &[&str]) -> Result<(i32, String, String), io::Error> {
+    let output = role(name, arguments).output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+}
+
+fn without_init(_: &[String]) {
+    for method in StartMethod::ALL {
+        let result = Process::new(add, (1, 2)).start_method(method).start();
+        match result.map(|child| child.result()) {
+            Ok(result) => println!("{method:?}: {}", result.expect("ends")),
+            Err(error) => println!("{method:?}: {error}"),
+        }
+    }
+    // What was forked without init is without it, too.
+    let nested = || Process::new(add, (3, 4)).start().expect("starts").result().expect("ends");
+    println!("nested: {}", Process::new(nested, ()).start().unwrap().result().unwrap());
+}
+
+fn without_init_spawn_is_refused_and_the_rest_works() -> Outcome {
+    let (code, out, err) = run_role("without-init", &[])?;
+    assert_eq!((code, err.as_str()), (0, ""), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "ForkServer: 3");
+    assert!(lines[1].contains("`multiprocess::init();` on the first line of main"), "{out}");
+    assert_eq!(lines[2..], ["Fork: 3", "nested: 7"]);
+    Ok(())
+}
+
+fn threads_without_init(_: &[String]) {
+    let _thread = thread::spawn(|| thread::sleep(Duration::from_secs(1000)));
+    let error = Process::new(add, (1, 2)).start().unwrap_err();
+    println!("{error:?}");
+}
+
+fn without_init_threads_need_it() -> Outcome {
+    assert_eq!(run_role("threads-without-init", &[])?.1, "NeedsInit\n");
+    Ok(())
+}
+
+fn init_not_reached(arguments: &[String]) {
+    // Only the first process comes by init: a file says who was here before.
+    if !std::path::Path::new(&arguments[0]).exists() {
+        File::create(&arguments[0]).expect("creates");
+        multiprocess::init();
+    }
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        println!("{:?}", Process::new(add, (1, 2)).start_method(method).start().unwrap_err());
+    }
+}
+
+fn init_that_is_not_reached_is_an_error_and_main_does_not_start_processes() -> Outcome {
+    let path = env::temp_dir().join(format!("mp-init-{}", std::process::id()));
+    let (code, out, err) = run_role("init-not-reached", &[path.to_str().expect("text")])?;
+    std::fs::remove_file(path)?;
+    assert_eq!((code, out.as_str()), (0, "MissedInit\nMissedInit\n"), "{err}");
+    assert_eq!(err.matches("put `multiprocess::init();` on the first line").count(), 2, "{err}");
+    Ok(())
+}
+
+fn init_in_thread(_: &[String]) {
+    thread::spawn(multiprocess::init).join().expect("no panic");
+    let error = Process::new(add, (1, 2)).start_method(StartMethod::Spawn).start().unwrap_err();
+    println!("{error:?}");
+}
+
+fn init_off_the_main_thread_does_not_count() -> Outcome {
+    assert_eq!(run_role("init-in-thread", &[])?.1, "NeedsInit\n");
+    Ok(())
+}
+
+fn buffered(arguments: &[String]) {
+    if arguments[0] == "init" {
+        multiprocess::init();
+    }
+    print!("parent ");
+    // SAFETY: a format and nothing for it to read.
+    unsafe { libc::printf(c"c-parent ".as_ptr()) };
+    for (method, name) in [(StartMethod::Fork, "fork"), (StartMethod::ForkServer, "served")] {
+        let say = |name: String| {
+            print!("{name} ");
+            // SAFETY: as above.
+            unsafe { libc::printf(c"c-child ".as_ptr()) };
+        };
+        let process = Process::new(say, (name.to_string(),)).start_method(method);
+        process.start().expect("starts").join().expect("joins");
+    }
+}
+
+fn what_is_buffered_is_printed_once() -> Outcome {
+    for init in ["init", "none"] {
+        let (_, out, err) = run_role("buffered", &[init])?;
+        let mut words: Vec<&str> = out.split_whitespace().collect();
+        words.sort_unstable();
+        let once = ["c-child", "c-child", "c-parent", "fork", "parent", "served"];
+        assert_eq!(words, once, "{init} {err}");
+    }
+    Ok(())
+}
+
+fn say_later(word: String, after_ms: u64) {
+    thread::sleep(Duration::from_millis(after_ms));
+    println!("{word}");
+}
+
+fn start_family() -> Vec<u32> {
+    let mut daemons = Vec::new();
+    for method in StartMethod::ALL {
+        let say = Process::new(say_later, (format!("{method:?}"), 50)).start_method(method);
+        drop(say.start().expect("starts"));
+        let daemon = Process::new(sleep_for_ever, ()).daemon(true).start_method(method);
+        daemons.push(daemon.start().expect("starts").pid());
+    }
+    daemons
+}
+
+fn ends_with_children(_: &[String]) {
+    multiprocess::init();
+    println!("{:?}", start_family());
+}
+
+fn exits_with_children(_: &[String]) {
+    multiprocess::init();
+    println!("{:?}", start_family());
+    std::process::exit(5);
+}
+
+fn family_ends(name: &str, expected: i32) -> Outcome {
+    let start = Instant::now();
+    let (code, out, err) = run_role(name, &[])?;
+    assert_eq!(code, expected, "{err}");
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines[..3], ["Fork", "ForkServer", "Spawn"], "all children were waited for: {out}");
+    let pids = lines[3].trim_matches(['[', ']']).split(", ").map(|pid| pid.parse::<u32>());
+    for pid in pids {
+        assert!(!runs(pid?), "a daemon outlived its program");
+    }
+    assert!(start.elapsed() < Duration::from_secs(10));
+    Ok(())
+}
+
+fn the_end_of_a_program_ends_daemons_and_waits_for_the_others() -> Outcome {
+    family_ends("ends-with-children", 0)
+}
+
+fn exit_waits_for_children_too() -> Outcome {
+    family_ends("exits-with-children", 5)
+}
+
+fn replaced(_: &[String]) {
+    multiprocess::init();
+    let program = env::current_exe().expect("a path");
+    std::fs::remove_file(&program).expect("removes");
+    std::fs::write(&program, "#!/bin/false\n").expect("writes");
+    for method in StartMethod::ALL {
+        let child = Process::new(add, (1, 2)).start_method(method).start().expect("starts");
+        assert_eq!(child.result().expect("ends"), 3);
+    }
+    println!("all well");
+}
+
+fn a_replaced_and_deleted_program_still_starts_itself() -> Outcome {
+    let path = env::temp_dir().join(format!("mp-replaced-{}", std::process::id()));
+    std::fs::copy("/proc/self/exe", &path)?;
+    let output = std::process::Command::new(&path)
+        .args(["--mp-role", "replaced"])
+        .stdin(Stdio::null())
+        .output()?;
+    std::fs::remove_file(&path)?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "all well\n", "{error}");
+    Ok(())
+}
+
+fn ignores_sigchld(_: &[String]) {
+    multiprocess::init();
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    for method in StartMethod::ALL {
+        let child = Process::new(add, (1, 2)).start_method(method).start().expect("starts");
+        let status = child.join().expect("joins");
+        println!("{} {:?}", status.success(), child.result().expect("ends"));
+        let killed = Process::new(sleep_for_ever, ()).start_method(method).start().expect("starts");
+        killed.kill().expect("signals");
+        killed.join().expect("joins");
+    }
+}
+
+fn a_program_that_ignores_sigchld_still_gets_results() -> Outcome {
+    let (_, out, err) = run_role("ignores-sigchld", &[])?;
+    assert_eq!(out, "true 3\ntrue 3\ntrue 3\n", "{err}");
+    Ok(())
+}
+
+fn dies_early(_: &[String]) {
+    // A constructor, say, that ends the process when it is executed again.
+    if io::stdin().as_fd().try_clone_to_owned().is_ok_and(|fd| {
+        let mut kind: libc::c_int = 0;
+        let mut len = 4;
+        // SAFETY: an int and its size.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TYPE,
+                (&raw mut kind).cast(),
+                &raw mut len,
+            )
+        };
+        result == 0
+    }) {
+        std::process::exit(77);
+    }
+    multiprocess::init();
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        println!("{}", Process::new(add, (1, 2)).start_method(method).start().unwrap_err());
+    }
+}
+
+fn start_says_what_happened_to_a_child_that_died_early() -> Outcome {
+    let (_, out, err) = run_role("dies-early", &[])?;
+    let line = "the new process exited with code 77 before it could run its target\n";
+    assert_eq!(out, line.repeat(2), "{err}");
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What every test of the suite runs in.
+
+pub(crate) mod leak;
+pub(crate) mod watchdog;
+
+use std::env;
+use std::error::Error;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use multiprocess::{Process, StartMethod};
+
+/// What a test gives back: an error or a panic fails it.
+pub(crate) type Outcome = Result<(), Box<dyn Error>>;
+
+/// All start methods.
+pub(crate) const EACH: &[StartMethod] = &StartMethod::ALL;
+/// Those that allow for threads in the parent.
+pub(crate) const THREADED: &[StartMethod] = &[StartMethod::ForkServer, StartMethod::Spawn];
+/// For tests that choose for themselves, or start nothing.
+pub(crate) const ONCE: &[StartMethod] = &[StartMethod::ForkServer];
+
+/// One test.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) methods: &'static [StartMethod],
+    /// After so long it counts as hung.
+    pub(crate) limit: Duration,
+    pub(crate) run: fn() -> Outcome,
+}
+
+/// The usual limit: hundreds of times what a test takes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Lists tests, named after their functions.
+#[macro_export]
+macro_rules! cases {
+    ($($methods:ident: $($name:ident)+;)*) => {
+        pub(crate) const CASES: (&str, &[$crate::support::Case]) = (module_path!(), &[$($(
+            $crate::support::Case {
+                name: stringify!($name),
+                methods: $crate::support::$methods,
+                limit: $crate::support::LIMIT,
+                run: $name,
+            },
+        )+)*]);
+    };
+}
+
+/// Programs that tests start as children of their own, by name.
+pub(crate) type Role = (&'static str, fn(&[String]));
+
+/// The first argument of this binary when it runs one test, and when it plays a role.
+const TEST: &str = "--mp-test";
+const ROLE: &str = "--mp-role";
+
+#[must_use]
+pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
+    let arguments: Vec<String> = env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some(ROLE) => {
+            let roles: Vec<Role> =
+                [crate::start::ROLES, crate::crash::ROLES, crate::notes::ROLES].concat();
+            let (_, role) =
+                roles.iter().find(|(name, _)| *name == arguments[2]).expect("a role of that name");
+            // A role calls init itself, or does not.
+            role(&arguments[3..]);
+            ExitCode::SUCCESS
+        }
+        Some(TEST) => {
+            multiprocess::init();
+            run_test(groups, &arguments[2])
+        }
+        _ => run_all(groups),
+    }
+}
+
+fn method_name(method: StartMethod) -> String {
+    format!("{method:?}").to_lowercase()
+}
+
+fn full_name(module: &str, case: &Case, method: StartMethod) -> String {
+    let module = module.rsplit("::").next().unwrap_or(module);
+    if case.methods.len() == 1 {
+        format!("{module}::{}", case.name)
+    } else {
+        format!("{module}::{}::{}", case.name, method_name(method))
+    }
+}
+
+/// The harness: each trial is a process.
+fn run_all(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for (module, cases) in groups {
+        for case in *cases {
+            for &method in case.methods {
+                let name = full_name(module, case, method);
+                let run = {
+                    let name = name.clone();
+                    move || in_a_process(&name, case.limit)
+                };
+                trials.push(Trial::test(name, run));
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn in_a_process(name: &str, limit: Duration) -> Result<(), Failed> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args([TEST, name]).stdin(Stdio::null()).process_group(0);
+    // A backtrace resolves symbols for seconds in a debug build, in every child that panics on purpose.
+    command.env("RUST_BACKTRACE", "0");
+    watchdog::run(command, limit).map_err(Failed::from)
+}
+
+/// One test, in a process of its own.
+fn run_test(groups: &[(&'static str, &'static [Case])], name: &str) -> ExitCode {
+    for (module, cases) in groups {
+        for case in *cases {
+            for &method in case.methods {
+                if full_name(module, case, method) == name {
+                    return run_case(case, method);
+                }
+            }
+        }
+    }
+    eprintln!("there is no test {name}");
+    ExitCode::FAILURE
+}
+
+fn nothing() {}
+
+fn run_case(case: &Case, method: StartMethod) -> ExitCode {
+    multiprocess::set_start_method(method);
+    // What a program keeps for all its processes comes to be here: the fork server among it.
+    for method in [method, StartMethod::Fork] {
+        let warm = Process::new(nothing, ()).daemon(true).start_method(method).start();
+        assert!(warm.expect("starts").join().expect("joins").success());
+    }
+    let before = leak::Inventory::take();
+    if let Err(error) = (case.run)() {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            why = format!("{why}: {error}");
+            source = error.source();
+        }
+        eprintln!("error: {why}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(left) = before.compare(Duration::from_secs(5)) {
+        eprintln!("left behind: {left}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// This binary in a role, as a program that a test starts.
+pub(crate) fn role(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args([ROLE, name]).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Waits until `condition` holds; an error names it when it does not within ten seconds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
+    for _ in 0..10_000 {
+        if condition() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("did not come about within 10 s: {what}").into())
+}
+
+/// Whether there is a process of that number that has not ended.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
