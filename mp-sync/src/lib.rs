@@ -40,7 +40,7 @@
 //! # When a process dies
 //!
 //! Whatever it held is had by others within about a millisecond of waiting, and a tenth of a second at
-//! most, plus what the kernel needs to end it: for a process with much memory, some 10 ms per 100 MiB.
+//! most. It counts as dead as soon as it cannot run any more, before the kernel has taken its memory down.
 //!
 //! | It died | The others |
 //! | --- | --- |
