@@ -43,6 +43,7 @@
 //! | wait: for a time, a word, a descriptor | [`Deadline`], [`sys::futex`], [`sys::fd::poll`] |
 //! | spin before sleeping | [`spin`] |
 //! | watch, signal and reap processes | [`sys::process`] |
+//! | tell whether a thread still runs | [`sys::thread`] |
 //!
 //! # Limits
 //!

@@ -1,7 +1,8 @@
 //! What a lock, a counter under a contended lock, and a semaphore cost, beside what the C library has.
 //!
-//! `cargo bench -p mp-sync`, or with parts of the rows' names as arguments. All rows of a table run in
-//! turn, several times; each row is the median.
+//! `cargo bench -p mp-sync --bench sync`, or with parts of the tables' names as arguments. All rows of a
+//! table run in turn, several times; each row is the median. Compare rows of one run only. Without the
+//! `--bench` that cargo gives, as from `cargo test --all-targets`, it only shows that everything runs.
 #![expect(unsafe_code, reason = "pthread mutexes and sem_t to compare with, fork")]
 
 use std::hint::black_box;
@@ -13,10 +14,23 @@ use mp_core::sys::process::{self, Forked};
 use mp_core::{Deadline, Segment};
 use mp_sync::{BoundedSemaphore, Event, Lock, Mutex, RLock, RwLock, Semaphore};
 
-const ROUNDS: usize = 11;
-const ALONE: u32 = 1_000_000;
 const PROCESSES: u32 = 4;
-const TOGETHER: u32 = 500_000;
+
+/// How often each row runs, and how many steps that is alone and for each process together.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    alone: u32,
+    together: u32,
+}
+
+fn effort() -> Effort {
+    if std::env::args().any(|arg| arg == "--bench") {
+        Effort { rounds: 11, alone: 1_000_000, together: 500_000 }
+    } else {
+        Effort { rounds: 1, alone: 1000, together: 1000 }
+    }
+}
 
 /// One row: its name, what it does `count` times, and whether it took the lock for each.
 struct Row {
@@ -334,14 +348,16 @@ fn main() {
 }
 
 fn alone(table: &str, rows: Vec<Row>) {
+    let effort = effort();
     measure(table, &rows, |row| {
         let start = Instant::now();
-        (row.run)(black_box(ALONE));
-        per_step(start.elapsed(), ALONE)
+        (row.run)(black_box(effort.alone));
+        per_step(start.elapsed(), effort.alone)
     });
 }
 
 fn together(table: &str, words: &'static [AtomicU64], rows: Vec<Row>) {
+    let effort = effort();
     let (gate, ready) = (&words[120], &words[121]);
     measure(table, &rows, |row| {
         gate.store(0, Ordering::SeqCst);
@@ -356,7 +372,7 @@ fn together(table: &str, words: &'static [AtomicU64], rows: Vec<Row>) {
                         while gate.load(Ordering::SeqCst) == 0 {
                             std::thread::yield_now();
                         }
-                        (row.run)(TOGETHER);
+                        (row.run)(effort.together);
                         process::exit_now(0);
                     }
                 }
@@ -371,7 +387,7 @@ fn together(table: &str, words: &'static [AtomicU64], rows: Vec<Row>) {
             // SAFETY: a child of ours, and no status wanted.
             unsafe { libc::waitpid(pid as i32, null_mut(), 0) };
         }
-        per_step(start.elapsed(), PROCESSES * TOGETHER)
+        per_step(start.elapsed(), PROCESSES * effort.together)
     });
 }
 
@@ -381,7 +397,8 @@ fn per_step(time: Duration, count: u32) -> f64 {
 
 fn measure(table: &str, rows: &[Row], run: impl Fn(&Row) -> f64) {
     let mut results: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
-    for _ in 0..ROUNDS {
+    let rounds = effort().rounds;
+    for _ in 0..rounds {
         for (row, results) in rows.iter().zip(&mut results) {
             results.push(run(row));
         }
@@ -389,8 +406,8 @@ fn measure(table: &str, rows: &[Row], run: impl Fn(&Row) -> f64) {
     println!("{table:<32} {:>9} {:>9} {:>9}  ns", "median", "least", "most");
     for (row, results) in rows.iter().zip(&mut results) {
         results.sort_by(f64::total_cmp);
-        let (least, most) = (results[0], results[ROUNDS - 1]);
-        println!("  {:<30} {:>9.1} {least:>9.1} {most:>9.1}", row.name, results[ROUNDS / 2]);
+        let (least, most) = (results[0], results[rounds - 1]);
+        println!("  {:<30} {:>9.1} {least:>9.1} {most:>9.1}", row.name, results[rounds / 2]);
     }
     println!();
 }

@@ -142,7 +142,8 @@ pub enum TryLockError<G> {
     WouldBlock,
     /// Somebody held it all that time. What the `_timeout` calls give.
     TimedOut,
-    /// This thread holds it, so waiting would be of no use. What the `_timeout` calls give.
+    /// This thread holds it, so waiting is of no use. For types that say so at once; the locks of this
+    /// crate wait out the time, as they would for anybody else.
     Deadlock,
 }
 

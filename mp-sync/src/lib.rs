@@ -40,7 +40,7 @@
 //! # When a process dies
 //!
 //! Whatever it held is had by others within about a millisecond of waiting, and a tenth of a second at
-//! most, plus what the kernel needs to end it: for a process with much memory, some 10 ms per 100 MiB.
+//! most. It counts as dead as soon as it cannot run any more, before the kernel has taken its memory down.
 //!
 //! | It died | The others |
 //! | --- | --- |
@@ -62,12 +62,12 @@
 //! The word of a lock holds the name of its owner: thread number, start time and a trace of the program
 //! image, 62 bits that no other thread ever has. Taking a lock is one compare-and-swap from 0 to the own
 //! name, and taking it over from a dead owner one from that name, so no step of either can be cut in two
-//! by a kill. A waiter sleeps in slices, of 0.5 ms at first and 50 ms at most, and after each looks the
+//! by a kill. A waiter sleeps in slices, of 0.5 ms at first and 25 ms at most, and after each looks the
 //! owner up in `/proc`, which takes 6 us; nobody else does, so owners pay nothing for it.
 //!
 //! What else there was, measured on the same machine:
-//! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but a lock and
-//!   unlock costs half as much again, a contended one a third more; at most 2,048 are released when a
+//! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but to lock and
+//!   unlock costs twice as much, alone and contended; at most 2,048 are released when a
 //!   process dies; one whose page was unmapped never is; a peer that damages the list in shared memory
 //!   makes others write anywhere; and pthread's conditions, which they go with, hang when a waiter is
 //!   killed.
@@ -94,6 +94,12 @@
 //! Data in a [`Mutex`] or [`RwLock`] is lent as a reference into shared memory, in the trust that all who
 //! have the lock use it. For the words of the protocols there is no such trust: they are read once,
 //! checked, and can lead to a wrong wait or error at worst.
+
+#![cfg_attr(mp_loom, allow(dead_code, reason = "models have no handles, which use the rest"))]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(not(mp_loom))]
 mod action;

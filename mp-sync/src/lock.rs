@@ -182,6 +182,11 @@ impl Lock {
         &self.view
     }
 
+    #[inline]
+    fn take(&self, limit: Limit) -> Result<Acquired, Refused> {
+        patient(self.word().lock(owner::me(), limit), limit)
+    }
+
     /// Waits for the lock and takes it.
     ///
     /// # Errors
@@ -194,7 +199,7 @@ impl Lock {
     /// Where this thread holds the lock already, and would wait for itself for ever.
     #[inline]
     pub fn lock(&self) -> LockResult<LockGuard<'_>> {
-        match self.word().lock(owner::me(), Limit::Forever) {
+        match self.take(Limit::Forever) {
             Ok(Acquired::Clean) => Ok(LockGuard::new(self.word())),
             Ok(Acquired::OwnerDied) => Err(PoisonError::new(LockGuard::new(self.word()))),
             Err(refused) => caller_mistake(refused),
@@ -209,18 +214,17 @@ impl Lock {
     /// last owner died while it held it.
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<LockGuard<'_>> {
-        guarded(self.word().lock(owner::me(), Limit::Try), || LockGuard::new(self.word()))
+        guarded(self.take(Limit::Try), || LockGuard::new(self.word()))
     }
 
     /// Waits for the lock no longer than `timeout`. What is to be had at once is had after any time.
     ///
     /// # Errors
     ///
-    /// [`TryLockError::TimedOut`]; [`TryLockError::Poisoned`] with the guard where the last owner died
-    /// while it held it; [`TryLockError::Deadlock`] where this thread holds it already.
+    /// [`TryLockError::TimedOut`], also where it is this thread that holds it;
+    /// [`TryLockError::Poisoned`] with the guard where the last owner died while it held it.
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<LockGuard<'_>> {
-        let taken = self.word().lock(owner::me(), Limit::For(timeout));
-        guarded(taken, || LockGuard::new(self.word()))
+        guarded(self.take(Limit::For(timeout)), || LockGuard::new(self.word()))
     }
 
     /// Waits for the lock and takes it, in Python's style: no guard, [`release`](Self::release) it.
@@ -246,26 +250,26 @@ impl Lock {
     /// ```
     #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
-        Ok(self.word().lock(owner::me(), Limit::Forever)?)
+        Ok(self.take(Limit::Forever)?)
     }
 
     /// As [`acquire`](Self::acquire), without waiting.
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] where somebody holds it, [`Error::Deadlock`] where this thread does.
+    /// [`Error::WouldBlock`] where somebody holds it, be it this thread.
     #[inline]
     pub fn try_acquire(&self) -> Result<Acquired> {
-        Ok(self.word().lock(owner::me(), Limit::Try)?)
+        Ok(self.take(Limit::Try)?)
     }
 
     /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`], and [`Error::Deadlock`] where this thread holds it.
+    /// [`Error::TimedOut`], also where it is this thread that holds it.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Acquired> {
-        Ok(self.word().lock(owner::me(), Limit::For(timeout))?)
+        Ok(self.take(Limit::For(timeout))?)
     }
 
     /// Releases the lock, however this thread took it.
@@ -279,6 +283,12 @@ impl Lock {
     #[inline]
     pub fn release(&self) -> Result<()> {
         Ok(self.word().unlock_unpinned(owner::me())?)
+    }
+
+    /// Whether the calling thread holds it.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.word().owner() == owner::me()
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.
@@ -323,6 +333,20 @@ impl fmt::Debug for LockPin<'_> {
     }
 }
 
+/// What a thread that has a lock already gets when it wants it once more, but not without end: what
+/// anybody else would.
+#[inline]
+pub(crate) fn patient<T>(taken: Result<T, Refused>, limit: Limit) -> Result<T, Refused> {
+    match (taken, limit) {
+        (Err(Refused::Deadlock), Limit::Try) => Err(Refused::WouldBlock),
+        (Err(Refused::Deadlock), Limit::For(timeout)) => {
+            std::thread::sleep(timeout);
+            Err(Refused::TimedOut)
+        }
+        (taken, _) => taken,
+    }
+}
+
 /// Puts the guard of what was taken in its place.
 #[inline]
 pub(crate) fn guarded<G>(
@@ -333,9 +357,8 @@ pub(crate) fn guarded<G>(
         Ok(Acquired::Clean) => Ok(guard()),
         Ok(Acquired::OwnerDied) => Err(TryLockError::Poisoned(PoisonError::new(guard()))),
         Err(Refused::TimedOut) => Err(TryLockError::TimedOut),
-        Err(Refused::Deadlock) => Err(TryLockError::Deadlock),
         Err(Refused::WouldBlock) => Err(TryLockError::WouldBlock),
-        Err(refused @ (Refused::NotOwner | Refused::TooDeep)) => caller_mistake(refused),
+        Err(refused) => caller_mistake(refused),
     }
 }
 

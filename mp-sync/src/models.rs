@@ -209,7 +209,8 @@ fn semaphore_orders_what_is_between_its_permits() {
 
 #[test]
 fn semaphore_wakes_one_waiter_for_each_permit() {
-    explore(
+    explore_within(
+        2,
         || {
             let words = Arc::new(SemaphoreWords::<2>::new(0, UNBOUNDED));
             let threads = [ONE, TWO].map(|me| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mp_core::Plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lock::{caller_mistake, guarded};
+use crate::lock::{caller_mistake, guarded, patient};
 use crate::patience::Limit;
 use crate::place::Place;
 use crate::view::kind;
@@ -76,6 +76,11 @@ impl<T: Plain> Mutex<T> {
         MutexGuard { mutex: self, of_thread: PhantomData }
     }
 
+    #[inline]
+    fn limited(&self, limit: Limit) -> TryLockResult<MutexGuard<'_, T>> {
+        guarded(patient(self.word().lock(owner::me(), limit), limit), || self.guard())
+    }
+
     /// Waits for the lock and takes it.
     ///
     /// # Errors
@@ -104,19 +109,18 @@ impl<T: Plain> Mutex<T> {
     /// while it held it.
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
-        guarded(self.word().lock(owner::me(), Limit::Try), || self.guard())
+        self.limited(Limit::Try)
     }
 
     /// Waits for the lock no longer than `timeout`.
     ///
     /// # Errors
     ///
-    /// [`TryLockError::TimedOut`](crate::TryLockError::TimedOut);
-    /// [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner died
-    /// while it held it; [`TryLockError::Deadlock`](crate::TryLockError::Deadlock) where this thread holds
-    /// it already.
+    /// [`TryLockError::TimedOut`](crate::TryLockError::TimedOut), also where it is this thread that holds
+    /// it; [`TryLockError::Poisoned`](crate::TryLockError::Poisoned) with the guard where the last owner
+    /// died while it held it.
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<MutexGuard<'_, T>> {
-        guarded(self.word().lock(owner::me(), Limit::For(timeout)), || self.guard())
+        self.limited(Limit::For(timeout))
     }
 
     /// Whether anybody holds it. That may have changed by the time it is known.

@@ -2,11 +2,12 @@
 //!
 //! A wake-up can get lost: whoever was to give it may be killed just before, whoever got it just after. So
 //! nobody here sleeps without end. A wait is cut into slices, the first half a millisecond and each twice
-//! the one before up to 50 ms; at the end of each the waiter looks whether things are as they should be.
+//! the one before up to 25 ms; at the end of each the waiter looks whether things are as they should be.
 
 use std::time::Duration;
 
 use mp_core::Deadline;
+use mp_core::sys::clock::monotonic_nanos;
 
 use crate::word::{self, Woken, Word, spin_loop};
 
@@ -34,28 +35,36 @@ pub(crate) enum Nap {
 
 /// How often to look with a growing pause in between: a microsecond or two in all.
 ///
-/// In a model, who spins lets all others go first, and would never be seen to sleep.
-const LOOKS: u32 = if cfg!(mp_loom) { 0 } else { 6 };
-/// How often to look after that, letting others run in between: some five microseconds where there are
-/// none. Where there are, one of them may be who is waited for. Measured with four processes on two cores
-/// that count under one lock, this makes a step a quarter cheaper than sleeping at once.
-const YIELDS: u32 = if cfg!(mp_loom) { 0 } else { 16 };
+/// Not in a model: who spins there lets all others go first, and would never be seen to sleep.
+const LOOKS: u32 = 6;
+/// For how many nanoseconds to look after that, letting others run in between: half of what a sleep and
+/// wake-up costs. Where there are others, one of them may be who is waited for, and it may be milliseconds
+/// until this thread runs again: then it looks once more and sleeps. Longer or not at all makes no
+/// difference that could be measured with four processes on two cores that count under one lock.
+const YIELDING: u64 = 8_000;
 
 /// Looks for a while, before sleeping, whether `seen` is as hoped; gives what it was last.
 #[inline]
 pub(crate) fn look<T>(seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
     let mut round = 0;
+    let mut end = 0;
     loop {
         let now = seen();
-        if round == LOOKS + YIELDS || hoped(&now) {
+        if hoped(&now) || cfg!(mp_loom) {
             return now;
         }
         if round < LOOKS {
             (0..1_u32 << round).for_each(|_| spin_loop());
-        } else {
-            std::thread::yield_now();
+            round += 1;
+            continue;
         }
-        round += 1;
+        let time = monotonic_nanos();
+        if end == 0 {
+            end = time + YIELDING;
+        } else if time > end {
+            return now;
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -67,7 +76,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     const FIRST: Duration = Duration::from_micros(500);
-    const LONGEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_millis(25);
 
     /// Starts the clock.
     pub(crate) fn new(limit: Limit) -> Self {

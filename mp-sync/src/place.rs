@@ -40,6 +40,7 @@ impl<W: Layout, T: Plain> Place<W, T> {
     pub(crate) fn create(name: &str, kind: u64, value: T) -> Result<Self> {
         let more = Self::OFFSET - START + size_of::<T>();
         let place = Self::at(View::create(name, Self::kind(kind), more)?)?;
+        const { assert!(align_of::<T>() <= 4096, "a segment is aligned to a page") };
         // SAFETY: at() checked that a T fits there; nobody else has the segment yet.
         unsafe { place.data.write(value) };
         Ok(place)

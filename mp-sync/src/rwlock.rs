@@ -12,7 +12,7 @@ use std::time::Duration;
 use mp_core::Plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lock::guarded;
+use crate::lock::{guarded, patient};
 use crate::patience::Limit;
 use crate::place::Place;
 use crate::view::kind;
@@ -106,14 +106,17 @@ impl<T: Plain> RwLock<T> {
     where
         T: Sync,
     {
-        match self.words().read(owner::me(), limit) {
-            Ok((slot, news)) => guarded(Ok(news), || self.read_guard(slot)),
-            Err(refused) => guarded(Err(refused), || unreachable!("an error has no guard")),
-        }
+        let mut slot = 0;
+        let taken = self.words().read(owner::me(), limit).map(|(taken, news)| {
+            slot = taken;
+            news
+        });
+        guarded(patient(taken, limit), || self.read_guard(slot))
     }
 
     fn write_limited(&self, limit: Limit) -> TryLockResult<RwLockWriteGuard<'_, T>> {
-        guarded(self.words().write(owner::me(), limit), || self.write_guard())
+        let taken = self.words().write(owner::me(), limit);
+        guarded(patient(taken, limit), || self.write_guard())
     }
 
     /// Waits while another writes, and takes the lock for reading.
@@ -138,8 +141,7 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`]; [`TryLockError::Deadlock`] where this thread writes;
-    /// [`TryLockError::Poisoned`] with the guard where the last writer died while it held it.
+    /// [`TryLockError::WouldBlock`]; [`TryLockError::Poisoned`] with the guard where the last writer died while it held it.
     pub fn try_read(&self) -> TryLockResult<RwLockReadGuard<'_, T>>
     where
         T: Sync,
@@ -178,8 +180,7 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError::WouldBlock`]; [`TryLockError::Deadlock`] where this thread reads or writes;
-    /// [`TryLockError::Poisoned`] with the guard where the last writer died while it held it.
+    /// [`TryLockError::WouldBlock`]; [`TryLockError::Poisoned`] with the guard where the last writer died while it held it.
     pub fn try_write(&self) -> TryLockResult<RwLockWriteGuard<'_, T>> {
         self.write_limited(Limit::Try)
     }

@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mp_core::{Atomic, Plain, Segment};
@@ -147,16 +146,11 @@ unsafe impl<L: Layout> Send for View<L> {}
 // SAFETY: as above.
 unsafe impl<L: Layout> Sync for View<L> {}
 
-/// This process's pid and time namespaces as one number, never 0 where they can be read. A process keeps
-/// them; `unshare` changes those of its future children, who look anew only if they `exec`, so a child
-/// forked after that is not noticed.
+/// This process's pid and time namespaces as one number; 0 where they cannot be read.
 fn namespaces() -> u64 {
-    static OURS: OnceLock<u64> = OnceLock::new();
-    *OURS.get_or_init(|| {
-        let inode =
-            |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |data| data.ino());
-        inode("pid") | inode("time") << 32
-    })
+    let inode =
+        |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |data| data.ino());
+    inode("pid") | inode("time") << 32
 }
 
 /// Implements what every handle has: Clone (the same object), serde by descriptor.

@@ -47,12 +47,13 @@ fn a_lock_knows_its_owner() {
     assert!(matches!(lock.release(), Err(Error::NotOwner)));
     let guard = lock.lock().unwrap();
     assert!(matches!(lock.acquire(), Err(Error::Deadlock)));
-    assert!(matches!(lock.try_acquire(), Err(Error::Deadlock)));
-    assert!(matches!(lock.lock_timeout(HANG), Err(TryLockError::Deadlock)));
+    assert!(matches!(lock.try_acquire(), Err(Error::WouldBlock)));
+    assert!(lock.is_owned());
+    assert!(matches!(lock.lock_timeout(SOON), Err(TryLockError::TimedOut)));
     assert!(catch_unwind(AssertUnwindSafe(|| drop(lock.lock()))).is_err());
     let theirs = lock.clone();
     within(move || {
-        assert!(matches!(theirs.release(), Err(Error::NotOwner)));
+        assert!(!theirs.is_owned() && matches!(theirs.release(), Err(Error::NotOwner)));
         assert!(matches!(theirs.try_lock(), Err(TryLockError::WouldBlock)));
         assert!(matches!(theirs.lock_timeout(SOON), Err(TryLockError::TimedOut)));
         assert!(matches!(theirs.acquire_timeout(Duration::ZERO), Err(Error::TimedOut)));
@@ -316,13 +317,16 @@ fn readers_share_and_writers_do_not() {
         assert!(matches!(theirs.write_timeout(SOON), Err(TryLockError::TimedOut)));
         assert!(theirs.try_read().is_ok(), "a writer that gave up is out of the way");
     });
-    assert!(matches!(lock.try_write(), Err(TryLockError::Deadlock)));
+    assert!(matches!(lock.try_write(), Err(TryLockError::WouldBlock)));
     drop(reader);
     let writer = lock.write().unwrap();
-    assert!(matches!(lock.try_read(), Err(TryLockError::Deadlock)));
+    assert!(matches!(lock.try_read(), Err(TryLockError::WouldBlock)));
     let theirs = lock.clone();
     within(move || assert!(matches!(theirs.read_timeout(SOON), Err(TryLockError::TimedOut))));
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(lock.read()))).is_err());
     drop(writer);
+    let _reader = lock.read().unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(lock.write()))).is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The word of an Event.
 
-use crate::patience::{Limit, Nap, Patience};
+use crate::patience::{Limit, Nap, Patience, look};
 use crate::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
 
 /// Whether it is set, and how often it was: so that whoever waited sees a set that was cleared at once.
@@ -74,8 +74,9 @@ impl EventWord {
         let mut patience = Patience::new(limit);
         let mut last_look = false;
         loop {
-            let seen = self.now();
-            if seen & SET != 0 || seen / ONCE != first / ONCE {
+            let was_set = |seen: &u32| *seen & SET != 0 || *seen / ONCE != first / ONCE;
+            let seen = look(|| self.now(), was_set);
+            if was_set(&seen) {
                 return true;
             }
             if last_look {
