@@ -67,7 +67,7 @@
 //!
 //! What else there was, measured on the same machine:
 //! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but to lock and
-//!   unlock costs twice as much, alone and contended; at most 2,048 are released when a
+//!   unlock costs 1.8 times as much alone and three times as much contended; at most 2,048 are released when a
 //!   process dies; one whose page was unmapped never is; a peer that damages the list in shared memory
 //!   makes others write anywhere; and pthread's conditions, which they go with, hang when a waiter is
 //!   killed.

@@ -13,7 +13,6 @@ pub(crate) const ALL: u32 = u32::MAX;
 mod imp {
     #![expect(unsafe_code, reason = "the futex half of a 64-bit word")]
 
-    pub(crate) use std::hint::spin_loop;
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
     use mp_core::Deadline;
@@ -91,7 +90,6 @@ mod imp {
 mod imp {
     use std::cell::Cell;
 
-    pub(crate) use loom::hint::spin_loop;
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     use loom::sync::{Condvar, Mutex};
     use mp_core::Deadline;
