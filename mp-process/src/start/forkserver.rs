@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ struct Helper {
     /// What its children have if they are not told otherwise.
     environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
+    /// How many processes were asked for and not received. It makes the first unasked.
+    awaited: usize,
 }
 
 /// How a helper came to be.
@@ -104,6 +107,7 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
         // No hello, so the target did not run: what was killed can be tried again.
         match listen(&mut channel, Deadline::after(START_LIMIT)) {
             Ok(Answer::Hello(_)) => {
+                ask_for_next(generation);
                 let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
                 return Ok(AnyChild::new(name, pid, daemon, Reaper::ForkServer, pidfd, channel));
             }
@@ -148,7 +152,7 @@ enum Asked {
     Lost(ExitStatus),
 }
 
-/// Takes the process that the helper has ready, hands it the request, and has the helper make another.
+/// Takes the process that the helper has ready and hands it the request.
 fn ask(order: &Order) -> Result<Asked> {
     let environment: Vec<_> = env::vars_os().collect();
     let directory = env::current_dir().unwrap_or_default();
@@ -158,14 +162,10 @@ fn ask(order: &Order) -> Result<Asked> {
         directory: (helper.directory != directory).then_some(directory),
         environment: (helper.environment != environment).then_some(environment),
     };
-    let control = helper.made.control();
-    let spare = protocol::receive_spare(control, Deadline::after(START_LIMIT));
-    let asked = spare.and_then(|spare| {
-        // The request first: it wakes who is waited for.
-        let sent = spare
+    let asked = helper.take().map(|spare| {
+        spare
             .map_err(Error::io("fork in the fork server"))
-            .and_then(|spare| order.send(&spare.channel, Some(&surroundings)).map(|()| spare));
-        control.send(protocol::MORE, &[], &[]).map(|()| sent)
+            .and_then(|spare| order.send(&spare.channel, Some(&surroundings)).map(|()| spare))
     });
     match asked {
         Ok(Ok(spare)) => Ok(Asked::Spare(helper.generation, spare)),
@@ -184,11 +184,37 @@ fn ask(order: &Order) -> Result<Asked> {
             helper.map(|helper| helper.made.end(Duration::ZERO));
             Err(Error::StartTimedOut)
         }
-        Err(error) => {
-            // Received and lost, for want of descriptors, say: there has to be another one next time.
-            let _ = control.send(protocol::MORE, &[], &[]);
-            Err(Error::core("ask the fork server for a process")(error))
+        // Received and lost, for want of descriptors, say.
+        Err(error) => Err(Error::core("ask the fork server for a process")(error)),
+    }
+}
+
+/// Has the helper make the next process while this one works: once it does, so that it is not held up.
+fn ask_for_next(generation: u64) {
+    // Whoever has the lock asks for one of its own, if it needs to.
+    let Ok(mut slot) = SLOT.try_lock() else { return };
+    if let Some(helper) = slot.helper.as_mut().filter(|helper| helper.generation == generation) {
+        // Where it fails, the next start finds out.
+        let _ = helper.ask();
+    }
+}
+
+impl Helper {
+    /// Asks for a process, unless one is awaited.
+    fn ask(&mut self) -> mp_core::Result<()> {
+        if self.awaited == 0 {
+            self.made.control().send(protocol::MORE, &[], &[])?;
+            self.awaited = 1;
         }
+        Ok(())
+    }
+
+    /// Takes a process, which is there at once if the last start is a moment ago.
+    fn take(&mut self) -> mp_core::Result<io::Result<Spare>> {
+        self.ask()?;
+        let spare = protocol::receive_spare(self.made.control(), Deadline::after(START_LIMIT));
+        self.awaited = 0;
+        spare
     }
 }
 
@@ -221,6 +247,7 @@ fn helper(
         generation,
         environment: environment.to_vec(),
         directory: directory.to_path_buf(),
+        awaited: 1,
     });
     Ok(slot)
 }

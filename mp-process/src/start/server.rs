@@ -2,9 +2,9 @@
 //!
 //! A *spare* is a child without a target. It has already paid for what a new process pays for (pages, mostly:
 //! each one that it writes to for the first time costs microseconds) and sleeps on its channel. The server
-//! hands the other end of the channel to the process it serves (`READY`), which sends the request there, and
-//! asks for the next spare (`MORE`), to be forked while this one already works. So a start does not wait for
-//! a fork, and the server reads no requests.
+//! hands the other end of the channel to the process it serves (`READY`), which sends the request there and,
+//! after hello, asks for the next spare (`MORE`), to be forked while this one already works. So a start does
+//! not wait for a fork, and the server reads no requests.
 //!
 //! The server keeps a copy of each child's end of its channel until it has reaped the child, and writes there
 //! how it ended: the process it serves cannot wait for one that is not its own child.
