@@ -34,6 +34,29 @@ fn main() {
     }
 }
 
+/// What `case` costs in CPython, in nanoseconds a step: the median of three runs of `benches/python.py`, or
+/// nothing where there is no python3.
+fn python(case: &str, steps: u32) -> Option<f64> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/python.py");
+    let run = || {
+        let output = std::process::Command::new("python3")
+            .args([script, case, &steps.to_string()])
+            .output()
+            .ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse::<f64>().ok()
+    };
+    let mut runs = [run()?, run()?, run()?];
+    runs.sort_by(f64::total_cmp);
+    Some(runs[1])
+}
+
+fn python_row(case: &str, steps: u32, unit: &str, figure: fn(f64) -> f64) {
+    match python(case, steps) {
+        Some(nanos) => println!("  {:<50} {:>10.2}   {unit}", "CPython", figure(nanos)),
+        None => println!("  CPython: no python3, or no script beside it"),
+    }
+}
+
 /// A case: gives the time of one round.
 type Case<'a> = (&'a str, Box<dyn FnMut() -> Duration + 'a>);
 
@@ -194,6 +217,7 @@ fn increments(
 fn value_increment() {
     let figure = |time: Duration| time.as_nanos() as f64 / 800_000.0;
     increments(4, 200_000, 21, figure, "value_increment: 4 processes");
+    python_row("value_increment", 100_000, "ns per increment", |nanos| nanos);
 }
 
 fn value_uncontended() {
@@ -292,6 +316,7 @@ fn array_write() {
             ("SharedMemory::write_at", Box::new(|| timed(|| memory.write_at(0, bytes)))),
         ],
     );
+    python_row("array_write", SIZE as u32, "GiB/s", |nanos| 1e9 / nanos / f64::from(1 << 30));
 }
 
 /// A process that does `work` for each message and answers with a number.

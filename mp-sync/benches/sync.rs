@@ -1,4 +1,5 @@
-//! What a lock, a counter under a contended lock, and a semaphore cost, beside what the C library has.
+//! What a lock, a counter under a contended lock, and a semaphore cost, beside what the C library has
+//! and beside CPython.
 //!
 //! `cargo bench -p mp-sync --bench sync`, or with parts of the tables' names as arguments. All rows of a
 //! table run in turn, several times; each row is the median. Compare rows of one run only. Without the
@@ -152,6 +153,30 @@ fn futex_lock(word: &AtomicU32) {
 fn futex_unlock(word: &AtomicU32) {
     if word.swap(0, Ordering::Release) == 2 {
         mp_core::sys::futex::wake(word, 1);
+    }
+}
+
+/// What `case` costs in CPython, in nanoseconds a step: the median of three runs of `benches/python.py`, or
+/// nothing where there is no python3.
+fn python(case: &str, steps: u32) -> Option<f64> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/python.py");
+    let run = || {
+        let output = std::process::Command::new("python3")
+            .args([script, case, &steps.to_string()])
+            .output()
+            .ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse::<f64>().ok()
+    };
+    let mut runs = [run()?, run()?, run()?];
+    runs.sort_by(f64::total_cmp);
+    Some(runs[1])
+}
+
+fn python_row(case: &str) {
+    let steps = if effort().rounds > 1 { 200_000 } else { 1000 };
+    match python(case, steps) {
+        Some(nanos) => println!("  {:<30} {nanos:>9.1}", "CPython"),
+        None => println!("  CPython: no python3, or no script beside it"),
     }
 }
 
@@ -409,5 +434,6 @@ fn measure(table: &str, rows: &[Row], run: impl Fn(&Row) -> f64) {
         let (least, most) = (results[0], results[rounds - 1]);
         println!("  {:<30} {:>9.1} {least:>9.1} {most:>9.1}", row.name, results[rounds / 2]);
     }
+    python_row(table);
     println!();
 }
