@@ -70,6 +70,9 @@ crate::cases! {
         a_program_that_ignores_sigchld_still_gets_results
         start_says_what_happened_to_a_child_that_died_early
     ;
+    SLOW:
+        a_child_that_never_comes_to_its_target_is_killed_after_half_a_minute
+    ;
 }
 
 pub(crate) const ROLES: &[Role] = &[
@@ -83,6 +86,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("replaced", replaced),
     ("ignores-sigchld", ignores_sigchld),
     ("dies-early", dies_early),
+    ("never-comes", never_comes),
 ];
 
 fn add(a: i32, b: i32) -> i32 {
@@ -877,5 +881,27 @@ fn start_says_what_happened_to_a_child_that_died_early() -> Outcome {
     let (_, out, err) = run_role("dies-early", &[])?;
     let line = "the new process exited with code 77 before it could run its target\n";
     assert_eq!(out, line.repeat(2), "{err}");
+    Ok(())
+}
+
+fn never_comes(arguments: &[String]) {
+    // As in `init_not_reached`; but whoever comes later stays.
+    if std::path::Path::new(&arguments[0]).exists() {
+        sleep_for_ever();
+    }
+    File::create(&arguments[0]).expect("creates");
+    multiprocess::init();
+    let start = |method| Process::new(add, (1, 2)).start_method(method).start().unwrap_err();
+    let spawn = thread::spawn(move || start(StartMethod::Spawn));
+    println!("{:?}", start(StartMethod::ForkServer));
+    println!("{:?}", spawn.join().expect("no panic"));
+    println!("{} are left", children_of(std::process::id()).len());
+}
+
+fn a_child_that_never_comes_to_its_target_is_killed_after_half_a_minute() -> Outcome {
+    let path = env::temp_dir().join(format!("mp-never-{}", std::process::id()));
+    let (code, out, err) = run_role("never-comes", &[path.to_str().expect("text")])?;
+    std::fs::remove_file(path)?;
+    assert_eq!((code, out.as_str()), (0, "StartTimedOut\nStartTimedOut\n0 are left\n"), "{err}");
     Ok(())
 }

@@ -321,6 +321,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sparse_segment_takes_memory_as_it_is_reserved_and_gives_it_back() {
+        use std::os::unix::fs::MetadataExt;
+        let segment = Segment::create_sparse("test", 3, 1 << 40, 4096).unwrap();
+        let taken = || {
+            let file = std::fs::File::from(segment.try_clone_fd().unwrap());
+            file.metadata().unwrap().blocks() * 512
+        };
+        assert_eq!((segment.size(), taken()), (1 << 40, 4096));
+        segment.reserve(1 << 30, 1 << 20).unwrap();
+        assert_eq!(taken(), 4096 + (1 << 20));
+        let word = segment.at::<AtomicU32>(1 << 30).unwrap();
+        word.store(7, Ordering::Relaxed);
+        segment.release(1 << 30, 1 << 20).unwrap();
+        assert_eq!((taken(), word.load(Ordering::Relaxed)), (4096, 0));
+        let again = Segment::open(segment.try_clone_fd().unwrap(), 3).unwrap();
+        assert_eq!(again.size(), 1 << 40);
+    }
+
+    #[test]
     fn it_is_closed_on_exec() {
         let segment = Segment::create("test", 3, 4096).unwrap();
         // SAFETY: takes numbers only.

@@ -204,7 +204,8 @@ impl AnyChild {
         self.0.daemon
     }
 
-    /// Whether it still runs. Does not wait.
+    /// Whether it still runs. Does not wait for it to end; where it has, and its fork server has yet to tell
+    /// how, waits for that for up to a second.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         if self.0.owner != std::process::id() {
@@ -214,7 +215,7 @@ impl AnyChild {
     }
 
     /// How it ended: the code it exited with, or the negative number of the signal that killed it; `None`
-    /// while it runs. Does not wait.
+    /// while it runs. Waits no more than [`is_alive`](Self::is_alive).
     ///
     /// `None` too where nobody can tell (see [`ExitStatus::exit_code`]).
     #[doc(alias = "exitcode")]

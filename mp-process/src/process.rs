@@ -155,7 +155,12 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         };
         family::sweep();
         let child = start::start(method, profile, work)?;
-        family::add(&child)?;
+        if let Err(error) = family::add(&child) {
+            // One that nobody would end or wait for at the end of the program.
+            let _ = child.kill();
+            let _ = child.join();
+            return Err(error);
+        }
         Ok(Child::new(child))
     }
 }

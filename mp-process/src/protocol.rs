@@ -4,7 +4,8 @@
 //! standard input, the `ROLE` it has. Down the channel goes one `REQUEST`; up come `HELLO` (or `REFUSED`), the
 //! `OUTCOME`, and from the fork server, which keeps a copy of the child's end until it has reaped the child,
 //! the `STATUS`. `HELLO` is the child's last word before its target runs: where none came, the target did not
-//! run. On the fork server's own socket, `READY` hands over a process that waits for a request, and `MORE`
+//! run. (A plain fork has its request in its memory, cannot fail to find its target, and says hello first.) On
+//! the fork server's own socket, `READY` hands over a process that waits for a request, and `MORE`
 //! asks for the next.
 
 use std::ffi::OsString;

@@ -34,15 +34,23 @@ pub(crate) struct Case {
 /// The usual limit: hundreds of times what a test takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
+/// As `ONCE`, for tests of a limit that is long itself.
+pub(crate) const SLOW: &[StartMethod] = ONCE;
+
+/// The limit for one of [`SLOW`].
+pub(crate) const SLOW_LIMIT: Duration = Duration::from_secs(90);
+
 /// Lists tests, named after their functions.
 #[macro_export]
 macro_rules! cases {
+    (@limit SLOW) => { $crate::support::SLOW_LIMIT };
+    (@limit $methods:ident) => { $crate::support::LIMIT };
     ($($methods:ident: $($name:ident)+;)*) => {
         pub(crate) const CASES: (&str, &[$crate::support::Case]) = (module_path!(), &[$($(
             $crate::support::Case {
                 name: stringify!($name),
                 methods: $crate::support::$methods,
-                limit: $crate::support::LIMIT,
+                limit: $crate::cases!(@limit $methods),
                 run: $name,
             },
         )+)*]);

@@ -33,12 +33,6 @@ impl<'fd> PollFd<'fd> {
         Self::new(fd, 0)
     }
 
-    /// Waits until `fd` can be written, or its other end is closed.
-    #[must_use]
-    pub fn writable(fd: BorrowedFd<'fd>) -> Self {
-        Self::new(fd, libc::POLLOUT)
-    }
-
     fn new(fd: BorrowedFd<'fd>, events: libc::c_short) -> Self {
         let raw = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
         Self { raw, fd: PhantomData }

@@ -44,14 +44,20 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
         }
         Forked::Parent(pid) => {
             drop(far);
-            // Gone already where this program has its children reaped by the kernel, or reaps any: then
-            // the child's own word is used, which was its first.
             let pidfd = match process::pidfd_open(pid) {
                 Ok(pidfd) => pidfd,
-                Err(_) => match listen(&mut near, Deadline::after(START_LIMIT))? {
-                    Answer::Hello(Some(pidfd)) => pidfd,
-                    _ => return Err(died(ExitStatus::UNKNOWN)),
-                },
+                // Gone already, as this program has its children reaped by the kernel, or reaps any: then
+                // the child's own word is used, which was its first.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                    match listen(&mut near, Deadline::after(START_LIMIT))? {
+                        Answer::Hello(Some(pidfd)) => pidfd,
+                        _ => return Err(died(ExitStatus::UNKNOWN)),
+                    }
+                }
+                Err(error) => {
+                    process::kill_child(pid);
+                    return Err(Error::io("watch a process")(error));
+                }
             };
             Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near))
         }
