@@ -46,6 +46,7 @@ fn main() {
         test("an_owner_that_becomes_another_program_is_dead", exec_is_death),
         test("a_stopped_owner_is_alive", a_stopped_owner_is_alive),
         test("a_forked_child_owns_nothing", a_forked_child_owns_nothing),
+        test("nothing_that_need_not_wait_makes_a_system_call", no_system_calls),
         test("handles_work_in_another_process", handles_work_in_another_process),
         test("permits_of_the_killed_come_back", permits_of_the_killed_come_back),
         test("dead_readers_let_writers_in", dead_readers_let_writers_in),
@@ -558,6 +559,46 @@ fn a_stopped_owner_is_alive() {
     assert!(matches!(lock.lock_timeout(soon), Err(TryLockError::TimedOut)));
     child.kill();
     assert!(matches!(lock.lock_timeout(HANG), Err(TryLockError::Poisoned(_))));
+}
+
+fn no_system_calls() {
+    let (lock, rlock, semaphore) =
+        (Lock::new().unwrap(), RLock::new().unwrap(), Semaphore::new(2).unwrap());
+    let (mutex, rwlock) = (Mutex::new(0_u64).unwrap(), RwLock::new(0_u64).unwrap());
+    let (bounded, event) = (BoundedSemaphore::new(1).unwrap(), Event::new().unwrap());
+    let (condition, barrier) = (Condition::new().unwrap(), Barrier::new(1).unwrap());
+    let use_all = || {
+        drop(lock.lock().unwrap());
+        lock.acquire().unwrap();
+        lock.release().unwrap();
+        drop((rlock.lock().unwrap(), rlock.lock().unwrap()));
+        semaphore.acquire().unwrap();
+        drop(semaphore.permit().unwrap());
+        semaphore.release().unwrap();
+        bounded.acquire().unwrap();
+        bounded.release().unwrap();
+        *mutex.lock().unwrap() += 1;
+        let seen = *rwlock.read().unwrap();
+        *rwlock.write().unwrap() = seen + 1;
+        event.set();
+        event.wait().unwrap();
+        event.clear();
+        let guard = condition.lock().unwrap();
+        condition.notify_all();
+        drop(guard);
+        barrier.wait().unwrap();
+    };
+    let child = Child::new(|| {
+        // Looks itself up in /proc, once.
+        use_all();
+        // SAFETY: takes numbers only. From here on any call but read, write and exit kills (seccomp(2)).
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) }, 0);
+        (0..1000).for_each(|_| use_all());
+        // SAFETY: ends this process, by the one call for it that is allowed.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    });
+    // Killed by a signal: it made another call.
+    child.succeed();
 }
 
 fn a_forked_child_owns_nothing() {
