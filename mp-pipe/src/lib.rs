@@ -1,0 +1,5 @@
+//! Pipes between processes.
+
+mod error;
+
+pub use error::{Error, Result};
