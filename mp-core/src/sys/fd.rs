@@ -33,6 +33,12 @@ impl<'fd> PollFd<'fd> {
         Self::new(fd, 0)
     }
 
+    /// Waits until `fd` can be written to, or its other end is closed.
+    #[must_use]
+    pub fn writable(fd: BorrowedFd<'fd>) -> Self {
+        Self::new(fd, libc::POLLOUT)
+    }
+
     fn new(fd: BorrowedFd<'fd>, events: libc::c_short) -> Self {
         let raw = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
         Self { raw, fd: PhantomData }
@@ -127,13 +133,15 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
-/// An instance of epoll(7) over process descriptors: tells which of many have ended, at the cost of those.
+/// An instance of epoll(7): tells which of many descriptors are readable, at the cost of those.
+///
+/// It is itself readable while one of them is. A process's descriptor is readable once it has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Epoll {
     epoll: OwnedFd,
 }
 
-impl Ended {
+impl Epoll {
     /// Makes an empty one.
     ///
     /// # Errors
@@ -179,9 +187,9 @@ impl Ended {
         };
     }
 
-    /// The tokens of some that have ended, up to 64; does not wait.
+    /// The tokens of some that are readable, up to 64; does not wait.
     ///
-    /// The same ones come again until they are removed.
+    /// The same ones come again for as long as they are readable, until they are removed.
     ///
     /// # Errors
     ///
@@ -193,6 +201,12 @@ impl Ended {
             check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) })
         })?;
         Ok(events[..usize::try_from(count).unwrap_or(0)].iter().map(|event| event.u64).collect())
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }
 

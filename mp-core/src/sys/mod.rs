@@ -7,7 +7,9 @@ pub mod clock;
 pub mod fd;
 pub mod futex;
 pub mod mem;
+pub mod net;
 pub mod process;
+pub mod random;
 pub mod socket;
 pub mod thread;
 
