@@ -42,7 +42,10 @@ impl fmt::Display for Error {
             Self::TimedOut => f.write_str("timed out"),
             Self::WouldBlock => f.write_str("it would have to wait"),
             Self::TooShort { needed } => {
-                write!(f, "the message has {needed} bytes, more than the buffer: receive it with a longer one")
+                write!(
+                    f,
+                    "the message has {needed} bytes, more than the buffer: receive it with a longer one"
+                )
             }
             Self::Encode(why) => write!(f, "cannot encode the value: {why}"),
             Self::Decode(why) => write!(f, "cannot decode the message: {why}"),
