@@ -14,11 +14,12 @@
 
 use std::hint::spin_loop;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::Deadline;
-use crate::sys::clock::{monotonic_nanos, with_exact_timers};
+use crate::sys::clock::{coarse_nanos, monotonic_nanos, with_exact_timers};
 use crate::sys::futex;
 use crate::sys::process::usable_cpus;
 
@@ -43,14 +44,24 @@ fn measure() -> Duration {
 /// How long to look before sleeping: what a wake-up costs, 2 to 100 us; zero where this process may use one
 /// CPU only, by its affinity now or the quota of its control group.
 ///
-/// The first call that gives more than zero takes a millisecond, for the measurement.
+/// The first call that gives more than zero takes a millisecond, for the measurement. A change of the
+/// affinity is seen within a tick of the clock, which is 1 to 10 ms.
 #[must_use]
 pub fn budget() -> Duration {
     static WAKE_UP: OnceLock<Duration> = OnceLock::new();
-    if usable_cpus() < 2 {
-        return Duration::ZERO;
-    }
-    *WAKE_UP.get_or_init(measure)
+    /// The tick at which the CPUs were counted last, and in the lowest bit whether there was more than one.
+    static COUNTED: AtomicU64 = AtomicU64::new(0);
+    let tick = coarse_nanos() << 1;
+    // Relaxed: it guards nothing; at worst it is counted again.
+    let counted = COUNTED.load(Relaxed);
+    let several = if counted & !1 == tick {
+        counted & 1 == 1
+    } else {
+        let several = usable_cpus() > 1;
+        COUNTED.store(tick | u64::from(several), Relaxed);
+        several
+    };
+    if several { *WAKE_UP.get_or_init(measure) } else { Duration::ZERO }
 }
 
 /// Looks until `ready` gives something or the [`budget`] is used up.
@@ -64,8 +75,8 @@ pub fn budget() -> Duration {
 /// assert_eq!(spin::look(|| None::<i32>), None); // after some microseconds
 /// ```
 pub fn look<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    // About half a microsecond first: most answers come within it, and the affinity costs a call.
-    for _ in 0..16 {
+    // About a microsecond first: most answers come within it.
+    for _ in 0..32 {
         if let Some(value) = ready() {
             return Some(value);
         }

@@ -269,6 +269,11 @@ impl StreamSender {
         Ok(())
     }
 
+    /// Whether this end was closed, or has found the other one closed.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.get()
+    }
+
     /// Makes up for what a message that was given up has left.
     fn settle(&self, deadline: Deadline) -> Result<()> {
         static ZEROS: [u8; 8 << 10] = [0; 8 << 10];
@@ -299,7 +304,10 @@ impl StreamSender {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait(PollFd::writable(self.socket.as_fd()), deadline)?;
                 }
-                Err(error) if is_gone(&error) => return Err(Error::Disconnected),
+                Err(error) if is_gone(&error) => {
+                    self.close();
+                    return Err(Error::Disconnected);
+                }
                 Err(error) => return Err(Error::Io(error)),
             }
         }
