@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Where a `Listener` is: a path, or a host and port.
+/// Where a [`Listener`](crate::Listener) is: a path, or a host and port.
 ///
 /// Made from a [`Path`], a [`SocketAddr`], a pair of host and port, or a text: what has a `/` in it is a
 /// path, all else `host:port`. It can be sent to other processes, which connect to it.
 ///
-/// A Unix socket is as fast as a pipe made by `duplex`, as that is what a connection
+/// A Unix socket is as fast as a pipe made by [`duplex`](crate::duplex), as that is what a connection
 /// becomes, and carries handles; it reaches processes on this machine. TCP reaches other machines, and
 /// carries values without handles.
 ///

@@ -179,7 +179,7 @@ impl Reason {
     }
 
     /// For the client that was refused.
-    fn to_client(self) -> Error {
+    pub(crate) fn to_client(self) -> Error {
         Error::Authentication(
             match self {
                 Self::Version => "the listener speaks another version of the hand-shake",

@@ -21,7 +21,6 @@ pub(crate) enum TxLink {
 
 /// What a receiver receives from.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and must be near")]
 pub(crate) enum RxLink {
     Ring(RingReceiver),
     Stream(StreamReceiver),

@@ -120,7 +120,7 @@ impl Drop for Socket {
 }
 
 /// What the kernel says of a connection that is no more, in whichever way it ended.
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
