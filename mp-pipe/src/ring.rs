@@ -29,7 +29,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::memory::{Line, Memory, Ordering, ordering, publish, taken};
+use crate::memory::{
+    self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
+};
 
 /// The words of one direction.
 #[cfg_attr(not(mp_loom), repr(C))]
@@ -37,12 +39,16 @@ use crate::memory::{Line, Memory, Ordering, ordering, publish, taken};
 pub(crate) struct Control {
     /// Up to where there are records: stored by the writer with Release (and stronger, see `publish`), loaded by the
     /// reader with Acquire.
+    ///
+    /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
     tail: Line,
     /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
     head: Line,
     /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
+    ///
+    /// The second word is the CPU it ran on last, plus one; 0 if that is not known.
     reader_sleeps: Line,
-    /// 1: the same of the writer, who waits for room.
+    /// 1: the same of the writer, who waits for room. The second word is its CPU.
     writer_sleeps: Line,
 }
 
@@ -69,6 +75,9 @@ pub(crate) const INLINE: usize = 4096;
 pub(crate) const FRAGMENT: usize = 64 << 10;
 /// How much of the area is used while bodies are short: as much as stays in a processor's own cache.
 const WINDOW: usize = 4 * FRAGMENT;
+
+/// Messages up to this long are read in the quickest way.
+pub(crate) const SHORT: usize = 128;
 
 const HEADER: usize = 8;
 /// Room that records leave in the ring, for an abort.
@@ -117,6 +126,8 @@ pub(crate) struct Lane<C> {
 pub(crate) trait Backing {
     fn ring(&self, end: usize) -> Result<(), mp_core::Error>;
     fn area(&self, end: usize) -> Result<(), mp_core::Error>;
+    /// Whether the ring's pages are usable up to `end`, which is not so beyond the ring's own end.
+    fn has_ring(&self, end: usize) -> bool;
 }
 
 /// A place for a record, and for its body, that is not there yet for the reader.
@@ -138,6 +149,15 @@ pub(crate) struct Tag {
     pub(crate) number: u64,
 }
 
+/// A hint, whatever a faulty peer writes there.
+fn exchange_cpus(here: &Line, there: &Line, mine: Option<usize>) -> Option<usize> {
+    let mine = mine.map_or(0, |cpu| cpu as u64 + 1);
+    if here.second.load(Ordering::Relaxed) != mine {
+        here.second.store(mine, Ordering::Relaxed);
+    }
+    usize::try_from(there.second.load(Ordering::Relaxed)).ok()?.checked_sub(1)
+}
+
 /// The end that writes. One thread of one process has it.
 #[derive(Debug)]
 pub(crate) struct Producer<C, B> {
@@ -150,6 +170,9 @@ pub(crate) struct Producer<C, B> {
     next: Cell<usize>,
     /// Bodies in the area that are not read yet: up to where the head must come, and where they begin.
     bodies: RefCell<VecDeque<(u64, usize)>>,
+    /// Whether the reader can make the barriers for this end, and whether it does now.
+    may_rush: bool,
+    rushes: Cell<bool>,
 }
 
 impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
@@ -166,7 +189,10 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             head: Cell::new(0),
             next: Cell::new(0),
             bodies: RefCell::default(),
+            may_rush: memory::allow_barriers(),
+            rushes: Cell::new(false),
         };
+        producer.lane.control.tail.second.store(0, Ordering::Release);
         producer.look()?;
         if producer.head.get() != tail {
             // An earlier writer's bodies may lie anywhere.
@@ -334,11 +360,54 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     #[inline]
     fn publish(&self, tail: u64) -> bool {
         self.tail.set(tail);
-        publish(&self.lane.control.tail.word, tail);
+        if self.rushes.get() {
+            publish_lightly(&self.lane.control.tail.word, tail);
+        } else {
+            publish(&self.lane.control.tail.word, tail);
+        }
         let sleeps = &self.lane.control.reader_sleeps.word;
         taken!(RingReader)
             && sleeps.load(Ordering::SeqCst) != 0
             && sleeps.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
+    /// that this end would need for each. A barrier costs as much as all the rest of a short message.
+    pub(crate) fn rush(&self, rushes: bool) {
+        if self.rushes.get() == rushes || !self.may_rush {
+            return;
+        }
+        let flag = &self.lane.control.tail.second;
+        if rushes {
+            // A reader that does not see this is before it: by its own barrier, what it announced is seen by
+            // whatever this end does from here on.
+            announce(flag, 1);
+        } else {
+            // A reader that sees this sees every message before it.
+            flag.store(0, Ordering::Release);
+        }
+        self.rushes.set(rushes);
+    }
+
+    /// A short message in the quickest way, if that can be gone; says whether the reader is to be rung for.
+    #[inline]
+    pub(crate) fn push(&self, bytes: &[u8]) -> Option<bool> {
+        let size = HEADER + bytes.len().next_multiple_of(8);
+        let ring = &self.lane.ring;
+        let tail = self.tail.get();
+        let at = tail as usize & (ring.len() - 1);
+        if bytes.len() > INLINE
+            || tail + (size + SLACK) as u64 - self.head.get() > ring.len() as u64
+            || !self.backing.has_ring(at + size)
+        {
+            return None;
+        }
+        ring.store(at, header(Kind::Inline, false, 0, bytes.len() as u32));
+        match bytes.try_into() {
+            Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
+            Err(_) => ring.write(at + HEADER, bytes),
+        }
+        Some(self.publish(tail + size as u64))
     }
 
     /// Takes back the fragments sent so far; says whether the reader is to be rung for.
@@ -352,12 +421,18 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
 
     /// Says that this end is about to sleep until there is room. Look once more before doing so.
     pub(crate) fn announce(&self) {
-        publish(&self.lane.control.writer_sleeps.word, 1);
+        announce(&self.lane.control.writer_sleeps.word, 1);
     }
 
     /// Says that it is awake again.
     pub(crate) fn retract(&self) {
         self.lane.control.writer_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(writer_sleeps, reader_sleeps, mine)
     }
 }
 
@@ -516,12 +591,17 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// the ring is free that it does not know of: then it has three quarters to fill before it could wait.
     #[inline]
     pub(crate) fn consume(&self, record: &Record) -> bool {
-        let head = self.head.get() + record.size as u64;
+        self.advance(record.size, record.kind == Kind::Area)
+    }
+
+    #[inline]
+    fn advance(&self, size: usize, at_once: bool) -> bool {
+        let head = self.head.get() + size as u64;
         self.head.set(head);
         let sleeps = &self.lane.control.writer_sleeps.word;
         let untold = head - self.published.get();
         if untold < self.lane.ring.len() as u64 / 4
-            && record.kind != Kind::Area
+            && !at_once
             && sleeps.load(Ordering::Relaxed) == 0
         {
             return false;
@@ -541,12 +621,49 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     }
 
     /// Says that this end is about to sleep until there is a record. Look once more before doing so.
-    pub(crate) fn announce(&self) {
-        publish(&self.lane.control.reader_sleeps.word, 1);
+    ///
+    /// Gives whether the writer is sure to see it. If not, sleep for moments only.
+    pub(crate) fn announce(&self) -> bool {
+        announce(&self.lane.control.reader_sleeps.word, 1);
+        self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
+    }
+
+    /// Where the next message is and how long, if it is a short one that can be taken in the quickest way.
+    #[inline]
+    pub(crate) fn short(&self) -> Option<(usize, usize)> {
+        let head = self.head.get();
+        let unread = self.tail.get() - head;
+        if unread < HEADER as u64 {
+            return None;
+        }
+        let at = head as usize & (self.lane.ring.len() - 1);
+        let header = self.lane.ring.load(at);
+        let len = (header >> 32) as usize;
+        let size = HEADER + len.next_multiple_of(8);
+        let is_plain = header as u32 == Kind::Inline as u32 && len <= SHORT;
+        (is_plain && size as u64 <= unread && at + size <= self.lane.ring.len())
+            .then_some((at + HEADER, len))
+    }
+
+    /// Copies such a message to the start of `bytes` and consumes it; as [`consume`](Self::consume).
+    #[inline]
+    pub(crate) fn take_short(&self, at: usize, len: usize, bytes: &mut [u8; SHORT]) -> bool {
+        if len == 8 {
+            bytes[..8].copy_from_slice(&self.lane.ring.load(at).to_ne_bytes());
+        } else {
+            self.lane.ring.read(at, &mut bytes[..len]);
+        }
+        self.advance(HEADER + len.next_multiple_of(8), false)
     }
 
     /// Says that it is awake again.
     pub(crate) fn retract(&self) {
         self.lane.control.reader_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(reader_sleeps, writer_sleeps, mine)
     }
 }
