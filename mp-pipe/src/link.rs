@@ -874,6 +874,7 @@ impl RingReceiver {
                 None => Err(Error::Disconnected),
             };
         }
+        self.pace.pause();
         if self.state.get() == State::Open
             && let Some(found) =
                 look(|mine| self.consumer.exchange_cpus(mine), || self.ready().transpose())

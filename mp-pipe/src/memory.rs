@@ -28,9 +28,9 @@ mod imp {
     /// Stores `value`, before the SeqCst load that has to follow.
     ///
     /// Of two that store and then load what the other stored, one at least sees the other's: one does so by this
-    /// and a SeqCst load, the other by [`announce`].
+    /// and a SeqCst load, the other by [`announce`]. `_least` is what a model weakens.
     #[inline]
-    pub(crate) fn publish(word: &AtomicU64, value: u64) {
+    pub(crate) fn publish(word: &AtomicU64, value: u64, _least: Ordering) {
         word.store(value, Ordering::SeqCst);
     }
 
@@ -236,7 +236,7 @@ mod imp {
     }
 
     pub(crate) fn publish_lightly(word: &AtomicU64, value: u64) {
-        publish(word, value);
+        publish(word, value, Ordering::Release);
     }
 
     pub(crate) fn announce(word: &AtomicU64, value: u64) {
@@ -256,10 +256,8 @@ mod imp {
     }
 
     /// loom takes a SeqCst store for a Release one, and models SeqCst fences.
-    pub(crate) fn publish(word: &AtomicU64, value: u64) {
-        let ordering =
-            if is_mutated(Site::TailStore) { Ordering::Relaxed } else { Ordering::Release };
-        word.store(value, ordering);
+    pub(crate) fn publish(word: &AtomicU64, value: u64, least: Ordering) {
+        word.store(value, least);
         if !is_mutated(Site::SleeperFence) {
             fence(Ordering::SeqCst);
         }

@@ -363,7 +363,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         if self.rushes.get() {
             publish_lightly(&self.lane.control.tail.word, tail);
         } else {
-            publish(&self.lane.control.tail.word, tail);
+            publish(&self.lane.control.tail.word, tail, ordering!(TailStore, Release));
         }
         let sleeps = &self.lane.control.reader_sleeps.word;
         taken!(RingReader)
@@ -613,7 +613,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     pub(crate) fn publish(&self) -> bool {
         let head = self.head.get();
         self.published.set(head);
-        publish(&self.lane.control.head.word, head);
+        publish(&self.lane.control.head.word, head, ordering!(HeadStore, Release));
         let sleeps = &self.lane.control.writer_sleeps.word;
         taken!(RingWriter)
             && sleeps.load(Ordering::SeqCst) != 0
@@ -665,5 +665,351 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
         let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
         exchange_cpus(reader_sleeps, writer_sleeps, mine)
+    }
+}
+
+/// Both ends of a lane whose memory holds `bytes`: words, ring and area. For tests and fuzzing.
+#[cfg(all(not(mp_loom), any(test, fuzzing)))]
+pub(crate) mod bench {
+    #![expect(unsafe_code, reason = "memory that only looks shared")]
+
+    use std::ptr::NonNull;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug)]
+    pub(crate) struct Always;
+
+    impl Backing for Always {
+        fn ring(&self, _: usize) -> Result<(), mp_core::Error> {
+            Ok(())
+        }
+
+        fn area(&self, _: usize) -> Result<(), mp_core::Error> {
+            Ok(())
+        }
+
+        fn has_ring(&self, end: usize) -> bool {
+            end <= RING
+        }
+    }
+
+    pub(crate) const RING: usize = 16 << 10;
+    pub(crate) const AREA: usize = 64 << 10;
+
+    pub(crate) struct Bench {
+        pub(crate) control: Arc<Control>,
+        words: Vec<AtomicU64>,
+    }
+
+    use crate::memory::AtomicU64;
+
+    impl Bench {
+        pub(crate) fn new() -> Self {
+            let words = (0..(RING + AREA) / 8).map(|_| AtomicU64::new(0)).collect();
+            Self { control: Arc::default(), words }
+        }
+
+        /// Writes any bytes: the four words of a direction, then ring and area over and over.
+        pub(crate) fn scribble(&self, bytes: &[u8]) {
+            let words: Vec<u64> = bytes
+                .chunks(8)
+                .map(|bytes| {
+                    let mut word = [0; 8];
+                    word[..bytes.len()].copy_from_slice(bytes);
+                    u64::from_le_bytes(word)
+                })
+                .collect();
+            let (control, rest) = words.split_at(words.len().min(4));
+            let Control { tail, head, reader_sleeps, writer_sleeps } = &*self.control;
+            for (line, word) in [tail, head, reader_sleeps, writer_sleeps].into_iter().zip(control)
+            {
+                line.word.store(*word, Ordering::Relaxed);
+            }
+            for (cell, word) in self.words.iter().zip(rest.iter().cycle()) {
+                cell.store(*word, Ordering::Relaxed);
+            }
+        }
+
+        fn lane(&self) -> Lane<Arc<Control>> {
+            let start = NonNull::from(&self.words[0]).cast::<u8>();
+            Lane {
+                control: Arc::clone(&self.control),
+                // SAFETY: the words are so long, aligned, and outlive both ends in every test.
+                ring: unsafe { Memory::new(start, RING) },
+                // SAFETY: as above; the area lies behind the ring.
+                area: unsafe { Memory::new(start.add(RING), AREA) },
+            }
+        }
+
+        pub(crate) fn producer(&self) -> Step<Producer<Arc<Control>, Always>> {
+            Producer::new(self.lane(), Always)
+        }
+
+        pub(crate) fn consumer(&self) -> Step<Consumer<Arc<Control>>> {
+            Consumer::new(self.lane())
+        }
+    }
+
+    /// Runs both ends on any bytes at all: they give errors, and stop.
+    pub(crate) fn run_on(bytes: &[u8]) {
+        let bench = Bench::new();
+        bench.scribble(bytes);
+        let mut copy = Vec::new();
+        if let Ok(consumer) = bench.consumer() {
+            // Each step takes 8 bytes at least, so more steps than that are an endless loop.
+            let mut steps = 0;
+            while let Ok(Some(record)) = consumer.next() {
+                if matches!(record.kind, Kind::Inline | Kind::Area) {
+                    copy.clear();
+                    consumer.append(&record, &mut copy);
+                    assert_eq!(copy.len(), record.len);
+                }
+                if let Some((at, len)) = consumer.short() {
+                    consumer.take_short(at, len, &mut [0; SHORT]);
+                } else {
+                    consumer.consume(&record);
+                }
+                steps += 1;
+                assert!(steps <= RING / 8, "more records than fit");
+            }
+        }
+        bench.scribble(bytes);
+        if let Ok(producer) = bench.producer() {
+            for len in [0, 8, 100, INLINE, INLINE + 1, AREA / 2, 8, 8] {
+                producer.push(&copy[..copy.len().min(len)]);
+                if let Ok(Some(slot)) = producer.slot(len, len % 3 == 0) {
+                    producer.write(&slot, &vec![7; len]);
+                    producer.commit(&slot, false, Tag::default());
+                }
+                let _ = producer.abort();
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::bench::{AREA, Bench, RING, run_on};
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Move {
+        Push(usize),
+        Slot(usize, bool),
+        Unfinished(usize),
+        Fragment(usize),
+        Abort,
+        Take,
+        TakeAll,
+        NewProducer,
+        NewConsumer,
+    }
+
+    fn len() -> impl Strategy<Value = usize> {
+        prop_oneof![
+            4 => 0_usize..40,
+            2 => 0_usize..=INLINE,
+            2 => INLINE..=AREA / 2,
+            1 => Just(INLINE),
+            1 => Just(AREA / 2),
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Move> {
+        prop_oneof![
+            4 => len().prop_map(Move::Push),
+            6 => (len(), any::<bool>()).prop_map(|(len, tagged)| Move::Slot(len, tagged)),
+            1 => len().prop_map(Move::Unfinished),
+            2 => len().prop_map(Move::Fragment),
+            1 => Just(Move::Abort),
+            8 => Just(Move::Take),
+            1 => Just(Move::TakeAll),
+            1 => Just(Move::NewProducer),
+            1 => Just(Move::NewConsumer),
+        ]
+    }
+
+    fn body(number: u64, len: usize) -> Vec<u8> {
+        (0..len as u64).map(|index| (number * 31 + index * 7) as u8).collect()
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        kind: Kind,
+        more: bool,
+        tag: Tag,
+        bytes: Vec<u8>,
+    }
+
+    fn take<C: std::ops::Deref<Target = Control>>(consumer: &Consumer<C>) -> Option<Seen> {
+        let record = consumer.next().unwrap()?;
+        let Record { kind, more, tag, .. } = record;
+        if let Some((at, len)) = consumer.short() {
+            let mut bytes = [0; SHORT];
+            assert_eq!(len, record.len);
+            consumer.take_short(at, len, &mut bytes);
+            return Some(Seen { kind, more, tag, bytes: bytes[..len].to_vec() });
+        }
+        let mut bytes = Vec::new();
+        if kind != Kind::Abort {
+            consumer.append(&record, &mut bytes);
+        }
+        consumer.consume(&record);
+        Some(Seen { kind, more, tag, bytes })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue_across_every_wrap_around(steps in prop::collection::vec(step(), 1..400)) {
+            let bench = Bench::new();
+            let mut producer = bench.producer().unwrap();
+            let mut consumer = bench.consumer().unwrap();
+            let mut model = VecDeque::new();
+            let mut number = 0;
+            for step in steps {
+                number += 1;
+                let plain = |len, kind| Seen {
+                    kind,
+                    more: false,
+                    tag: Tag::default(),
+                    bytes: body(number, len),
+                };
+                let kind = |len| if len <= INLINE { Kind::Inline } else { Kind::Area };
+                match step {
+                    Move::Push(len) => {
+                        if producer.push(&body(number, len)).is_some() {
+                            model.push_back(plain(len, Kind::Inline));
+                        }
+                    }
+                    Move::Slot(len, tagged) => {
+                        if let Some(slot) = producer.slot(len, tagged).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                            let tag = if tagged { Tag { fds: 3, number } } else { Tag::default() };
+                            producer.commit(&slot, false, tag);
+                            model.push_back(Seen { tag, ..plain(len, kind(len)) });
+                        }
+                    }
+                    // As by a writer that is killed before it commits.
+                    Move::Unfinished(len) => {
+                        if let Some(slot) = producer.slot(len, false).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                        }
+                    }
+                    Move::Fragment(len) => {
+                        if let Some(slot) = producer.slot(len, false).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                            producer.commit(&slot, true, Tag::default());
+                            model.push_back(Seen { more: true, ..plain(len, kind(len)) });
+                        }
+                    }
+                    Move::Abort => {
+                        // Room for one is kept; for a second in a row there may be none.
+                        if producer.slot(0, false).unwrap().is_some() {
+                            producer.abort().unwrap();
+                            model.push_back(plain(0, Kind::Abort));
+                        }
+                    }
+                    Move::Take => prop_assert_eq!(take(&consumer), model.pop_front()),
+                    Move::TakeAll => {
+                        while let Some(seen) = take(&consumer) {
+                            prop_assert_eq!(Some(seen), model.pop_front());
+                        }
+                        prop_assert!(model.is_empty());
+                        consumer.publish();
+                        // Nothing of ring and area is lost: the longest fits again.
+                        for len in [INLINE, AREA / 2] {
+                            prop_assert!(producer.slot(len, true).unwrap().is_some());
+                        }
+                    }
+                    Move::NewProducer => producer = bench.producer().unwrap(),
+                    Move::NewConsumer => {
+                        consumer.publish();
+                        consumer = bench.consumer().unwrap();
+                    }
+                }
+            }
+            while let Some(seen) = take(&consumer) {
+                prop_assert_eq!(Some(seen), model.pop_front());
+            }
+            prop_assert!(model.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_at_all_give_an_error_or_a_record_within_bounds(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            run_on(&bytes);
+        }
+
+        #[test]
+        fn bytes_that_are_almost_right_do_so_too(
+            tail in 0_u64..RING as u64 / 8,
+            words in prop::collection::vec(
+                prop_oneof![
+                    (1_u64..6, 0_u64..3, 0_u64..3, 0_u64..200)
+                        .prop_map(|(kind, more, fds, len)| kind | more << 8 | fds << 16 | len << 32),
+                    0_u64..AREA as u64 * 2,
+                    any::<u64>(),
+                ],
+                0..40,
+            ),
+        ) {
+            let mut bytes = Vec::new();
+            for word in [tail * 8, 0, 0, 0].into_iter().chain(words) {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            run_on(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_ring_has_room_for_an_abort() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        for len in [0, 8, 56, 1000, INLINE] {
+            while let Some(slot) = producer.slot(len, false).unwrap() {
+                producer.commit(&slot, true, Tag::default());
+            }
+            producer.abort().unwrap();
+            let mut last = None;
+            while let Some(seen) = take(&consumer) {
+                last = Some(seen);
+            }
+            assert_eq!(last.map(|seen| seen.kind), Some(Kind::Abort));
+            consumer.publish();
+        }
+    }
+
+    #[test]
+    fn who_waits_is_rung_for_once() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        assert_eq!(producer.push(b"nobody waits"), Some(false));
+        consumer.announce();
+        assert_eq!(producer.push(b"the reader waits"), Some(true));
+        assert_eq!(producer.push(b"it is rung for"), Some(false));
+        producer.announce();
+        let record = consumer.next().unwrap().unwrap();
+        assert!(consumer.consume(&record), "the writer waits");
+        let record = consumer.next().unwrap().unwrap();
+        assert!(!consumer.consume(&record), "it is rung for");
+    }
+
+    #[test]
+    fn a_writer_in_a_rush_is_seen_by_a_reader_that_goes_to_sleep() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        producer.rush(true);
+        assert_eq!(producer.push(b"quick"), Some(false));
+        assert!(consumer.announce() || !producer.may_rush);
+        assert_eq!(producer.push(b"quick"), Some(true));
+        producer.rush(false);
+        assert!(consumer.announce());
     }
 }
