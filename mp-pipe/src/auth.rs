@@ -455,6 +455,29 @@ pub(crate) fn no_listener() -> Error {
     Error::Authentication("what answers is no listener of this library".to_string())
 }
 
+/// Gives messages made of `bytes` to both sides, which never agree.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(mut bytes: &[u8]) {
+    let key = AuthKey::new(b"key").expect("a key");
+    let (mut asking, hello) = Asking::new(Some(&key), false).expect("random bytes");
+    let mut answering = Answering::new(Some(&key), false);
+    if bytes.first().is_some_and(|first| first % 2 == 0) {
+        let challenge = answering.step(&hello).expect("random bytes");
+        assert!(matches!(challenge, Step::Answer(_)));
+    }
+    while let Some((&len, rest)) = bytes.split_first() {
+        let (fields, rest) = rest.split_at(rest.len().min(len.into()));
+        bytes = rest;
+        let framed = fields
+            .split_first()
+            .map(|(&kind, fields)| message(kind % 8, &[&fields[..fields.len().min(MAX - 3)]]));
+        for message in [Some(fields), framed.as_deref()].into_iter().flatten() {
+            assert!(!matches!(answering.step(message).expect("random bytes"), Step::Done(_)));
+            assert!(!matches!(asking.step(message), Step::Done(_)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -643,6 +666,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_messages_leave_both_sides_apart(
+            bytes in prop::collection::vec(any::<u8>(), 0..600),
+        ) {
+            run_on(&bytes);
+        }
+
         #[test]
         fn any_bytes_are_a_message_or_not(
             bytes in prop::collection::vec(any::<u8>(), 0..300),
