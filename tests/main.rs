@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod listener;
 mod notes;
 mod reexports;
 mod shmem;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         crash::CASES,
         sync::CASES,
         shmem::CASES,
+        listener::CASES,
         notes::CASES,
         reexports::CASES,
     ])
