@@ -124,7 +124,7 @@ impl RxLink {
     pub(crate) fn recv_bytes(&self, deadline: Deadline) -> Result<Vec<u8>> {
         match self {
             Self::Ring(ring) => ring.recv_bytes(deadline),
-            Self::Stream(stream) => stream.recv(deadline, <[u8]>::to_vec),
+            Self::Stream(stream) => stream.recv_bytes(deadline),
         }
     }
 

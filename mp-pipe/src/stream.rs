@@ -1,7 +1,7 @@
 //! Messages over a stream of bytes: TCP.
 //!
-//! A message is sent in chunks of at most 64 KiB. Each is its length (32 bits, little-endian), as many bytes,
-//! and one more that says what to do with it:
+//! A message is sent in chunks of at most 64 KiB. Each is its length (32 bits, little-endian; bit 24 is set where
+//! another chunk is to follow), as many bytes, and one more that says what to do with it:
 //!
 //! | Last byte | Meaning |
 //! | --- | --- |
@@ -52,14 +52,18 @@ const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 const QUESTIONS: u32 = 3;
 
-/// The length in the head of a chunk; `None` where it is none.
-pub(crate) fn parse_head(head: [u8; HEAD]) -> Option<usize> {
-    let len = u32::from_le_bytes(head) as usize;
-    (len <= CHUNK).then_some(len)
+/// In the head of a chunk that is not to be its message's last.
+const FOLLOWED: u32 = 1 << 24;
+
+/// The length in the head of a chunk, and whether another is to follow; `None` where it is no head.
+fn parse_head(head: [u8; HEAD]) -> Option<(usize, bool)> {
+    let word = u32::from_le_bytes(head);
+    let len = (word & !FOLLOWED) as usize;
+    (len <= CHUNK).then_some((len, word & FOLLOWED != 0))
 }
 
-fn head(len: usize) -> [u8; HEAD] {
-    (len as u32).to_le_bytes()
+fn head(len: usize, followed: bool) -> [u8; HEAD] {
+    (len as u32 | if followed { FOLLOWED } else { 0 }).to_le_bytes()
 }
 
 /// Makes the two halves of a connected stream socket.
@@ -156,11 +160,13 @@ impl Owed {
         let (chunk, within) = (sent / (HEAD + CHUNK + 1), sent % (HEAD + CHUNK + 1));
         if within == 0 {
             // Between two chunks: an empty one takes the message back.
-            return Self { head: head(0), head_left: HEAD, rest: 1 };
+            return Self { head: head(0, false), head_left: HEAD, rest: 1 };
         }
         let len = (total - chunk * CHUNK).min(CHUNK);
         let body = within.saturating_sub(HEAD);
-        Self { head: head(len), head_left: HEAD - within.min(HEAD), rest: len - body + 1 }
+        let followed = chunk * CHUNK + len < total;
+        let head_left = HEAD - within.min(HEAD);
+        Self { head: head(len, followed), head_left, rest: len - body + 1 }
     }
 }
 
@@ -171,7 +177,7 @@ struct Outgoing<'a> {
     last_head: [u8; HEAD],
 }
 
-static FULL_HEAD: [u8; HEAD] = (CHUNK as u32).to_le_bytes();
+static FULL_HEAD: [u8; HEAD] = (CHUNK as u32 | FOLLOWED).to_le_bytes();
 static MARKS: [u8; 3] = [MORE, LAST, ABORT];
 
 impl<'a> Outgoing<'a> {
@@ -180,7 +186,7 @@ impl<'a> Outgoing<'a> {
         let total = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.len()))?;
         isize::try_from(total).ok().filter(|&total| total < isize::MAX / 2)?;
         let last = total - Self::chunks(total).saturating_sub(1) * CHUNK;
-        Some(Self { parts, total, last_head: head(last) })
+        Some(Self { parts, total, last_head: head(last, false) })
     }
 
     /// How many chunks it is in: an empty message has one too.
@@ -361,13 +367,21 @@ enum Place {
 struct Incoming {
     place: Place,
     head: [u8; HEAD],
+    /// That another chunk is to follow.
+    followed: bool,
     bytes: Vec<u8>,
     end: Option<End>,
 }
 
 impl Default for Incoming {
     fn default() -> Self {
-        Self { place: Place::Head(0), head: [0; HEAD], bytes: Vec::new(), end: None }
+        Self {
+            place: Place::Head(0),
+            head: [0; HEAD],
+            followed: false,
+            bytes: Vec::new(),
+            end: None,
+        }
     }
 }
 
@@ -393,6 +407,12 @@ impl StreamReceiver {
         let out = take(&bytes);
         self.give_back(bytes);
         Ok(out)
+    }
+
+    /// Takes the next message as it is.
+    pub(crate) fn recv_bytes(&self, deadline: Deadline) -> Result<Vec<u8>> {
+        self.fill(deadline, true)?;
+        Ok(std::mem::take(&mut self.state.borrow_mut().bytes))
     }
 
     fn give_back(&self, mut bytes: Vec<u8>) {
@@ -493,21 +513,28 @@ impl Incoming {
         self.end = Some(end);
     }
 
+    /// Goes on behind `have` bytes of a head.
+    fn place(&mut self, have: usize) -> Option<()> {
+        self.place = if have < HEAD {
+            Place::Head(have)
+        } else {
+            let (len, followed) = parse_head(self.head)?;
+            self.followed = followed;
+            Place::Body(len)
+        };
+        Some(())
+    }
+
     /// One read. `InvalidData` where what came is no chunk.
     fn read(&mut self, socket: &Socket, take: bool) -> io::Result<Read> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         match self.place {
             Place::Head(have) => {
                 let count = net::receive_some(socket.as_fd(), &mut self.head[have..])?;
-                let have = have + count;
-                self.place = if have < HEAD {
-                    Place::Head(have)
-                } else {
-                    Place::Body(parse_head(self.head).ok_or_else(invalid)?)
-                };
+                self.place(have + count).ok_or_else(invalid)?;
                 Ok(if count == 0 { Read::End } else { Read::Some(count) })
             }
-            Place::Body(0) if !take => {
+            Place::Body(0) if !take && !self.followed => {
                 let Some(mark) = net::peek_byte(socket.as_fd())? else { return Ok(Read::End) };
                 if mark == LAST {
                     return Ok(Read::Whole);
@@ -516,15 +543,22 @@ impl Incoming {
                 self.mark(mark).ok_or_else(invalid)
             }
             Place::Body(left) => {
-                // The last byte comes with the others, if it may be taken.
-                let limit = left + usize::from(take);
-                let count = net::receive_append(socket.as_fd(), &mut self.bytes, limit)?;
-                if count <= left {
+                // The last byte comes with the others, if it may be taken; and the head of the next chunk where
+                // there is one, be it of another message: of that, something stays in the socket still.
+                let ahead = if self.followed { 1 + HEAD } else { usize::from(take) };
+                let count = net::receive_append(socket.as_fd(), &mut self.bytes, left + ahead)?;
+                let Some(behind) = count.checked_sub(left).filter(|&behind| behind > 0) else {
                     self.place = Place::Body(left - count);
                     return Ok(if count == 0 { Read::End } else { Read::Some(count) });
-                }
-                let mark = self.bytes.pop().ok_or_else(invalid)?;
-                self.mark(mark).ok_or_else(invalid)
+                };
+                let end = self.bytes.len() - behind;
+                let mut next = [0; 1 + HEAD];
+                next[..behind].copy_from_slice(&self.bytes[end..]);
+                self.bytes.truncate(end);
+                let result = self.mark(next[0]).ok_or_else(invalid)?;
+                self.head.copy_from_slice(&next[1..]);
+                self.place(behind - 1).ok_or_else(invalid)?;
+                Ok(result)
             }
         }
     }
@@ -532,10 +566,11 @@ impl Incoming {
     /// Acts on the byte behind a chunk, whose head is still there.
     fn mark(&mut self, mark: u8) -> Option<Read> {
         self.place = Place::Head(0);
+        let (len, followed) = parse_head(self.head)?;
         match mark {
-            LAST => Some(Read::Whole),
+            LAST if !followed => Some(Read::Whole),
             // An empty one would be a way to keep the receiver busy with nothing.
-            MORE if parse_head(self.head) != Some(0) => Some(Read::Some(1)),
+            MORE if followed && len > 0 => Some(Read::Some(1)),
             ABORT => {
                 self.bytes.clear();
                 Some(Read::Some(1))
@@ -613,7 +648,7 @@ mod tests {
     }
 
     fn chunk(bytes: &[u8], mark: u8) -> Vec<u8> {
-        [&head(bytes.len())[..], bytes, &[mark]].concat()
+        [&head(bytes.len(), mark == MORE)[..], bytes, &[mark]].concat()
     }
 
     fn readable(receiver: &StreamReceiver) -> bool {
@@ -730,9 +765,15 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_closes_the_link() {
-        let longer = head(CHUNK + 1);
+        let longer = head(CHUNK + 1, false);
         let bit = (1_u32 << 31).to_le_bytes();
-        for bytes in [&longer[..], &bit, &chunk(b"x", 3), &chunk(b"", MORE), &[0xff; 50]] {
+        let follows = [&head(1, true)[..], &[0, LAST]].concat();
+        let ends = [&head(1, false)[..], &[0, MORE]].concat();
+        let next = [chunk(b"x", MORE), vec![0xff; 4]].concat();
+        let three = chunk(b"x", 3);
+        for bytes in
+            [&longer[..], &bit, &three, &chunk(b"", MORE), &[0xff; 50], &follows, &ends, &next]
+        {
             for poll in [false, true] {
                 let (sender, receiver, mut far) = sender();
                 far.write_all(bytes).unwrap();
@@ -752,12 +793,12 @@ mod tests {
     fn a_length_costs_nothing_until_the_bytes_come() {
         let (_sender, receiver, mut far) = sender();
         for _ in 0..100 {
-            far.write_all(&head(CHUNK)).unwrap();
+            far.write_all(&head(CHUNK, false)).unwrap();
             far.write_all(&[7; CHUNK]).unwrap();
             far.write_all(&[ABORT]).unwrap();
             let _ = receiver.poll(Deadline::PASSED);
         }
-        far.write_all(&head(CHUNK)).unwrap();
+        far.write_all(&head(CHUNK, false)).unwrap();
         assert!(!receiver.poll(Deadline::after(Duration::from_millis(20))).unwrap());
         assert!(receiver.state.borrow().bytes.capacity() <= 2 * CHUNK);
     }
@@ -907,7 +948,7 @@ mod tests {
             let mut rest = &bytes[..];
             let mut mark = None;
             while let Some((head, behind)) = rest.split_first_chunk() {
-                let len = parse_head(*head).unwrap();
+                let (len, _) = parse_head(*head).unwrap();
                 prop_assert!(mark.is_none() || mark == Some(MORE));
                 mark = Some(behind[len]);
                 rest = &behind[len + 1..];
