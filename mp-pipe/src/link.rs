@@ -396,8 +396,15 @@ pub(crate) struct RingSender {
 }
 
 impl RingSender {
-    pub(crate) fn new(segment: &Arc<Segment>, lane: usize, socket: OwnedFd) -> Result<Self> {
-        let producer = Producer::new(mapped::lane(segment, lane)?, Pages::new(segment, lane));
+    /// `bodies` is up to where an earlier sender's bodies lie in the area.
+    pub(crate) fn new(
+        segment: &Arc<Segment>,
+        lane: usize,
+        socket: OwnedFd,
+        bodies: u64,
+    ) -> Result<Self> {
+        let pages = Pages::new(segment, lane);
+        let producer = Producer::new(mapped::lane(segment, lane)?, pages, bodies);
         Ok(Self {
             producer: producer.map_err(Error::from)?,
             segment: Arc::clone(segment),
@@ -1145,8 +1152,9 @@ impl Drop for Consumed<'_> {
     }
 }
 
-/// What of a sender travels, beside its segment and lane.
-type SenderParts<F> = (F, u64);
+/// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
+/// and up to where bodies lie in the area.
+type SenderParts<F> = (F, u64, u64);
 
 /// Descriptors that came before their messages, by the number of those.
 type Early<F> = Vec<(u64, Vec<F>)>;
@@ -1157,7 +1165,7 @@ type ReceiverParts<F, B> = (F, B, bool, Option<(u16, u64)>, Early<F>);
 
 impl RingSender {
     fn parts(&self) -> SenderParts<Passed<'_>> {
-        (Passed(self.socket.as_fd()), self.number.get())
+        (Passed(self.socket.as_fd()), self.number.get(), self.producer.end_of_bodies())
     }
 
     fn from_parts(
@@ -1165,7 +1173,7 @@ impl RingSender {
         lane: usize,
         parts: SenderParts<Received>,
     ) -> Result<Self> {
-        let sender = Self::new(segment, lane, received_socket(parts.0)?)?;
+        let sender = Self::new(segment, lane, received_socket(parts.0)?, parts.2)?;
         sender.number.set(parts.1);
         Ok(sender)
     }

@@ -176,10 +176,10 @@ pub(crate) struct Producer<C, B> {
 }
 
 impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
-    /// Goes on where the last writer stopped.
-    pub(crate) fn new(lane: Lane<C>, backing: B) -> Step<Self> {
+    /// Goes on where the last writer stopped, whose [bodies](Self::end_of_bodies) lay in the area up to `bodies`.
+    pub(crate) fn new(lane: Lane<C>, backing: B, bodies: u64) -> Step<Self> {
         let tail = lane.control.tail.word.load(Ordering::Acquire);
-        if !tail.is_multiple_of(8) || tail > LAST {
+        if !tail.is_multiple_of(8) || tail > LAST || bodies > tail {
             return Err(Broken::Damaged("the ring's tail is none"));
         }
         let producer = Self {
@@ -194,12 +194,17 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         };
         producer.lane.control.tail.second.store(0, Ordering::Release);
         producer.look()?;
-        if producer.head.get() != tail {
-            // An earlier writer's bodies may lie anywhere.
-            let all = (tail, 0);
-            producer.bodies.borrow_mut().push_back(all);
+        if producer.head.get() < bodies {
+            // They may lie anywhere. To wait for more than them would be to wait for a reader who does not tell how
+            // far it is while all that is left is short.
+            producer.bodies.borrow_mut().push_back((bodies, 0));
         }
         Ok(producer)
+    }
+
+    /// Up to where the head must come before nothing lies in the area.
+    pub(crate) fn end_of_bodies(&self) -> u64 {
+        self.bodies.borrow().back().map_or(0, |&(end, _)| end)
     }
 
     /// Sees how far the reader is.
