@@ -515,13 +515,14 @@ impl RingSender {
                     self.rung(self.producer.commit(&slot, true, Tag::default()))
                 },
             );
-            begun = true;
             if let Err(error) = sent {
                 break Err(error);
             }
+            begun = true;
         };
         if result.is_err() && begun && self.state.get() == State::Open {
-            let wanted = self.step(self.producer.abort())?;
+            // Without it the next message would be taken for the rest of this one.
+            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
             self.rung(wanted)?;
         }
         result
