@@ -686,7 +686,9 @@ fn read_aside(fd: OwnedFd, len: usize) -> Result<Vec<u8>> {
     if file.metadata()?.len() != len as u64 {
         return Err(wrong());
     }
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = Vec::new();
+    // A file that was never written can be any size.
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
     file.rewind()?;
     Read::take(&mut file, len as u64).read_to_end(&mut bytes)?;
     if bytes.len() == len { Ok(bytes) } else { Err(wrong()) }
