@@ -1104,7 +1104,9 @@ impl RingReceiver {
         if self.watch.get().is_none() {
             match Watch::new(self.socket.as_fd()) {
                 Ok(watch) => _ = self.watch.set(watch),
-                // Without descriptors to spare: the socket wakes too often or, once, too late.
+                // Without descriptors to spare: memory can always be read, for poll(2) at least; and if there is
+                // nothing, the writer rings.
+                Err(_) if self.is_ready() => return self.segment.as_fd(),
                 Err(_) => return self.socket.as_fd(),
             }
         }
