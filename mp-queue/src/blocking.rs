@@ -404,7 +404,7 @@ impl Core {
         });
         let count = count.count();
         let run = units[..count].iter().sum::<u64>();
-        self.slots.place(tail, &mut cursor, run)?;
+        self.slots.reserve_units(cursor, run)?;
         let bytes = (run * UNIT) as usize;
         self.slots.write_row(&mut cursor, &row[..bytes])?;
         if tail.is_watched() {

@@ -389,6 +389,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Reserves memory for so many units from `cursor` on, which are within its block.
+    pub(crate) fn reserve_units(&self, cursor: Cursor, units: u64) -> Result<()> {
+        self.reserve(cursor.block, (cursor.unit + units) * UNIT)
+    }
+
     fn reserve(&self, block: usize, end: u64) -> Result<()> {
         let entry = &self.words().table[block];
         let size = size_of_block(block);
