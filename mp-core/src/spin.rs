@@ -14,13 +14,14 @@
 
 use std::hint::spin_loop;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::Deadline;
-use crate::sys::clock::{monotonic_nanos, with_exact_timers};
+use crate::sys::clock::{coarse_nanos, monotonic_nanos, with_exact_timers};
 use crate::sys::futex;
-use crate::sys::process::usable_cpus;
+use crate::sys::process::{granted_cpus, usable_cpus};
 
 const LEAST: Duration = Duration::from_micros(2);
 const MOST: Duration = Duration::from_micros(100);
@@ -43,14 +44,33 @@ fn measure() -> Duration {
 /// How long to look before sleeping: what a wake-up costs, 2 to 100 us; zero where this process may use one
 /// CPU only, by its affinity now or the quota of its control group.
 ///
-/// The first call that gives more than zero takes a millisecond, for the measurement.
+/// The first call that gives more than zero takes a millisecond, for the measurement. A change of the
+/// affinity is seen within a tick of the clock, which is 1 to 10 ms.
 #[must_use]
 pub fn budget() -> Duration {
+    if several_cpus(usable_cpus, &COUNTED) { wake_up() } else { Duration::ZERO }
+}
+
+fn wake_up() -> Duration {
     static WAKE_UP: OnceLock<Duration> = OnceLock::new();
-    if usable_cpus() < 2 {
-        return Duration::ZERO;
-    }
     *WAKE_UP.get_or_init(measure)
+}
+
+/// A clock's tick, and in the lowest bit whether there was more than one CPU then.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+static GRANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether `count` gives more than one; it is asked once in each tick of the clock.
+fn several_cpus(count: impl FnOnce() -> usize, counted: &AtomicU64) -> bool {
+    let tick = coarse_nanos() << 1;
+    // Relaxed: it guards nothing; at worst it is counted again.
+    let last = counted.load(Relaxed);
+    if last & !1 == tick {
+        return last & 1 == 1;
+    }
+    let several = count() > 1;
+    counted.store(tick | u64::from(several), Relaxed);
+    several
 }
 
 /// Looks until `ready` gives something or the [`budget`] is used up.
@@ -63,15 +83,22 @@ pub fn budget() -> Duration {
 /// assert_eq!(spin::look(|| Some(7)), Some(7));
 /// assert_eq!(spin::look(|| None::<i32>), None); // after some microseconds
 /// ```
-pub fn look<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    // About half a microsecond first: most answers come within it, and the affinity costs a call.
-    for _ in 0..16 {
+pub fn look<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
+    look_beside(false, ready)
+}
+
+/// As [`look`], also where this thread may use one CPU only, if whoever is waited for runs `elsewhere`: on
+/// another CPU than this thread.
+pub fn look_beside<T>(elsewhere: bool, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+    // About a microsecond first: most answers come within it.
+    for _ in 0..32 {
         if let Some(value) = ready() {
             return Some(value);
         }
         spin_loop();
     }
-    let budget = budget();
+    let budget =
+        if elsewhere && several_cpus(granted_cpus, &GRANTED) { wake_up() } else { budget() };
     if budget.is_zero() {
         return None;
     }

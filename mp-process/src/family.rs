@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mp_core::Deadline;
-use mp_core::sys::fd::Ended;
+use mp_core::sys::fd::Epoll;
 use mp_core::sys::process;
 
 use crate::start::forkserver;
@@ -25,7 +25,7 @@ struct Family {
     /// Those that have not been seen to end, by number.
     children: HashMap<u32, AnyChild>,
     /// Tells which of them have ended without asking each.
-    ended: Option<Ended>,
+    ended: Option<Epoll>,
     parenthood: Option<Arc<Parenthood>>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn add(child: &AnyChild) -> Result<()> {
         let doing = "watch a process";
         let ended = match &family.ended {
             Some(ended) => ended,
-            None => family.ended.insert(Ended::new().map_err(Error::io(doing))?),
+            None => family.ended.insert(Epoll::new().map_err(Error::io(doing))?),
         };
         ended.add(child.as_fd(), child.pid().into()).map_err(Error::io(doing))?;
         family.children.insert(child.pid(), child.clone());

@@ -27,6 +27,12 @@ impl<'fd> PollFd<'fd> {
         Self::new(fd, libc::POLLIN)
     }
 
+    /// Waits until `fd` can be written, or its other end is closed.
+    #[must_use]
+    pub fn writable(fd: BorrowedFd<'fd>) -> Self {
+        Self::new(fd, libc::POLLOUT)
+    }
+
     /// Waits until the other end of `fd` is closed, whatever there is to read.
     #[must_use]
     pub fn hung_up(fd: BorrowedFd<'fd>) -> Self {
@@ -127,13 +133,15 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
-/// An instance of epoll(7) over process descriptors: tells which of many have ended, at the cost of those.
+/// An instance of epoll(7): tells which of many descriptors can be read, at the cost of those.
+///
+/// As a descriptor it can be read, and so be waited for, while one of them can.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Epoll {
     epoll: OwnedFd,
 }
 
-impl Ended {
+impl Epoll {
     /// Makes an empty one.
     ///
     /// # Errors
@@ -179,7 +187,7 @@ impl Ended {
         };
     }
 
-    /// The tokens of some that have ended, up to 64; does not wait.
+    /// The tokens of some that can be read, up to 64; does not wait. A process descriptor can once it has ended.
     ///
     /// The same ones come again until they are removed.
     ///
@@ -193,6 +201,59 @@ impl Ended {
             check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) })
         })?;
         Ok(events[..usize::try_from(count).unwrap_or(0)].iter().map(|event| event.u64).collect())
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// A descriptor that can be read after [`set`](Self::set), until [`clear`](Self::clear). eventfd(2).
+#[derive(Debug)]
+pub struct Event {
+    fd: OwnedFd,
+}
+
+impl Event {
+    /// Makes one that is not set.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes numbers only.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: the call just made this descriptor; nobody else owns it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Takes over a descriptor that another process made so and passed on.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Makes it readable, in every process that has it.
+    pub fn set(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the pointer and length are those of an array. The only failure is a counter at its
+        // limit, which is readable as it is.
+        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Makes it not readable.
+    pub fn clear(&self) {
+        let mut count = [0; 8];
+        // SAFETY: the pointer and length are those of an array. It fails where it is not set.
+        unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

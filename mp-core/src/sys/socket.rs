@@ -134,6 +134,13 @@ pub struct Received {
     pub truncated: bool,
 }
 
+/// Ends the connection for both ends and every copy of them; what was sent before can still be received.
+/// shutdown(2).
+pub fn shut_down(socket: BorrowedFd<'_>) {
+    // SAFETY: takes numbers only. It fails where the connection is ended already.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// Receives one packet into `buffer`, waiting for it unless `dont_wait`.
 ///
 /// A reset connection is the end, not an error: it means that the peer closed with packets unread. Those

@@ -1,0 +1,669 @@
+//! One direction of a pipe: its layout in shared memory, and one step of each end. Nothing here blocks.
+//!
+//! ```text
+//! control   tail, head, reader sleeps, writer sleeps      each on cache lines of its own
+//! ring      records, one behind the other, round and round
+//! area      the bodies of longer messages, wherever the writer finds room
+//! ```
+//!
+//! `tail` and `head` count bytes of the ring and only ever grow: the writer alone stores the one, the reader
+//! alone the other. A record is there once the tail is behind it, and only then: its writer may be killed at
+//! any instruction before and there is no record, at any later one and the record is whole.
+//!
+//! A record starts at a multiple of 8 and does not wrap around the end of the ring. It is a header, then:
+//!
+//! | kind | behind the header |
+//! | --- | --- |
+//! | pad | nothing: go on at the start of the ring |
+//! | inline | the body |
+//! | area | offset and length of the body in the area, 8 bytes each |
+//! | aside | the length of the body, which lies in the last of the message's descriptors |
+//! | abort | nothing: the fragments before it are no message, forget them |
+//!
+//! A record with descriptors has 8 more bytes behind its header, the number under which they were sent through the
+//! socket. A record that is marked so is a fragment: the message goes on in the next one.
+//!
+//! What lies in the area belongs to the writer again once the head is behind its record; where it goes next is for
+//! the writer alone to know. So a reader believes nothing but the record, and that only within the area.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use crate::memory::{
+    self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
+};
+
+/// The words of one direction.
+#[cfg_attr(not(mp_loom), repr(C))]
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Up to where there are records: stored by the writer with Release (and stronger, see `publish`), loaded by the
+    /// reader with Acquire.
+    ///
+    /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
+    tail: Line,
+    /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
+    head: Line,
+    /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
+    ///
+    /// The second word is the CPU it ran on last, plus one; 0 if that is not known.
+    reader_sleeps: Line,
+    /// 1: the same of the writer, who waits for room. The second word is its CPU.
+    writer_sleeps: Line,
+}
+
+#[cfg(not(mp_loom))]
+static_assertions::const_assert_eq!(size_of::<Control>(), 512);
+#[cfg(not(mp_loom))]
+static_assertions::const_assert_eq!(align_of::<Control>(), 128);
+
+#[cfg(not(mp_loom))]
+mod layout {
+    #![expect(unsafe_code, reason = "what lies in shared memory")]
+
+    use super::Control;
+
+    // SAFETY: repr(C) atomics without padding.
+    unsafe impl mp_core::Plain for Control {}
+    // SAFETY: atomics only.
+    unsafe impl mp_core::Atomic for Control {}
+}
+
+/// Bodies up to this long lie in the ring itself.
+pub(crate) const INLINE: usize = 4096;
+/// Longer bodies of which nobody wants to see the whole in one piece are cut into fragments of this size.
+pub(crate) const FRAGMENT: usize = 64 << 10;
+/// How much of the area is used while bodies are short: as much as stays in a processor's own cache.
+const WINDOW: usize = 4 * FRAGMENT;
+
+/// Messages up to this long are read in the quickest way.
+pub(crate) const SHORT: usize = 128;
+
+const HEADER: usize = 8;
+/// Room that records leave in the ring, for an abort.
+const SLACK: usize = HEADER;
+/// No ring has seen so many bytes: at 10 GiB a second that takes 13 years.
+const LAST: u64 = 1 << 62;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Pad = 1,
+    Inline = 2,
+    Area = 3,
+    Aside = 4,
+    Abort = 5,
+}
+
+/// Marks a fragment that is not the last.
+const MORE: u64 = 1 << 8;
+
+/// What a header says, as the number that lies in the ring: kind, marks, count of descriptors, length.
+fn header(kind: Kind, more: bool, fds: u16, len: u32) -> u64 {
+    kind as u64 | if more { MORE } else { 0 } | u64::from(fds) << 16 | u64::from(len) << 32
+}
+
+/// Why a step cannot be made.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The other end wrote what it never writes.
+    Damaged(&'static str),
+    /// There is no memory for the pages of the ring or area.
+    Memory(mp_core::Error),
+}
+
+type Step<T> = Result<T, Broken>;
+
+/// One direction, as either end has it.
+#[derive(Debug)]
+pub(crate) struct Lane<C> {
+    pub(crate) control: C,
+    pub(crate) ring: Memory,
+    pub(crate) area: Memory,
+}
+
+/// Makes the pages of ring or area usable before they are written.
+pub(crate) trait Backing {
+    fn ring(&self, end: usize) -> Result<(), mp_core::Error>;
+    fn area(&self, end: usize) -> Result<(), mp_core::Error>;
+    /// Whether the ring's pages are usable up to `end`, which is not so beyond the ring's own end.
+    fn has_ring(&self, end: usize) -> bool;
+}
+
+/// A place for a record, and for its body, that is not there yet for the reader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    at: usize,
+    size: usize,
+    kind: Kind,
+    /// Where the body goes, in ring or area.
+    body: usize,
+    len: usize,
+    tagged: bool,
+}
+
+/// The descriptors of a message: how many, and under which number they were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) fds: u16,
+    pub(crate) number: u64,
+}
+
+/// A hint, whatever a faulty peer writes there.
+fn exchange_cpus(here: &Line, there: &Line, mine: Option<usize>) -> Option<usize> {
+    let mine = mine.map_or(0, |cpu| cpu as u64 + 1);
+    if here.second.load(Ordering::Relaxed) != mine {
+        here.second.store(mine, Ordering::Relaxed);
+    }
+    usize::try_from(there.second.load(Ordering::Relaxed)).ok()?.checked_sub(1)
+}
+
+/// The end that writes. One thread of one process has it.
+#[derive(Debug)]
+pub(crate) struct Producer<C, B> {
+    lane: Lane<C>,
+    backing: B,
+    tail: Cell<u64>,
+    /// The head as it was when last looked at.
+    head: Cell<u64>,
+    /// Where in the area the next body may begin.
+    next: Cell<usize>,
+    /// Bodies in the area that are not read yet: up to where the head must come, and where they begin.
+    bodies: RefCell<VecDeque<(u64, usize)>>,
+    /// Whether the reader can make the barriers for this end, and whether it does now.
+    may_rush: bool,
+    rushes: Cell<bool>,
+}
+
+impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
+    /// Goes on where the last writer stopped.
+    pub(crate) fn new(lane: Lane<C>, backing: B) -> Step<Self> {
+        let tail = lane.control.tail.word.load(Ordering::Acquire);
+        if !tail.is_multiple_of(8) || tail > LAST {
+            return Err(Broken::Damaged("the ring's tail is none"));
+        }
+        let producer = Self {
+            lane,
+            backing,
+            tail: Cell::new(tail),
+            head: Cell::new(0),
+            next: Cell::new(0),
+            bodies: RefCell::default(),
+            may_rush: memory::allow_barriers(),
+            rushes: Cell::new(false),
+        };
+        producer.lane.control.tail.second.store(0, Ordering::Release);
+        producer.look()?;
+        if producer.head.get() != tail {
+            // An earlier writer's bodies may lie anywhere.
+            let all = (tail, 0);
+            producer.bodies.borrow_mut().push_back(all);
+        }
+        Ok(producer)
+    }
+
+    /// Sees how far the reader is.
+    fn look(&self) -> Step<()> {
+        let head = self.lane.control.head.word.load(ordering!(HeadLoad, Acquire));
+        let unread = self.tail.get().wrapping_sub(head);
+        if unread > self.lane.ring.len() as u64 || !head.is_multiple_of(8) {
+            return Err(Broken::Damaged("the ring's head is out of range"));
+        }
+        self.head.set(head);
+        Ok(())
+    }
+
+    /// Finds a place for `size` bytes in one piece, padding the end of the ring where they do not fit.
+    #[inline]
+    fn place(&self, size: usize, slack: usize) -> Step<Option<usize>> {
+        let capacity = self.lane.ring.len();
+        let tail = self.tail.get();
+        let at = tail as usize & (capacity - 1);
+        let pad = if at + size > capacity { capacity - at } else { 0 };
+        let end = tail + (pad + size + slack) as u64;
+        if end - self.head.get() > capacity as u64 {
+            self.look()?;
+            if end - self.head.get() > capacity as u64 {
+                return Ok(None);
+            }
+        }
+        if pad == 0 {
+            self.backing.ring(at + size).map_err(Broken::Memory)?;
+            return Ok(Some(at));
+        }
+        self.backing.ring(capacity).map_err(Broken::Memory)?;
+        self.lane.ring.store(at, header(Kind::Pad, false, 0, 0));
+        // The reader sees the pad together with what comes behind it.
+        self.tail.set(tail + pad as u64);
+        Ok(Some(0))
+    }
+
+    /// Finds `len` bytes in the area.
+    fn allocate(&self, len: usize) -> Step<Option<usize>> {
+        let len = len.next_multiple_of(64);
+        let window =
+            (4 * len).clamp(WINDOW, self.lane.area.len().max(WINDOW)).min(self.lane.area.len());
+        let mut bodies = self.bodies.borrow_mut();
+        for attempt in 0..2 {
+            while bodies.front().is_some_and(|&(end, _)| end <= self.head.get()) {
+                bodies.pop_front();
+            }
+            let next = self.next.get();
+            let found = match bodies.front() {
+                // Where it was a moment ago: those bytes are in the cache.
+                None => (len <= self.lane.area.len()).then_some(0),
+                Some(&(_, first)) if next > first => {
+                    if next + len <= window {
+                        Some(next)
+                    } else {
+                        (len <= first).then_some(0)
+                    }
+                }
+                Some(&(_, first)) => (next + len <= first).then_some(next),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+            if attempt == 0 {
+                self.look()?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// A place for a message or fragment of `len` bytes, or `None` where there is no room now.
+    ///
+    /// `len` is no more than [`longest`](Self::longest).
+    #[inline]
+    pub(crate) fn slot(&self, len: usize, tagged: bool) -> Step<Option<Slot>> {
+        let before = HEADER + if tagged { 8 } else { 0 };
+        if len <= INLINE {
+            let size = before + len.next_multiple_of(8);
+            let Some(at) = self.place(size, SLACK)? else { return Ok(None) };
+            let body = at + before;
+            return Ok(Some(Slot { at, size, kind: Kind::Inline, body, len, tagged }));
+        }
+        let size = before + 16;
+        let Some(at) = self.place(size, SLACK)? else { return Ok(None) };
+        let Some(body) = self.allocate(len)? else { return Ok(None) };
+        self.backing.area(body + len).map_err(Broken::Memory)?;
+        Ok(Some(Slot { at, size, kind: Kind::Area, body, len, tagged }))
+    }
+
+    /// A place for a message whose body lies in its last descriptor.
+    pub(crate) fn slot_aside(&self, len: usize) -> Step<Option<Slot>> {
+        let size = HEADER + 16;
+        let at = self.place(size, SLACK)?;
+        Ok(at.map(|at| Slot { at, size, kind: Kind::Aside, body: at, len, tagged: true }))
+    }
+
+    /// The longest body that [`slot`](Self::slot) finds a place for.
+    pub(crate) fn longest(&self) -> usize {
+        (self.lane.area.len() / 2).max(INLINE)
+    }
+
+    fn memory(&self, slot: &Slot) -> &Memory {
+        if slot.kind == Kind::Inline { &self.lane.ring } else { &self.lane.area }
+    }
+
+    /// Writes the body.
+    #[inline]
+    pub(crate) fn write(&self, slot: &Slot, bytes: &[u8]) {
+        debug_assert!(bytes.len() == slot.len);
+        self.memory(slot).write(slot.body, bytes);
+    }
+
+    /// The body's bytes, in place.
+    ///
+    /// # Safety
+    ///
+    /// Until they are gone, no other slot is asked for and none is committed.
+    #[cfg(not(mp_loom))]
+    #[expect(unsafe_code, reason = "bytes that only this process may touch now")]
+    #[expect(clippy::mut_from_ref, reason = "exclusiveness is the caller's promise")]
+    pub(crate) unsafe fn bytes(&self, slot: &Slot) -> &mut [u8] {
+        // SAFETY: the reader does not look at a place before it is committed, and this end only uses this
+        // slot, by the caller's promise.
+        unsafe { self.memory(slot).slice_mut(slot.body, slot.len) }
+    }
+
+    /// Makes the record visible; says whether the reader is to be rung for.
+    #[inline]
+    pub(crate) fn commit(&self, slot: &Slot, more: bool, tag: Tag) -> bool {
+        let ring = &self.lane.ring;
+        let mut at = slot.at + HEADER;
+        if slot.tagged {
+            ring.store(at, tag.number);
+            at += 8;
+        }
+        let len = match slot.kind {
+            Kind::Area => {
+                ring.store(at, slot.body as u64);
+                ring.store(at + 8, slot.len as u64);
+                0
+            }
+            Kind::Aside => {
+                ring.store(at, slot.len as u64);
+                0
+            }
+            _ => slot.len as u32,
+        };
+        ring.store(slot.at, header(slot.kind, more, tag.fds, len));
+        let tail = self.tail.get() + slot.size as u64;
+        if slot.kind == Kind::Area {
+            self.bodies.borrow_mut().push_back((tail, slot.body));
+            self.next.set(slot.body + slot.len.next_multiple_of(64));
+        }
+        self.publish(tail)
+    }
+
+    #[inline]
+    fn publish(&self, tail: u64) -> bool {
+        self.tail.set(tail);
+        if self.rushes.get() {
+            publish_lightly(&self.lane.control.tail.word, tail);
+        } else {
+            publish(&self.lane.control.tail.word, tail);
+        }
+        let sleeps = &self.lane.control.reader_sleeps.word;
+        taken!(RingReader)
+            && sleeps.load(Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
+    /// that this end would need for each. A barrier costs as much as all the rest of a short message.
+    pub(crate) fn rush(&self, rushes: bool) {
+        if self.rushes.get() == rushes || !self.may_rush {
+            return;
+        }
+        let flag = &self.lane.control.tail.second;
+        if rushes {
+            // A reader that does not see this is before it: by its own barrier, what it announced is seen by
+            // whatever this end does from here on.
+            announce(flag, 1);
+        } else {
+            // A reader that sees this sees every message before it.
+            flag.store(0, Ordering::Release);
+        }
+        self.rushes.set(rushes);
+    }
+
+    /// A short message in the quickest way, if that can be gone; says whether the reader is to be rung for.
+    #[inline]
+    pub(crate) fn push(&self, bytes: &[u8]) -> Option<bool> {
+        let size = HEADER + bytes.len().next_multiple_of(8);
+        let ring = &self.lane.ring;
+        let tail = self.tail.get();
+        let at = tail as usize & (ring.len() - 1);
+        if bytes.len() > INLINE
+            || tail + (size + SLACK) as u64 - self.head.get() > ring.len() as u64
+            || !self.backing.has_ring(at + size)
+        {
+            return None;
+        }
+        ring.store(at, header(Kind::Inline, false, 0, bytes.len() as u32));
+        match bytes.try_into() {
+            Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
+            Err(_) => ring.write(at + HEADER, bytes),
+        }
+        Some(self.publish(tail + size as u64))
+    }
+
+    /// Takes back the fragments sent so far; says whether the reader is to be rung for.
+    pub(crate) fn abort(&self) -> Step<bool> {
+        let Some(at) = self.place(HEADER, 0)? else {
+            return Err(Broken::Damaged("the ring's head went back"));
+        };
+        self.lane.ring.store(at, header(Kind::Abort, false, 0, 0));
+        Ok(self.publish(self.tail.get() + HEADER as u64))
+    }
+
+    /// Says that this end is about to sleep until there is room. Look once more before doing so.
+    pub(crate) fn announce(&self) {
+        announce(&self.lane.control.writer_sleeps.word, 1);
+    }
+
+    /// Says that it is awake again.
+    pub(crate) fn retract(&self) {
+        self.lane.control.writer_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(writer_sleeps, reader_sleeps, mine)
+    }
+}
+
+/// A record, as its reader has checked it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    pub(crate) kind: Kind,
+    pub(crate) more: bool,
+    pub(crate) tag: Tag,
+    /// How long the body is.
+    pub(crate) len: usize,
+    body: usize,
+    size: usize,
+}
+
+/// The end that reads. One thread of one process has it.
+#[derive(Debug)]
+pub(crate) struct Consumer<C> {
+    lane: Lane<C>,
+    head: Cell<u64>,
+    /// The head as the writer sees it.
+    published: Cell<u64>,
+    /// The tail as it was when last looked at.
+    tail: Cell<u64>,
+}
+
+impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
+    /// Goes on where the last reader stopped.
+    pub(crate) fn new(lane: Lane<C>) -> Step<Self> {
+        let head = lane.control.head.word.load(Ordering::Acquire);
+        if !head.is_multiple_of(8) || head > LAST {
+            return Err(Broken::Damaged("the ring's head is none"));
+        }
+        let (published, tail) = (Cell::new(head), Cell::new(head));
+        Ok(Self { lane, head: Cell::new(head), published, tail })
+    }
+
+    /// The next record, which stays where it is.
+    #[inline]
+    pub(crate) fn next(&self) -> Step<Option<Record>> {
+        loop {
+            let head = self.head.get();
+            if head == self.tail.get() {
+                let tail = self.lane.control.tail.word.load(ordering!(TailLoad, Acquire));
+                if tail == head {
+                    return Ok(None);
+                }
+                let unread = tail.wrapping_sub(head);
+                if unread > self.lane.ring.len() as u64 || !tail.is_multiple_of(8) {
+                    return Err(Broken::Damaged("the ring's tail is out of range"));
+                }
+                self.tail.set(tail);
+            }
+            let capacity = self.lane.ring.len();
+            let at = head as usize & (capacity - 1);
+            // Within the ring and within what is written.
+            let room = (capacity - at).min((self.tail.get() - head) as usize);
+            let header = self.lane.ring.load(at);
+            if header == Kind::Pad as u64 {
+                let pad = capacity - at;
+                // At the start it would be the whole ring, and a second one in a row.
+                if pad > room || at == 0 {
+                    return Err(Broken::Damaged("a pad is longer than what is written"));
+                }
+                self.head.set(head + pad as u64);
+                continue;
+            }
+            return self.record(header, at, room).map(Some);
+        }
+    }
+
+    #[inline]
+    fn record(&self, header: u64, at: usize, room: usize) -> Step<Record> {
+        const BAD: Broken = Broken::Damaged("there is no such record");
+        let more = header & MORE != 0;
+        let fds = (header >> 16) as u16;
+        let len = (header >> 32) as usize;
+        let kind = match header as u8 {
+            2 if len <= INLINE => Kind::Inline,
+            3 if len == 0 => Kind::Area,
+            4 if len == 0 && !more && fds > 0 => Kind::Aside,
+            5 if header == Kind::Abort as u64 => Kind::Abort,
+            _ => return Err(BAD),
+        };
+        if header & 0xfe00 != 0 || more && fds > 0 {
+            return Err(BAD);
+        }
+        let ring = &self.lane.ring;
+        let (mut before, mut number) = (HEADER, 0);
+        if fds > 0 {
+            before += 8;
+            if before > room {
+                return Err(BAD);
+            }
+            number = ring.load(at + 8);
+        }
+        let (size, body, len) = match kind {
+            Kind::Inline => (before + len.next_multiple_of(8), at + before, len),
+            Kind::Area | Kind::Aside => {
+                let size = before + if kind == Kind::Area { 16 } else { 8 };
+                if size > room {
+                    return Err(BAD);
+                }
+                if kind == Kind::Aside {
+                    (size, 0, usize::try_from(ring.load(at + before)).map_err(|_| BAD)?)
+                } else {
+                    let body = ring.load(at + before);
+                    let len = ring.load(at + before + 8);
+                    let end = body.checked_add(len).ok_or(BAD)?;
+                    if end > self.lane.area.len() as u64 {
+                        return Err(Broken::Damaged("a body lies outside of the area"));
+                    }
+                    (size, body as usize, len as usize)
+                }
+            }
+            _ => (before, 0, 0),
+        };
+        if size > room {
+            return Err(Broken::Damaged("a record is longer than what is written"));
+        }
+        Ok(Record { kind, more, tag: Tag { fds, number }, len, body, size })
+    }
+
+    fn memory(&self, record: &Record) -> &Memory {
+        if record.kind == Kind::Inline { &self.lane.ring } else { &self.lane.area }
+    }
+
+    /// Copies the body to `bytes`, which is as long.
+    #[inline]
+    pub(crate) fn read(&self, record: &Record, bytes: &mut [u8]) {
+        debug_assert!(bytes.len() == record.len);
+        self.memory(record).read(record.body, bytes);
+    }
+
+    /// Copies the body to the end of `bytes`.
+    pub(crate) fn append(&self, record: &Record, bytes: &mut Vec<u8>) {
+        self.memory(record).append(record.body, record.len, bytes);
+    }
+
+    /// The body's bytes, in place.
+    ///
+    /// # Safety
+    ///
+    /// Until they are gone the record is not consumed; and the writer is trusted not to write there before.
+    #[cfg(not(mp_loom))]
+    #[expect(unsafe_code, reason = "bytes that nobody writes to now")]
+    pub(crate) unsafe fn bytes(&self, record: &Record) -> &[u8] {
+        // SAFETY: a writer leaves a record and its body alone until the head is behind it; the rest is the
+        // caller's promise.
+        unsafe { self.memory(record).slice(record.body, record.len) }
+    }
+
+    /// Gives the record's place back; says whether the writer is to be rung for.
+    ///
+    /// The writer is told at once where it waits or the record has a body in the area, else when a quarter of
+    /// the ring is free that it does not know of: then it has three quarters to fill before it could wait.
+    #[inline]
+    pub(crate) fn consume(&self, record: &Record) -> bool {
+        self.advance(record.size, record.kind == Kind::Area)
+    }
+
+    #[inline]
+    fn advance(&self, size: usize, at_once: bool) -> bool {
+        let head = self.head.get() + size as u64;
+        self.head.set(head);
+        let sleeps = &self.lane.control.writer_sleeps.word;
+        let untold = head - self.published.get();
+        if untold < self.lane.ring.len() as u64 / 4
+            && !at_once
+            && sleeps.load(Ordering::Relaxed) == 0
+        {
+            return false;
+        }
+        self.publish()
+    }
+
+    /// Tells the writer how far this end is; says whether it is to be rung for.
+    pub(crate) fn publish(&self) -> bool {
+        let head = self.head.get();
+        self.published.set(head);
+        publish(&self.lane.control.head.word, head);
+        let sleeps = &self.lane.control.writer_sleeps.word;
+        taken!(RingWriter)
+            && sleeps.load(Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Says that this end is about to sleep until there is a record. Look once more before doing so.
+    ///
+    /// Gives whether the writer is sure to see it. If not, sleep for moments only.
+    pub(crate) fn announce(&self) -> bool {
+        announce(&self.lane.control.reader_sleeps.word, 1);
+        self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
+    }
+
+    /// Where the next message is and how long, if it is a short one that can be taken in the quickest way.
+    #[inline]
+    pub(crate) fn short(&self) -> Option<(usize, usize)> {
+        let head = self.head.get();
+        let unread = self.tail.get() - head;
+        if unread < HEADER as u64 {
+            return None;
+        }
+        let at = head as usize & (self.lane.ring.len() - 1);
+        let header = self.lane.ring.load(at);
+        let len = (header >> 32) as usize;
+        let size = HEADER + len.next_multiple_of(8);
+        let is_plain = header as u32 == Kind::Inline as u32 && len <= SHORT;
+        (is_plain && size as u64 <= unread && at + size <= self.lane.ring.len())
+            .then_some((at + HEADER, len))
+    }
+
+    /// Copies such a message to the start of `bytes` and consumes it; as [`consume`](Self::consume).
+    #[inline]
+    pub(crate) fn take_short(&self, at: usize, len: usize, bytes: &mut [u8; SHORT]) -> bool {
+        if len == 8 {
+            bytes[..8].copy_from_slice(&self.lane.ring.load(at).to_ne_bytes());
+        } else {
+            self.lane.ring.read(at, &mut bytes[..len]);
+        }
+        self.advance(HEADER + len.next_multiple_of(8), false)
+    }
+
+    /// Says that it is awake again.
+    pub(crate) fn retract(&self) {
+        self.lane.control.reader_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(reader_sleeps, writer_sleeps, mine)
+    }
+}
