@@ -78,6 +78,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
@@ -147,6 +148,14 @@ impl Core {
     /// Takes the lock of a side, and sets right what its last holder left if it died; says whether it did.
     #[inline]
     fn lock<'a>(&'a self, side: &'a Side, limit: Limit) -> Result<(RawLockGuard<'a>, bool)> {
+        match side.lock.take_free() {
+            Some(guard) => Ok((guard, false)),
+            None => self.lock_slow(side, limit),
+        }
+    }
+
+    #[cold]
+    fn lock_slow<'a>(&'a self, side: &'a Side, limit: Limit) -> Result<(RawLockGuard<'a>, bool)> {
         let deadline = match limit {
             Limit::Forever => Deadline::NEVER,
             Limit::Try => Deadline::after(INSIDE),
@@ -199,6 +208,7 @@ impl Core {
     }
 
     /// Whether it can ever be put.
+    #[inline]
     pub(crate) fn check_size(&self, len: usize, fds: usize) -> Result<()> {
         let extra = if fds > 0 { 8 } else { 0 };
         let (size, max) = (len as u64, self.slots.largest() - extra);
@@ -272,6 +282,7 @@ impl Core {
         }
     }
 
+    #[inline]
     fn may_put(&self, tail: Mark, items: u64) -> Result<()> {
         if tail.is_closed() {
             return Err(Error::Closed);
@@ -312,7 +323,7 @@ impl Core {
             self.sockets.show();
             crash_point!("put: the descriptor shows it");
         }
-        let now = self.slots.commit_put(tail, cursor, 1, units)?;
+        let now = self.slots.commit_put(tail, &cursor, 1, units)?;
         drop(guard);
         Ok(Ok(now))
     }
@@ -410,7 +421,7 @@ impl Core {
         if tail.is_watched() {
             self.sockets.show();
         }
-        let now = self.slots.commit_put(tail, cursor, count as u64, run)?;
+        let now = self.slots.commit_put(tail, &cursor, count as u64, run)?;
         drop(guard);
         Ok(Ok((now, count, bytes)))
     }
@@ -455,7 +466,7 @@ impl Core {
     fn get_now(&self, max: u64, batch: &mut Batch, limit: Limit) -> Result<Got> {
         let (guard, died) = self.lock(&self.words().got, limit)?;
         crash_point!("get: the lock is taken");
-        let (head, before, there, seen) = self.slots.head(died)?;
+        let (head, mut cursor, there, seen) = self.slots.head(died)?;
         if there == 0 {
             drop(guard);
             if seen.is_closed() {
@@ -466,7 +477,6 @@ impl Core {
             }
             return Ok(Got::Nothing(seen));
         }
-        let mut cursor = before;
         let (mut items, mut units) = (0, 0);
         while items < max.min(there) {
             match self.get_one(&mut cursor, items > 0, batch) {
@@ -476,7 +486,7 @@ impl Core {
                     units += found;
                 }
                 Ok(Some((found, false))) => {
-                    self.slots.commit_got(head, before, cursor, 1, found)?;
+                    self.slots.commit_got(head, &cursor, 1, found)?;
                     return Ok(Got::Lost);
                 }
                 Ok(None) => break,
@@ -489,7 +499,7 @@ impl Core {
             }
         }
         crash_point!("get: the records are read");
-        let now = self.slots.commit_got(head, before, cursor, items, units)?;
+        let now = self.slots.commit_got(head, &cursor, items, units)?;
         drop(guard);
         crash_point!("get: about to wake");
         if now.has_waiters() {

@@ -150,38 +150,50 @@ impl Builder {
 const KEPT: usize = 64 << 10;
 
 thread_local! {
-    static ENCODED: Cell<Option<Message>> = const { Cell::new(None) };
-    static TAKEN: Cell<Option<Batch>> = const { Cell::new(None) };
+    static ENCODED: Cell<Option<Box<Encoder>>> = const { Cell::new(None) };
+    static TAKEN: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
 /// What this thread keeps there; a new one where a call within a call has it, or the thread ends.
 #[inline]
-fn kept<B: Default>(key: &'static LocalKey<Cell<Option<B>>>) -> B {
+fn kept<B: Default>(key: &'static LocalKey<Cell<Option<Box<B>>>>) -> Box<B> {
     key.try_with(Cell::take).ok().flatten().unwrap_or_default()
 }
 
-fn keep<B>(key: &'static LocalKey<Cell<Option<B>>>, buffer: B) {
+#[inline]
+fn keep<B>(key: &'static LocalKey<Cell<Option<Box<B>>>>, buffer: Box<B>) {
     let _ = key.try_with(|cell| cell.set(Some(buffer)));
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut encoder = Encoder::reuse(kept(&ENCODED));
-    encoder.put(value)?;
-    Ok(encoder.finish().into_parts())
-}
-
-fn keep_encoded(bytes: Vec<u8>, fds: Vec<OwnedFd>) {
-    if bytes.capacity() <= KEPT {
-        keep(&ENCODED, Message::new(bytes, fds));
+#[inline]
+fn encode<T: Serialize>(value: &T) -> Result<Box<Encoder>> {
+    let mut encoder = kept(&ENCODED);
+    match encoder.put(value) {
+        Ok(_) => Ok(encoder),
+        Err(error) => {
+            keep_encoded(encoder);
+            Err(error.into())
+        }
     }
 }
 
-fn keep_taken(batch: Batch) {
+#[inline]
+fn keep_encoded(mut encoder: Box<Encoder>) {
+    if encoder.message().bytes().len() <= KEPT {
+        encoder.clear();
+        keep(&ENCODED, encoder);
+    }
+}
+
+#[inline]
+fn keep_taken(mut batch: Box<Batch>) {
     if batch.bytes.capacity() <= KEPT && batch.ends.capacity() <= KEPT {
+        batch.clear();
         keep(&TAKEN, batch);
     }
 }
 
+#[inline]
 fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T> {
     let mut decoder = Decoder::new(bytes, fds);
     let value = decoder.get()?;
@@ -191,20 +203,22 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T> {
 
 #[inline]
 pub(crate) fn put<T: Serialize>(core: &Core, value: T, limit: Limit) -> Result<(), PutError<T>> {
-    let result = encode(&value).and_then(|(bytes, fds)| {
-        let result = core.put(&bytes, &fds, limit);
-        keep_encoded(bytes, fds);
-        result
-    });
+    let encoder = match encode(&value) {
+        Ok(encoder) => encoder,
+        Err(reason) => return Err(PutError { value, reason }),
+    };
+    let result = core.put(encoder.message().bytes(), encoder.message().fds(), limit);
+    keep_encoded(encoder);
     result.map_err(|reason| PutError { value, reason })
 }
 
 #[inline]
 pub(crate) fn get<T: DeserializeOwned>(core: &Core, limit: Limit) -> Result<T> {
     let mut batch = kept(&TAKEN);
-    let result = core.get(1, &mut batch, limit);
-    let result = result.and_then(|()| decode(&batch.bytes, std::mem::take(&mut batch.fds)));
-    batch.clear();
+    let result = match core.get(1, &mut batch, limit) {
+        Ok(()) => decode(&batch.bytes, std::mem::take(&mut batch.fds)),
+        Err(error) => Err(error),
+    };
     keep_taken(batch);
     result
 }
@@ -213,6 +227,10 @@ pub(crate) fn get<T: DeserializeOwned>(core: &Core, limit: Limit) -> Result<T> {
 const ROW: usize = 32 << 10;
 /// An item of more bytes is put by itself, without a copy to the row.
 const ROW_ITEM: usize = 4 << 10;
+
+fn is_small(message: &Message) -> bool {
+    message.fds().is_empty() && message.bytes().len() <= ROW_ITEM
+}
 
 pub(crate) fn put_many<T: Serialize>(
     core: &Core,
@@ -227,17 +245,19 @@ pub(crate) fn put_many<T: Serialize>(
         let mut failed = None;
         let mut end = true;
         for value in items.by_ref() {
-            let encoded = encode(&value).and_then(|(bytes, fds)| {
-                core.check_size(bytes.len(), fds.len())?;
-                Ok((bytes, fds))
+            let encoded = encode(&value).and_then(|encoder| {
+                let message = encoder.message();
+                core.check_size(message.bytes().len(), message.fds().len())?;
+                Ok(encoder)
             });
             values.push(value);
             end = false;
             match encoded {
-                Ok((bytes, fds)) if fds.is_empty() && bytes.len() <= ROW_ITEM => {
-                    append(&bytes, &mut row);
+                Ok(encoder) if is_small(encoder.message()) => {
+                    let bytes = encoder.message().bytes();
+                    append(bytes, &mut row);
                     units.push(units_of(bytes.len(), false));
-                    keep_encoded(bytes, fds);
+                    keep_encoded(encoder);
                     if row.len() >= ROW {
                         break;
                     }
@@ -252,9 +272,9 @@ pub(crate) fn put_many<T: Serialize>(
         let in_row = units.len();
         let result = if row.is_empty() { Ok(()) } else { core.put_row(&row, &units, limit) };
         let result = match (result, alone) {
-            (Ok(()), Some((bytes, fds))) => {
-                let result = core.put(&bytes, &fds, limit);
-                keep_encoded(bytes, fds);
+            (Ok(()), Some(encoder)) => {
+                let result = core.put(encoder.message().bytes(), encoder.message().fds(), limit);
+                keep_encoded(encoder);
                 result.map(|()| in_row + 1).map_err(|reason| (in_row, reason))
             }
             (result, _) => result.map(|()| in_row),
@@ -304,7 +324,6 @@ pub(crate) fn get_many<T: DeserializeOwned>(
         }
         Err(error) => failed = Some(error),
     }
-    batch.clear();
     keep_taken(batch);
     match failed {
         None => Ok(values),

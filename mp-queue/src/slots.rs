@@ -173,6 +173,8 @@ fn start_of_block(block: usize) -> u64 {
 pub(crate) struct Slots {
     segment: Segment,
     words: NonNull<Words>,
+    /// Where the first block begins.
+    start: NonNull<u8>,
     /// How many blocks the segment has: 2 to 36.
     blocks: usize,
     pub(crate) capacity: u64,
@@ -229,7 +231,8 @@ impl Slots {
         let capacity = words.capacity.load(Ordering::Relaxed);
         let max_units = words.max_units.load(Ordering::Relaxed);
         let words = NonNull::from(words);
-        Ok(Self { segment, words, blocks: 2 * sizes, capacity, max_units })
+        let start = segment.address(BLOCKS as usize, (size - BLOCKS) as usize)?;
+        Ok(Self { segment, words, start, blocks: 2 * sizes, capacity, max_units })
     }
 
     pub(crate) fn segment(&self) -> &Segment {
@@ -268,6 +271,7 @@ impl Slots {
         put.word.load().items_since(gone).min(self.capacity)
     }
 
+    #[inline]
     fn cursor(&self, side: &Side, mark: Mark) -> Result<Cursor> {
         let slot = &side.slots[mark.slot()];
         let place = slot.place.load(Ordering::Relaxed);
@@ -281,16 +285,20 @@ impl Slots {
 
     /// Fills the slot that does not hold, for the next commit.
     #[inline]
-    fn fill(side: &Side, mark: Mark, cursor: Cursor) {
+    fn fill(side: &Side, mark: Mark, cursor: &Cursor) {
         let slot = &side.slots[1 - mark.slot()];
         slot.place.store((cursor.block as u64) << 56 | cursor.unit, Ordering::Relaxed);
         slot.number.store(cursor.number, Ordering::Relaxed);
     }
 
-    /// Where so many bytes from `at` on lie; `at` is of this module's making, and aligned to words.
+    /// Where so many bytes from `at` on lie, which is aligned to words as blocks and units are.
     #[inline]
     fn address(&self, at: u64, len: u64) -> Result<NonNull<u8>> {
-        Ok(self.segment.address(at as usize, len as usize)?)
+        if at < BLOCKS || at + len > self.segment.size() as u64 {
+            return Err(Error::Damaged("a record would lie outside of it"));
+        }
+        // SAFETY: within the mapping, whose blocks begin at start.
+        Ok(unsafe { self.start.add((at - BLOCKS) as usize) })
     }
 
     // Putting. All under the lock of that side.
@@ -375,7 +383,7 @@ impl Slots {
         if (cursor.unit + 1) * UNIT <= size_of_block(cursor.block) {
             self.reserve(cursor.block, (cursor.unit + 1) * UNIT)?;
             let end = self.address(start_of_block(cursor.block) + cursor.unit * UNIT, HEADER)?;
-            // SAFETY: the segment says that it is mapped; blocks and units are aligned to words.
+            // SAFETY: address() says that it is mapped; blocks and units are aligned to words.
             unsafe { copy::store(end, 0) };
         }
         crash_point!("put: the block is ended");
@@ -418,7 +426,7 @@ impl Slots {
         let at = start_of_block(cursor.block) + cursor.unit * UNIT;
         let start = self.address(at, units * UNIT)?;
         let fds = record.parcel.map_or(0, |(fds, _)| fds);
-        // SAFETY: the segment says that all its units are mapped; they are aligned to words.
+        // SAFETY: address() says that all its units are mapped; they are aligned to words.
         unsafe { copy::store(start, header_of(len, fds)) };
         crash_point!("put: the header is written");
         // SAFETY: a record has at least two words.
@@ -440,7 +448,7 @@ impl Slots {
     pub(crate) fn write_row(&self, cursor: &mut Cursor, row: &[u8]) -> Result<()> {
         let at = start_of_block(cursor.block) + cursor.unit * UNIT;
         let start = self.address(at, row.len() as u64)?;
-        // SAFETY: the segment says that it is mapped; it is aligned to words, and a row has whole units.
+        // SAFETY: address() says that it is mapped; it is aligned to words, and a row has whole units.
         unsafe { copy::write(row, start) };
         crash_point!("put: a row is written");
         cursor.unit += row.len() as u64 / UNIT;
@@ -457,7 +465,7 @@ impl Slots {
     pub(crate) fn commit_put(
         &self,
         tail: Mark,
-        cursor: Cursor,
+        cursor: &Cursor,
         items: u64,
         units: u64,
     ) -> Result<Mark> {
@@ -518,18 +526,19 @@ impl Slots {
     ///
     /// A larger block is given back when it is left. Nothing in it is wanted any more, and the commit,
     /// after which others may use it, comes later. If that does not come, it reads as ended again.
+    #[inline]
     pub(crate) fn find(&self, cursor: &mut Cursor, stay: bool) -> Result<Option<Found>> {
         for moved in [false, true] {
             let size = size_of_block(cursor.block);
             let at = start_of_block(cursor.block) + cursor.unit * UNIT;
             let header = if (cursor.unit + 1) * UNIT <= size {
-                // SAFETY: mapped, says the segment; aligned to words.
+                // SAFETY: mapped, says address(); aligned to words.
                 unsafe { copy::load(self.address(at, HEADER)?) }
             } else {
                 0
             };
             if header != 0 {
-                return self.parse(*cursor, at, header).map(Some);
+                return self.parse(cursor, at, header).map(Some);
             }
             if stay {
                 return Ok(None);
@@ -542,7 +551,8 @@ impl Slots {
         Err(Error::Damaged("a block begins with its end"))
     }
 
-    fn parse(&self, cursor: Cursor, at: u64, header: u64) -> Result<Found> {
+    #[inline]
+    fn parse(&self, cursor: &Cursor, at: u64, header: u64) -> Result<Found> {
         let len = header & ((1 << 40) - 1);
         let fds = (header >> 40) as u16;
         if header != 1 << 63 | u64::from(fds) << 40 | len {
@@ -555,11 +565,12 @@ impl Slots {
         if fds == 0 {
             return Ok(Found { at: at + HEADER, len, units, parcel: None });
         }
-        // SAFETY: mapped, says the segment; aligned to words.
+        // SAFETY: mapped, says address(); aligned to words.
         let name = unsafe { copy::load(self.address(at + HEADER, 8)?) };
         Ok(Found { at: at + HEADER + 8, len, units, parcel: Some((fds, name)) })
     }
 
+    #[cold]
     fn leave(&self, cursor: &mut Cursor) -> Result<()> {
         let table = &self.words().table;
         let next = table[cursor.block].next.load(Ordering::Relaxed);
@@ -591,7 +602,7 @@ impl Slots {
         let start = self.address(found.at, found.len)?;
         to.try_reserve(len.next_multiple_of(8))
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
-        // SAFETY: mapped, says the segment, and found to lie within its block, whose end is aligned to
+        // SAFETY: mapped, says address(), and found to lie within its block, whose end is aligned to
         // words, as its start is.
         unsafe { copy::read(start, len, to) };
         cursor.unit += found.units;
@@ -603,8 +614,7 @@ impl Slots {
     pub(crate) fn commit_got(
         &self,
         head: Mark,
-        before: Cursor,
-        cursor: Cursor,
+        cursor: &Cursor,
         items: u64,
         units: u64,
     ) -> Result<Mark> {
@@ -613,12 +623,12 @@ impl Slots {
         crash_point!("get: the slot is filled");
         let now = got.word.commit(head, items, units, false)?;
         crash_point!("get: committed");
-        if before.block != cursor.block {
+        if got.entered.load(Ordering::Relaxed) != cursor.number {
             // Release: pairs with the Acquire of who enters a block that was read.
             got.entered.store(cursor.number, Ordering::Release);
         }
         if cursor.block >= 2 * KEPT {
-            self.release_read(now, cursor);
+            self.release_read(now, *cursor);
         }
         Ok(now)
     }

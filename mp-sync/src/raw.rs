@@ -83,6 +83,15 @@ impl RawLock {
     }
 }
 
+impl RawLock {
+    /// Takes the lock if it is free: the shortest way, after which [`lock`](Self::lock) does the rest.
+    #[must_use]
+    #[inline]
+    pub fn take_free(&self) -> Option<RawLockGuard<'_>> {
+        self.word.lock_free(owner::me()).then(|| RawLockGuard { word: &self.word, of_thread: PhantomData })
+    }
+}
+
 impl Drop for RawLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
@@ -115,7 +124,9 @@ mod tests {
                 assert!(matches!(lock.lock(soon).unwrap_err(), Error::TimedOut));
             });
         });
+        assert!(lock.take_free().is_none());
         drop(guard);
+        drop(lock.take_free().unwrap());
         assert_eq!(lock.lock(Deadline::PASSED).unwrap().1, Acquired::Clean);
     }
 }
