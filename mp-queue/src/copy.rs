@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// From how many bytes on libc copies.
-const MANY: usize = 2048;
+const MANY: usize = 128;
 
 /// Copies by libc, through a pointer that the compiler does not look behind: for it this is no access of the
 /// program, as little as another process's is.

@@ -669,3 +669,258 @@ impl From<NoCommit> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::MOST;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::os::unix::fs::MetadataExt;
+
+    const KIND: u64 = 7;
+
+    /// The same queue in two mappings: an address that was stored would show.
+    fn two(capacity: u64, max_units: u64) -> [Slots; 2] {
+        let one = Slots::create(KIND, capacity, max_units).unwrap();
+        let fd = one.segment.try_clone_fd().unwrap();
+        let two = Slots::over(Segment::open(fd, KIND).unwrap()).unwrap();
+        [one, two]
+    }
+
+    /// How much memory the segment takes.
+    fn taken(slots: &Slots) -> u64 {
+        let file = std::fs::File::from(slots.segment.try_clone_fd().unwrap());
+        file.metadata().unwrap().blocks() * 512
+    }
+
+    fn content(number: u64, len: usize) -> Vec<u8> {
+        (0..len).map(|index| (number.wrapping_mul(31) + index as u64) as u8).collect()
+    }
+
+    /// Puts as the blocking half does; with `dies` after so many steps, as if killed there.
+    fn put(slots: &Slots, bytes: &[u8], parcel: Option<(u16, u64)>, dies: Option<u32>) -> bool {
+        let (tail, mut cursor) = slots.tail().unwrap();
+        let units = units_of(bytes.len(), parcel.is_some());
+        let (items, room, _) = slots.room(tail, 1, units);
+        if items == 0 || room < units {
+            return false;
+        }
+        if dies == Some(0) {
+            return true;
+        }
+        slots.place(tail, &mut cursor, units).unwrap();
+        if dies == Some(1) {
+            return true;
+        }
+        slots.write(&mut cursor, Record { bytes, parcel }).unwrap();
+        if dies == Some(2) {
+            return true;
+        }
+        Slots::fill(&slots.words().put, tail, &cursor);
+        if dies == Some(3) {
+            return true;
+        }
+        slots.commit_put(tail, &cursor, 1, units).unwrap();
+        true
+    }
+
+    type Item = (Vec<u8>, Option<(u16, u64)>);
+
+    /// Gets up to `max` that have no parcel, or one that has.
+    fn get(slots: &Slots, max: u64, dies: bool) -> Vec<Item> {
+        let (head, mut cursor, there, _) = slots.head(false).unwrap();
+        let (mut items, mut units) = (Vec::new(), 0);
+        while (items.len() as u64) < max.min(there) {
+            let Some(found) = slots.find(&mut cursor, !items.is_empty()).unwrap() else { break };
+            let mut bytes = Vec::new();
+            slots.read(&mut cursor, found, &mut bytes).unwrap();
+            items.push((bytes, found.parcel));
+            units += found.units;
+        }
+        if dies {
+            Slots::fill(&slots.words().got, head, &cursor);
+        } else if !items.is_empty() {
+            slots.commit_got(head, &cursor, items.len() as u64, units).unwrap();
+        }
+        items
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put { len: usize, parcel: Option<(u16, u64)> },
+        PutRow { lens: Vec<usize> },
+        PutAndDie { len: usize, at: u32 },
+        RepairPut,
+        Get { max: u64 },
+        GetAndDie { max: u64 },
+        RepairGot,
+        Drain,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let len = || prop_oneof![4 => 0_usize..100, 2 => 0_usize..20_000, 1 => 0_usize..300_000];
+        prop_oneof![
+            6 => (len(), proptest::option::weighted(0.1, (1_u16..5, any::<u64>())))
+                .prop_map(|(len, parcel)| Step::Put { len, parcel }),
+            2 => proptest::collection::vec(0_usize..3000, 1..30)
+                .prop_map(|lens| Step::PutRow { lens }),
+            2 => (len(), 0_u32..4).prop_map(|(len, at)| Step::PutAndDie { len, at }),
+            1 => Just(Step::RepairPut),
+            6 => (1_u64..10).prop_map(|max| Step::Get { max }),
+            2 => (1_u64..10).prop_map(|max| Step::GetAndDie { max }),
+            1 => Just(Step::RepairGot),
+            1 => Just(Step::Drain),
+        ]
+    }
+
+    fn put_row(slots: &Slots, row: &[Vec<u8>]) -> usize {
+        let (tail, mut cursor) = slots.tail().unwrap();
+        let first = units_of(row[0].len(), false);
+        if slots.room(tail, 1, first).0 == 0 || slots.room(tail, 1, first).1 < first {
+            return 0;
+        }
+        slots.place(tail, &mut cursor, first).unwrap();
+        let (items, room, _) = slots.room(tail, row.len() as u64, MOST);
+        let room = room.min(slots.left(cursor));
+        let (mut bytes, mut units, mut count) = (Vec::new(), 0, 0);
+        for item in row.iter().take(items as usize) {
+            if units + units_of(item.len(), false) > room {
+                break;
+            }
+            append(item, &mut bytes);
+            units += units_of(item.len(), false);
+            count += 1;
+        }
+        slots.reserve_units(cursor, units).unwrap();
+        slots.write_row(&mut cursor, &bytes).unwrap();
+        slots.commit_put(tail, &cursor, count as u64, units).unwrap();
+        count
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Against a queue of std's, with deaths in between that may change nothing.
+        #[test]
+        fn what_was_committed_comes_back_in_order(
+            steps in proptest::collection::vec(step(), 1..150),
+            capacity in prop_oneof![Just(u64::MAX), 1_u64..20],
+            max_units in prop_oneof![3 => Just(MOST), 1 => 30_000_u64..60_000],
+        ) {
+            let slots = two(capacity, max_units);
+            let mut model = VecDeque::<Item>::new();
+            let mut held = 0;
+            let size = |item: &Item| units_of(item.0.len(), item.1.is_some());
+            for (number, step) in steps.into_iter().enumerate() {
+                let (here, there) = (&slots[number % 2], &slots[1 - number % 2]);
+                let expect = |units: u64, held: u64, model: &VecDeque<Item>| {
+                    (model.len() as u64) < capacity && held + units <= max_units
+                };
+                match step {
+                    Step::Put { len, parcel } => {
+                        let bytes = content(number as u64, len);
+                        let units = units_of(len, parcel.is_some());
+                        let done = put(here, &bytes, parcel, None);
+                        prop_assert_eq!(done, expect(units, held, &model));
+                        if done {
+                            held += units;
+                            model.push_back((bytes, parcel));
+                        }
+                    }
+                    Step::PutRow { lens } => {
+                        let row: Vec<_> = lens.iter().map(|&len| content(len as u64, len)).collect();
+                        for item in row.iter().take(put_row(here, &row)) {
+                            held += units_of(item.len(), false);
+                            model.push_back((item.clone(), None));
+                        }
+                    }
+                    Step::PutAndDie { len, at } => {
+                        put(here, &content(number as u64, len), None, Some(at));
+                    }
+                    Step::RepairPut => here.repair_put().unwrap(),
+                    Step::Get { max } => {
+                        for item in get(there, max, false) {
+                            held -= size(&item);
+                            prop_assert_eq!(Some(item), model.pop_front());
+                        }
+                    }
+                    Step::GetAndDie { max } => {
+                        for (index, item) in get(there, max, true).into_iter().enumerate() {
+                            prop_assert_eq!(Some(&item), model.get(index));
+                        }
+                    }
+                    Step::RepairGot => there.repair_got().unwrap(),
+                    Step::Drain => {
+                        while let Some(expected) = model.pop_front() {
+                            held -= size(&expected);
+                            prop_assert_eq!(get(there, 1, false), [expected]);
+                        }
+                        prop_assert!(get(there, 1, false).is_empty());
+                    }
+                }
+                prop_assert_eq!(here.len(), model.len() as u64);
+                prop_assert_eq!(there.len(), model.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_follow_each_other_and_fill_the_segment() {
+        let slots = Slots::create(KIND, u64::MAX, MOST).unwrap();
+        let mut end = BLOCKS;
+        for block in 0..slots.blocks {
+            assert_eq!(start_of_block(block), end);
+            end += size_of_block(block);
+        }
+        assert_eq!((end, slots.blocks), (slots.segment.size() as u64, 2 * SIZES));
+        assert!(end / UNIT <= MOST, "counts of units stay exact");
+    }
+
+    #[test]
+    fn a_small_queue_is_small_and_stays_in_its_first_blocks() {
+        let slots = Slots::create(KIND, u64::MAX, MOST).unwrap();
+        assert!(taken(&slots) <= 12 << 10, "{}", taken(&slots));
+        for number in 0..100_000 {
+            assert!(put(&slots, &content(number, 100), None, None));
+            assert_eq!(get(&slots, 1, false)[0].0, content(number, 100));
+        }
+        assert!(taken(&slots) <= BLOCKS + 2 * SMALLEST, "{}", taken(&slots));
+    }
+
+    #[test]
+    fn memory_goes_back_when_a_crowd_is_gone() {
+        let slots = Slots::create(KIND, u64::MAX, MOST).unwrap();
+        let bytes = content(1, 5000);
+        for _ in 0..2 {
+            for _ in 0..10_000 {
+                assert!(put(&slots, &bytes, None, None));
+            }
+            assert!(taken(&slots) >= 40 << 20);
+            while !get(&slots, 7, false).is_empty() {}
+            // What is kept of the small blocks, and around the place in a large one.
+            assert!(taken(&slots) <= 2 << 20, "{}", taken(&slots));
+            // And back in the small ones, where no memory is got or given any more.
+            for _ in 0..100 {
+                assert!(put(&slots, &bytes, None, None));
+                get(&slots, 1, false);
+            }
+            assert!(slots.tail().unwrap().1.block < 2 * KEPT);
+            assert!(taken(&slots) <= 512 << 10, "{}", taken(&slots));
+        }
+    }
+
+    #[test]
+    fn memory_that_is_short_is_an_error_of_put() {
+        let slots = Slots::create(KIND, u64::MAX, MOST).unwrap();
+        let (tail, mut cursor) = slots.tail().unwrap();
+        let error = slots.place(tail, &mut cursor, (3 << 30) / UNIT).map(|()| cursor);
+        // A machine with more than 3 GiB to spare gives them.
+        if let Err(error) = error {
+            assert!(matches!(error, Error::Io(_)), "{error}");
+        }
+        let (tail, mut cursor) = slots.tail().unwrap();
+        assert!(slots.place(tail, &mut cursor, MOST).is_err(), "larger than any block");
+        assert!(put(&slots, b"goes on", None, None));
+    }
+}
