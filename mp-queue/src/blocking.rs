@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mp_core::sys::clock::monotonic_nanos;
 use mp_core::{Deadline, Segment, crash_point};
 use mp_sync::{Acquired, RawLockGuard};
 
@@ -51,12 +53,76 @@ impl Limit {
     }
 }
 
+/// How long somebody waits until the turn is his: others then leave it to him.
+///
+/// It needs more processes than processors. Those who wait let others run, and may come to run again only
+/// when the room, or the items, have gone to the one that happens to be before them each time.
+const HUNGRY: Duration = Duration::from_millis(50);
+/// For how long it is his, if he does not take it: he may be dead.
+const OWED: Duration = Duration::from_millis(10);
+/// For how long those others stay away before they look again.
+const AWAY: Duration = Duration::from_millis(1);
+
+/// How one attempt is made.
+#[derive(Clone, Copy)]
+struct Attempt {
+    limit: Limit,
+    /// Whether the caller has waited for long.
+    hungry: bool,
+}
+
+impl Attempt {
+    fn first(limit: Limit) -> Self {
+        Self { limit, hungry: false }
+    }
+
+    fn after(limit: Limit, patience: &Patience) -> Self {
+        Self { limit, hungry: patience.age() > HUNGRY }
+    }
+
+    /// Whether the turn is somebody else's. Under the side's lock.
+    #[inline]
+    fn is_owed(self, side: &Side) -> bool {
+        let until = side.owed.load(Ordering::Relaxed);
+        until != 0 && self.is_owed_until(side, until)
+    }
+
+    #[cold]
+    fn is_owed_until(self, side: &Side, until: u64) -> bool {
+        let left = until.saturating_sub(monotonic_nanos());
+        // A faulty process may have written anything.
+        if left == 0 || left > OWED.as_nanos() as u64 {
+            side.owed.store(0, Ordering::Relaxed);
+            return false;
+        }
+        !self.hungry && !matches!(self.limit, Limit::Try)
+    }
+
+    /// Claims the next turn, if it is due. Under the side's lock.
+    fn refused(self, side: &Side) {
+        if self.hungry {
+            let until = monotonic_nanos() + OWED.as_nanos() as u64;
+            side.owed.store(until, Ordering::Relaxed);
+        }
+    }
+
+    /// The turn was taken. Under the side's lock.
+    #[inline]
+    fn served(self, side: &Side) {
+        if self.hungry {
+            side.owed.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Why nothing was put.
 enum Refused {
     /// There is no room, as the word of what was got says.
     Full(Mark),
     /// Too many descriptors are under way.
     Crowded(io::Error),
+    /// It is somebody else's turn.
+    Owed,
 }
 
 /// What came out of an attempt to get.
@@ -67,6 +133,8 @@ enum Got {
     Lost,
     /// Nothing, as the word of what was put says.
     Nothing(Mark),
+    /// It is somebody else's turn.
+    Owed,
 }
 
 /// Records that were got: all their bytes in a row, where each ends, and the descriptors of the last.
@@ -198,7 +266,7 @@ impl Core {
     #[inline]
     pub(crate) fn put(&self, bytes: &[u8], fds: &[OwnedFd], limit: Limit) -> Result<()> {
         self.check_size(bytes.len(), fds.len())?;
-        match self.put_now(bytes, fds, limit)? {
+        match self.put_now(bytes, fds, Attempt::first(limit))? {
             Ok(now) => {
                 self.wake_getters(now, 1);
                 Ok(())
@@ -240,7 +308,7 @@ impl Core {
         let mut patience = limit.patience();
         loop {
             self.await_room(refused, limit, &mut patience)?;
-            match self.put_now(bytes, fds, limit)? {
+            match self.put_now(bytes, fds, Attempt::after(limit, &patience))? {
                 Ok(now) => {
                     self.wake_getters(now, 1);
                     self.hand_room_on(now, &patience);
@@ -262,11 +330,12 @@ impl Core {
             },
             // Nothing tells when there is room again: it may be other sockets of this user that are full.
             Refused::Crowded(error) => {
-                if self.len() == 0 && patience.is_long() {
+                if self.len() == 0 && patience.age() > INSIDE {
                     return Err(error.into());
                 }
-                patience.rest()
+                patience.rest(4 * AWAY)
             }
+            Refused::Owed => patience.rest(AWAY),
         }
     }
 
@@ -298,15 +367,20 @@ impl Core {
         &self,
         bytes: &[u8],
         fds: &[OwnedFd],
-        limit: Limit,
+        attempt: Attempt,
     ) -> Result<std::result::Result<Mark, Refused>> {
         let units = units_of(bytes.len(), !fds.is_empty());
-        let (guard, _) = self.lock(&self.words().put, limit)?;
+        let put = &self.words().put;
+        let (guard, _) = self.lock(put, attempt.limit)?;
         crash_point!("put: the lock is taken");
         let (tail, mut cursor) = self.slots.tail()?;
         self.may_put(tail, 1)?;
+        if attempt.is_owed(put) {
+            return Ok(Err(Refused::Owed));
+        }
         let (items, room, head) = self.slots.room(tail, 1, units);
         if items < 1 || room < units {
+            attempt.refused(put);
             return Ok(Err(Refused::Full(head)));
         }
         self.slots.place(tail, &mut cursor, units)?;
@@ -324,6 +398,7 @@ impl Core {
             crash_point!("put: the descriptor shows it");
         }
         let now = self.slots.commit_put(tail, &cursor, 1, units)?;
+        attempt.served(put);
         drop(guard);
         Ok(Ok(now))
     }
@@ -367,10 +442,14 @@ impl Core {
         units: &[u64],
         limit: Limit,
     ) -> std::result::Result<(), (usize, Error)> {
-        let mut patience = None;
+        let mut patience: Option<Patience> = None;
         let (mut done, mut start) = (0, 0);
         loop {
-            match self.put_run(&row[start..], &units[done..], limit) {
+            let attempt = match &patience {
+                None => Attempt::first(limit),
+                Some(patience) => Attempt::after(limit, patience),
+            };
+            match self.put_run(&row[start..], &units[done..], attempt) {
                 Err(error) => return Err((done, error)),
                 Ok(Ok((now, items, bytes))) => {
                     self.wake_getters(now, items as u32);
@@ -395,14 +474,19 @@ impl Core {
         &self,
         row: &[u8],
         units: &[u64],
-        limit: Limit,
+        attempt: Attempt,
     ) -> Result<std::result::Result<(Mark, usize, usize), Refused>> {
-        let (guard, _) = self.lock(&self.words().put, limit)?;
+        let put = &self.words().put;
+        let (guard, _) = self.lock(put, attempt.limit)?;
         let (tail, mut cursor) = self.slots.tail()?;
         let all = units.iter().sum();
         self.may_put(tail, units.len() as u64)?;
+        if attempt.is_owed(put) {
+            return Ok(Err(Refused::Owed));
+        }
         let (items, room, head) = self.slots.room(tail, units.len() as u64, all);
         if items < 1 || room < units[0] {
+            attempt.refused(put);
             return Ok(Err(Refused::Full(head)));
         }
         self.slots.place(tail, &mut cursor, units[0])?;
@@ -422,6 +506,7 @@ impl Core {
             self.sockets.show();
         }
         let now = self.slots.commit_put(tail, &cursor, count as u64, run)?;
+        attempt.served(put);
         drop(guard);
         Ok(Ok((now, count, bytes)))
     }
@@ -431,7 +516,7 @@ impl Core {
     /// Gets one record at least and `max` at most into `batch`, which is empty.
     #[inline]
     pub(crate) fn get(&self, max: u64, batch: &mut Batch, limit: Limit) -> Result<()> {
-        match self.get_now(max, batch, limit)? {
+        match self.get_now(max, batch, Attempt::first(limit))? {
             Got::Some { .. } => Ok(()),
             refused => self.get_slow(max, batch, limit, refused),
         }
@@ -442,15 +527,17 @@ impl Core {
         let put = &self.words().put;
         let mut patience = limit.patience();
         loop {
-            if let Got::Nothing(tail) = refused {
-                if let Limit::Try = limit {
-                    return Err(Error::Empty);
+            match refused {
+                Got::Nothing(_) if matches!(limit, Limit::Try) => return Err(Error::Empty),
+                Got::Nothing(tail) => {
+                    if let Nap::Deadline = put.word.wait(tail, &mut patience) {
+                        return Err(Error::TimedOut);
+                    }
                 }
-                if let Nap::Deadline = put.word.wait(tail, &mut patience) {
-                    return Err(Error::TimedOut);
-                }
+                Got::Owed => patience.rest(AWAY)?,
+                Got::Some { .. } | Got::Lost => {}
             }
-            refused = self.get_now(max, batch, limit)?;
+            refused = self.get_now(max, batch, Attempt::after(limit, &patience))?;
             if let Got::Some { left } = refused {
                 // Who slept may have been woken for all of several items: the next is for the next.
                 let tail = put.word.load();
@@ -463,11 +550,13 @@ impl Core {
     }
 
     #[inline]
-    fn get_now(&self, max: u64, batch: &mut Batch, limit: Limit) -> Result<Got> {
-        let (guard, died) = self.lock(&self.words().got, limit)?;
+    fn get_now(&self, max: u64, batch: &mut Batch, attempt: Attempt) -> Result<Got> {
+        let got = &self.words().got;
+        let (guard, died) = self.lock(got, attempt.limit)?;
         crash_point!("get: the lock is taken");
         let (head, mut cursor, there, seen) = self.slots.head(died)?;
         if there == 0 {
+            attempt.refused(got);
             drop(guard);
             if seen.is_closed() {
                 return Err(Error::Closed);
@@ -476,6 +565,9 @@ impl Core {
                 self.hide();
             }
             return Ok(Got::Nothing(seen));
+        }
+        if attempt.is_owed(got) {
+            return Ok(Got::Owed);
         }
         let (mut items, mut units) = (0, 0);
         while items < max.min(there) {
@@ -500,12 +592,13 @@ impl Core {
         }
         crash_point!("get: the records are read");
         let now = self.slots.commit_got(head, &cursor, items, units)?;
+        attempt.served(got);
         drop(guard);
         crash_point!("get: about to wake");
         if now.has_waiters() {
             // Of those who wait for bytes, the one that is woken may need more than are there.
             let count = if self.slots.max_units < MOST { ALL } else { items as u32 };
-            self.words().got.word.wake(now, count);
+            got.word.wake(now, count);
         }
         let left = there - items;
         if left == 0 && seen.is_watched() {

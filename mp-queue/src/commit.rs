@@ -290,6 +290,8 @@ const LOOKING: u64 = 20_000;
 pub(crate) struct Patience {
     deadline: Deadline,
     slice: Duration,
+    #[cfg(not(mp_loom))]
+    began: u64,
     /// Whether it has slept: then somebody's wake-up may have been meant for more than one.
     pub(crate) slept: bool,
 }
@@ -299,26 +301,30 @@ impl Patience {
     const LONGEST: Duration = Duration::from_millis(100);
 
     pub(crate) fn new(deadline: Deadline) -> Self {
-        Self { deadline, slice: Self::FIRST, slept: false }
+        Self {
+            deadline,
+            slice: Self::FIRST,
+            #[cfg(not(mp_loom))]
+            began: monotonic_nanos(),
+            slept: false,
+        }
     }
 
     fn has_passed(&self) -> bool {
         self.deadline.has_passed()
     }
 
-    /// Whether it has slept its longest slices.
+    /// For how long it has lasted.
     #[cfg(not(mp_loom))]
-    pub(crate) fn is_long(&self) -> bool {
-        self.slice == Self::LONGEST
+    pub(crate) fn age(&self) -> Duration {
+        Duration::from_nanos(monotonic_nanos().saturating_sub(self.began))
     }
 
-    /// Sleeps where nobody wakes, for some milliseconds; fails where the caller's time is over.
+    /// Sleeps where nobody wakes, for so long at most; fails where the caller's time is over.
     #[cfg(not(mp_loom))]
-    pub(crate) fn rest(&mut self) -> crate::Result<()> {
+    pub(crate) fn rest(&self, most: Duration) -> crate::Result<()> {
         let nobody_wakes = AtomicU64::new(0);
-        let short = Deadline::after(self.slice.min(Duration::from_millis(8)));
-        let _ = word::sleep(&nobody_wakes, 0, short.min(self.deadline));
-        self.slice = (self.slice * 2).min(Self::LONGEST);
+        let _ = word::sleep(&nobody_wakes, 0, Deadline::after(most).min(self.deadline));
         if self.has_passed() { Err(crate::Error::TimedOut) } else { Ok(()) }
     }
 

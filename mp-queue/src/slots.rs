@@ -73,10 +73,11 @@ pub(crate) struct Side {
     slots: [Slot; 2],
     /// The last word of the other side that this one saw. Under the lock.
     seen: AtomicU64,
-    /// For those who put: the name of the last parcel that was tried. Under the lock.
-    parcel: AtomicU64,
-    /// For those who get: the number of the block they are in, for all to see. Behind at worst.
-    entered: AtomicU64,
+    /// For those who put: the name of the last parcel that was tried. Under the lock. For those who get: the
+    /// number of the block they are in, for all to see. Behind at worst.
+    own: AtomicU64,
+    /// Until when, on the monotonic clock, only those who have waited for long may take a turn; 0: all may.
+    pub(crate) owed: AtomicU64,
 }
 
 const_assert_eq!(size_of::<Side>(), 128);
@@ -211,7 +212,7 @@ impl Slots {
         for side in [&words.put, &words.got] {
             side.slots[0].number.store(1, Ordering::Relaxed);
         }
-        words.got.entered.store(1, Ordering::Relaxed);
+        words.got.own.store(1, Ordering::Relaxed);
         words.table[0].number.store(1, Ordering::Relaxed);
         words.table[0].reserved.store(FIRST_RESERVE, Ordering::Relaxed);
         Self::over(segment)
@@ -367,7 +368,7 @@ impl Slots {
     fn enter(&self, cursor: &mut Cursor, units: u64, limit: Option<usize>) -> Result<()> {
         let Words { got, table, .. } = self.words();
         // Acquire: pairs with the Release of who left a block, so that its reads are over.
-        let entered = got.entered.load(Ordering::Acquire);
+        let entered = got.own.load(Ordering::Acquire);
         let is_free = |&block: &usize| {
             let number = table[block].number.load(Ordering::Relaxed);
             // Above: entered by somebody who died before the commit.
@@ -479,7 +480,7 @@ impl Slots {
 
     /// A name for a parcel that no other one had or will have.
     pub(crate) fn new_parcel(&self) -> u64 {
-        let parcel = &self.words().put.parcel;
+        let parcel = &self.words().put.own;
         let name = parcel.load(Ordering::Relaxed).wrapping_add(1);
         parcel.store(name, Ordering::Relaxed);
         name
@@ -623,9 +624,9 @@ impl Slots {
         crash_point!("get: the slot is filled");
         let now = got.word.commit(head, items, units, false)?;
         crash_point!("get: committed");
-        if got.entered.load(Ordering::Relaxed) != cursor.number {
+        if got.own.load(Ordering::Relaxed) != cursor.number {
             // Release: pairs with the Acquire of who enters a block that was read.
-            got.entered.store(cursor.number, Ordering::Release);
+            got.own.store(cursor.number, Ordering::Release);
         }
         if cursor.block >= 2 * KEPT {
             self.release_read(now, *cursor);
@@ -637,7 +638,7 @@ impl Slots {
     pub(crate) fn repair_got(&self) -> Result<()> {
         let got = &self.words().got;
         let cursor = self.cursor(got, got.word.load())?;
-        got.entered.store(cursor.number, Ordering::Release);
+        got.own.store(cursor.number, Ordering::Release);
         Ok(())
     }
 
