@@ -399,6 +399,33 @@ impl<T> Receiver<T> {
         self.link.poll(Deadline::after(timeout))
     }
 
+    /// What to wait for until receiving would not wait; `None` where it would not.
+    ///
+    /// For those who receive from many, with [`try_recv`](Self::try_recv) and the like, and wait only now and then:
+    /// asked each time before a wait with poll(2), and good for that one wait, it costs less than
+    /// [`as_fd`](AsFd::as_fd), which any event loop can keep. That it can be read does not promise a message.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_core::Deadline;
+    /// use mp_core::sys::fd::{PollFd, poll};
+    ///
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (receiver, sender) = mp_pipe::simplex()?;
+    /// let bell = receiver.bell().expect("nothing was sent");
+    /// sender.send(7)?;
+    /// poll(&mut [PollFd::readable(bell)], Deadline::NEVER)?;
+    /// assert!(receiver.bell().is_none());
+    /// assert_eq!(receiver.try_recv()?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.link.bell()
+    }
+
     /// Receives one message as bytes: as [`send_bytes`](Sender::send_bytes) sent it, or the encoding of a value.
     ///
     /// Waits for it.

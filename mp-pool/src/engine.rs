@@ -195,6 +195,8 @@ struct State {
     /// As workers are told of them, and the number of each.
     functions: Vec<Vec<u8>>,
     function_numbers: HashMap<usize, u32>,
+    /// The one that was asked for last, and its number.
+    last_function: (usize, u32),
     /// How many tasks were accepted.
     accepted: u64,
 }
@@ -202,12 +204,20 @@ struct State {
 impl State {
     /// The number of a function for the workers, which it may be new to.
     fn function(&mut self, function: &Function) -> mp_core::Result<u32> {
-        if let Some(&number) = self.function_numbers.get(&function.key()) {
-            return Ok(number);
+        let key = function.key();
+        if self.last_function.0 == key {
+            return Ok(self.last_function.1);
         }
-        let number = self.functions.len() as u32;
-        self.functions.push(mp_core::encode(function)?.into_parts().0);
-        self.function_numbers.insert(function.key(), number);
+        let number = match self.function_numbers.get(&key) {
+            Some(&number) => number,
+            None => {
+                let number = self.functions.len() as u32;
+                self.functions.push(mp_core::encode(function)?.into_parts().0);
+                self.function_numbers.insert(key, number);
+                number
+            }
+        };
+        self.last_function = (key, number);
         Ok(number)
     }
 
@@ -518,6 +528,8 @@ impl Engine {
             workers: std::mem::take(workers),
             functions,
             function_numbers,
+            // No function is there.
+            last_function: (0, 0),
             accepted: 0,
         };
         let keys = settings.workers as u64;
@@ -566,14 +578,22 @@ impl Engine {
         }
         state.accepted += 1;
         let task = Accepted { number: state.accepted, task };
-        let was_empty = state.waiting.is_empty();
-        state.waiting.push_back(task);
-        if !was_empty {
+        if !state.waiting.is_empty() {
             // Results will make room.
-            return;
+            return state.waiting.push_back(task);
         }
         let mut done = Vec::new();
-        state.refill(&mut done);
+        match state.least_busy() {
+            None => state.waiting.push_back(task),
+            Some(index) => match state.send(index, task) {
+                Attempt::Sent => return,
+                Attempt::Impossible(end) => done.push(end),
+                Attempt::Refused(task) => {
+                    state.waiting.push_back(task);
+                    state.refill(&mut done);
+                }
+            },
+        }
         let stuck = !state.waiting.is_empty() && state.workers.iter().any(is_stuck);
         drop(state);
         if stuck {
@@ -988,7 +1008,11 @@ impl Dispatcher {
         for link in &self.links {
             fds.push(PollFd::readable(link.child.as_fd()));
             if !link.silent {
-                fds.push(PollFd::readable(link.receiver.as_fd()));
+                match link.receiver.bell() {
+                    Some(bell) => fds.push(PollFd::readable(bell)),
+                    // There is something already.
+                    None => return,
+                }
             }
         }
         let woken = poll(&mut fds, deadline);
