@@ -176,6 +176,16 @@ impl RxLink {
         }
     }
 
+    /// Where to wait for a message or the end, if neither is there.
+    pub(crate) fn bell(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Ring(ring) => ring.bell(),
+            Self::Stream(stream) => {
+                matches!(stream.poll(Deadline::PASSED), Ok(false)).then(|| stream.as_fd())
+            }
+        }
+    }
+
     pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingReceiver, Z::Error> {
         match self {
             Self::Ring(ring) => Ok(ring),

@@ -389,6 +389,19 @@ pub fn disregard_signal(signal: i32) {
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
+/// Lets this process have as many descriptors as it may: the soft limit becomes the hard one. setrlimit(2).
+///
+/// For a program that has many and never uses select(2), which goes wrong beyond 1,024.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a local that the call only writes.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the limit is a local that the call only reads. Where it fails, the limit is as it was.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 /// How many CPUs this process may use: its affinity now, and the quota of its control group.
 ///
 /// The quota is read once; the affinity each time, as it is what changes.

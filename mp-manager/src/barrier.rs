@@ -1,0 +1,216 @@
+//! Barriers in the server.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::Result;
+use crate::error::Fault;
+use crate::link::{Handle, nothing, proxy};
+use crate::server::Client;
+use crate::wait::{Limit, lock, wait_for};
+
+/// A barrier, in the server.
+pub(crate) struct BarrierObject {
+    parties: usize,
+    state: Mutex<BarrierState>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct BarrierState {
+    waiting: usize,
+    broken: bool,
+    /// How it ends for those who wait now: changed under the lock only.
+    round: Arc<AtomicU8>,
+}
+
+const COMPLETE: u8 = 1;
+const BROKEN: u8 = 2;
+
+impl BarrierState {
+    fn end_round(&mut self, outcome: u8) {
+        // Relaxed: the lock orders it.
+        std::mem::take(&mut self.round).store(outcome, Ordering::Relaxed);
+        self.waiting = 0;
+    }
+}
+
+impl BarrierObject {
+    pub(crate) fn new(parties: usize) -> Arc<Self> {
+        Arc::new(Self { parties, state: Mutex::default(), moved: Condvar::new() })
+    }
+
+    fn wait(&self, client: &Client, limit: Limit) -> Result<usize, Fault> {
+        let mut state = lock(&self.state);
+        if state.broken {
+            return Err(Fault::Broken);
+        }
+        let index = state.waiting;
+        state.waiting += 1;
+        if state.waiting == self.parties {
+            state.end_round(COMPLETE);
+            drop(state);
+            self.moved.notify_all();
+            return Ok(index);
+        }
+        let round = Arc::clone(&state.round);
+        drop(state);
+        let waited = wait_for(&self.state, &self.moved, limit, client, |_| {
+            match round.load(Ordering::Relaxed) {
+                COMPLETE => Some(Ok(index)),
+                BROKEN => Some(Err(Fault::Broken)),
+                _ => None,
+            }
+        });
+        match waited {
+            Ok(result) => result,
+            Err(fault) => {
+                let mut state = lock(&self.state);
+                if Arc::ptr_eq(&state.round, &round) {
+                    // Without this party they would wait for ever.
+                    state.broken = true;
+                    state.end_round(BROKEN);
+                    drop(state);
+                    self.moved.notify_all();
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    fn end(&self, broken: bool) {
+        let mut state = lock(&self.state);
+        state.broken = broken;
+        state.end_round(BROKEN);
+        drop(state);
+        self.moved.notify_all();
+    }
+}
+
+/// A proxy of a barrier in a manager's server: a number of parties wait there for each other.
+///
+/// A party that times out or dies while it waits breaks the barrier for all: they get
+/// [`Broken`](crate::Error::Broken) until it is [`reset`](Self::reset).
+///
+/// Python: `multiprocessing.Manager().Barrier(n)`. There is no action: let the party whose index is 0 do it.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::Manager;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let manager = Manager::new()?;
+///     let barrier = manager.barrier(2)?;
+///     let theirs = barrier.clone(); // or sent to another process
+///     let other = std::thread::spawn(move || theirs.wait());
+///     let index = barrier.wait()?;
+///     assert_eq!(index + other.join().unwrap()?, 1);
+///     Ok(())
+/// }
+/// ```
+pub struct Barrier {
+    handle: Handle,
+    of: PhantomData<()>,
+}
+
+proxy!(Barrier);
+
+impl Barrier {
+    /// Waits until all parties do; gives this one's index, which no other has in this round.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`](crate::Error::Broken); [every call's](crate#errors).
+    pub fn wait(&self) -> Result<usize> {
+        self.wait_limit(Limit::Forever)
+    }
+
+    /// As [`wait`](Self::wait), no longer than `timeout`; then the barrier is broken.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](crate::Error::TimedOut); else as [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<usize> {
+        self.wait_limit(Limit::For(timeout))
+    }
+
+    fn wait_limit(&self, limit: Limit) -> Result<usize> {
+        self.handle.object(
+            |to| to.put(&limit).map(drop),
+            |barrier: &Arc<BarrierObject>, client, from, to| {
+                let limit = from.get()?;
+                to.put(&barrier.wait(client, limit)).map(drop)
+            },
+        )
+    }
+
+    /// Breaks it: those who wait and those who come get [`Broken`](crate::Error::Broken).
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn abort(&self) -> Result<()> {
+        self.end(true)
+    }
+
+    /// Makes it as new. Those who wait get [`Broken`](crate::Error::Broken).
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn reset(&self) -> Result<()> {
+        self.end(false)
+    }
+
+    fn end(&self, broken: bool) -> Result<()> {
+        self.handle.object(
+            |to| to.put(&broken).map(drop),
+            |barrier: &Arc<BarrierObject>, _, from, to| {
+                barrier.end(from.get()?);
+                to.put(&Ok::<(), Fault>(())).map(drop)
+            },
+        )
+    }
+
+    /// Parties, how many wait, and whether it is broken.
+    fn look(&self) -> Result<(usize, usize, bool)> {
+        self.handle.object(nothing, |barrier: &Arc<BarrierObject>, _, _, to| {
+            let state = lock(&barrier.state);
+            let seen = (barrier.parties, state.waiting, state.broken);
+            drop(state);
+            to.put(&Ok::<_, Fault>(seen)).map(drop)
+        })
+    }
+
+    /// Whether it is broken.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    #[doc(alias = "broken")]
+    pub fn is_broken(&self) -> Result<bool> {
+        self.look().map(|(_, _, broken)| broken)
+    }
+
+    /// For how many parties it is.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn parties(&self) -> Result<usize> {
+        self.look().map(|(parties, ..)| parties)
+    }
+
+    /// How many wait, at this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn n_waiting(&self) -> Result<usize> {
+        self.look().map(|(_, waiting, _)| waiting)
+    }
+}

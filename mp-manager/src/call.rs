@@ -1,0 +1,164 @@
+//! How functions are called in the server: on what, with which arguments, and what becomes of their results.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mp_core::{Decoder, Encoder, Result};
+use mp_process::{Args, Convention, Target};
+use serde::Serialize;
+
+use crate::server::Client;
+
+/// An object in the server: a `Mutex<T>`, or what has its locks within.
+pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
+
+thread_local! {
+    /// The object of the call that this thread of the server is about to make.
+    static CURRENT: Cell<Option<Stored>> = const { Cell::new(None) };
+}
+
+/// Sets the object that the next call of this thread is for.
+pub(crate) fn set_current(object: Option<Stored>) {
+    CURRENT.set(object);
+}
+
+/// What a [`WrongType`](crate::Error::WrongType) is until it is sent.
+pub(crate) const WRONG_TYPE: mp_core::Error =
+    mp_core::Error::Protocol("the object is of another type than the proxy");
+
+pub(crate) fn current<O: Send + Sync + 'static>() -> Result<Arc<O>> {
+    CURRENT.take().and_then(|object| object.downcast().ok()).ok_or(WRONG_TYPE)
+}
+
+/// A function that is called with an object and a tuple of arguments: `fn(&mut T, A, B) -> R`.
+///
+/// Implemented for functions and closures of an object and up to seven arguments. A closure names the type of its
+/// first parameter: `|count: &mut u64| ...`. What is sent to the server must also be zero-sized: a function by its
+/// name, or a closure that captures nothing.
+pub trait Method<T: ?Sized, A> {
+    /// What it returns.
+    type Output;
+
+    /// Calls it.
+    fn call(self, object: &mut T, args: A) -> Self::Output;
+}
+
+macro_rules! methods {
+    ($(($($arg:ident)*))*) => {$(
+        #[allow(non_snake_case, reason = "a parameter is named as its type is")]
+        impl<F, T: ?Sized, R, $($arg),*> Method<T, ($($arg,)*)> for F
+        where
+            F: for<'a> FnOnce(&'a mut T, $($arg),*) -> R,
+        {
+            type Output = R;
+
+            fn call(self, object: &mut T, ($($arg,)*): ($($arg,)*)) -> R {
+                self(object, $($arg),*)
+            }
+        }
+    )*};
+}
+
+methods! {
+    () (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E G) (A B C D E G H)
+}
+
+/// The user's function, on an object behind its lock.
+pub(crate) struct OfUser<T, A>(PhantomData<(T, A)>);
+
+impl<F, T, A> Convention<F> for OfUser<T, A>
+where
+    F: Method<T, A>,
+    F::Output: Serialize,
+    T: Send + 'static,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = current::<Mutex<T>>()?;
+        let arguments = A::decode(arguments)?;
+        // Whether an earlier call panicked can be asked for.
+        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = function.call(&mut object, arguments);
+        result.put(&value)?;
+        Ok(())
+    }
+}
+
+/// This crate's function, on an object behind its lock.
+pub(crate) struct OnValue<T>(PhantomData<T>);
+
+impl<F, T> Convention<F> for OnValue<T>
+where
+    F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> Result<()>,
+    T: Send + 'static,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = current::<Mutex<T>>()?;
+        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        function(&mut object, arguments, result)
+    }
+}
+
+/// This crate's function, on an object that has its locks within, and for a client, who may have to wait.
+pub(crate) struct OnObject<O>(PhantomData<O>);
+
+impl<F, O> Convention<F> for OnObject<O>
+where
+    F: Fn(&Arc<O>, &Client, &mut Decoder<'_>, &mut Encoder) -> Result<()>,
+    O: Send + Sync + 'static,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = current::<O>()?;
+        let client = Client::current();
+        function(&object, &client, arguments, result)
+    }
+}
+
+/// This crate's function, on an object of any type.
+pub(crate) struct OnAny;
+
+impl<F> Convention<F> for OnAny
+where
+    F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> Result<()>,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = CURRENT.take().ok_or(WRONG_TYPE)?;
+        function(&object, &Client::current(), arguments, result)
+    }
+}
+
+/// Puts an object into the server and leaves how to find it.
+fn create(object: Stored, result: &mut Encoder) -> Result<()> {
+    let (id, life) = Client::current().server().insert(object).map_err(mp_core::Error::Io)?;
+    result.put(&id)?.put(&mp_core::Fd::from(life))?;
+    Ok(())
+}
+
+/// This crate's function that makes an object.
+pub(crate) struct Create;
+
+impl<F> Convention<F> for Create
+where
+    F: Fn(&mut Decoder<'_>) -> Result<Stored>,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        create(function(arguments)?, result)
+    }
+}
+
+/// The user's function that makes an object.
+pub(crate) struct CreateOf<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for CreateOf<A>
+where
+    F: Target<A>,
+    F::Output: Send + 'static,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let arguments = A::decode(arguments)?;
+        create(Arc::new(Mutex::new(function.call(arguments))), result)
+    }
+}

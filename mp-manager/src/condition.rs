@@ -1,0 +1,242 @@
+//! Waiting, with a lock released, for news.
+
+use std::collections::{HashSet, VecDeque};
+use std::marker::PhantomData;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::link::{Handle, nothing, proxy};
+use crate::lock::{LockGuard, LockObject, acquire};
+use crate::server::Client;
+use crate::wait::{Limit, lock, wait_for};
+use crate::{Error, Result};
+
+/// A condition, in the server.
+pub(crate) struct ConditionObject {
+    lock: Arc<LockObject>,
+    state: Mutex<Waiters>,
+    notified: Condvar,
+}
+
+#[derive(Default)]
+struct Waiters {
+    next: u64,
+    /// Those who wait, in the order they came.
+    waiting: VecDeque<u64>,
+    /// Those who were notified and have not noticed yet.
+    called: HashSet<u64>,
+}
+
+impl Waiters {
+    fn call_next(&mut self) -> bool {
+        let next = self.waiting.pop_front();
+        next.is_some_and(|next| self.called.insert(next))
+    }
+}
+
+impl ConditionObject {
+    pub(crate) fn new() -> Arc<Self> {
+        let lock = LockObject::new(true);
+        Arc::new(Self { lock, state: Mutex::default(), notified: Condvar::new() })
+    }
+
+    pub(crate) fn lock(&self) -> &Arc<LockObject> {
+        &self.lock
+    }
+
+    /// Gives whether it was notified, and whether the lock's last owner died.
+    fn wait(
+        &self,
+        client: &Client,
+        held: &Arc<LockObject>,
+        limit: Limit,
+    ) -> Result<(bool, bool), Fault> {
+        let mut state = lock(&self.state);
+        // Under this lock, so that no notification comes between.
+        let depth = held.release(client, true)?;
+        let ticket = state.next;
+        state.next += 1;
+        state.waiting.push_back(ticket);
+        drop(state);
+        let waited = wait_for(&self.state, &self.notified, limit, client, |state| {
+            state.called.remove(&ticket).then_some(())
+        });
+        let mut notified = waited.is_ok();
+        if let Err(fault) = waited {
+            let mut state = lock(&self.state);
+            let called = state.called.remove(&ticket);
+            state.waiting.retain(|&other| other != ticket);
+            if fault == Fault::ClientGone {
+                // A call that came for it is for the next.
+                if called && state.call_next() {
+                    self.notified.notify_all();
+                }
+                return Err(fault);
+            }
+            notified = called;
+        }
+        // The lock comes back however long that takes.
+        let died = held.acquire(client, Limit::Forever, depth)?;
+        Ok((notified, died))
+    }
+
+    fn notify(&self, all: bool) {
+        let mut state = lock(&self.state);
+        while state.call_next() && all {}
+        drop(state);
+        self.notified.notify_all();
+    }
+}
+
+/// A proxy of a condition in a manager's server: a place to wait, with a lock released, until somebody says that
+/// something changed.
+///
+/// It has an [`RLock`](crate::RLock) of its own, [`lock`](Self::lock), and waits with that, or with the guard of any
+/// lock of the same manager; all who use the condition use the same one. Notifying waits for nobody, and a waiter
+/// that is killed takes no notification with it. Waiters are woken in the order they came. A wait ends only by a
+/// notification or its timeout, but what is waited for may have changed again by then, so look again.
+///
+/// Python: `multiprocessing.Manager().Condition()`. `wait_for` is [`wait_while`](Self::wait_while) of the opposite.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::Manager;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let manager = Manager::new()?;
+///     let (condition, stock) = (manager.condition()?, manager.value(0)?);
+///     let theirs = (condition.clone(), stock.clone()); // or sent to another process
+///     let consumer = std::thread::spawn(move || -> mp_manager::Result<()> {
+///         let (condition, stock) = theirs;
+///         let guard = condition.wait_while(condition.lock()?, || Ok(stock.get()? == 0))?;
+///         stock.update(|stock: &mut i32| *stock -= 1, ())?;
+///         drop(guard);
+///         Ok(())
+///     });
+///
+///     let guard = condition.lock()?;
+///     stock.set(3)?;
+///     condition.notify_one()?;
+///     drop(guard);
+///     consumer.join().unwrap()?;
+///     assert_eq!(stock.get()?, 2);
+///     Ok(())
+/// }
+/// ```
+#[doc(alias = "Condvar")]
+pub struct Condition {
+    handle: Handle,
+    of: PhantomData<()>,
+}
+
+proxy!(Condition);
+
+impl Condition {
+    /// Takes the condition's own lock.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    #[doc(alias = "acquire")]
+    pub fn lock(&self) -> Result<LockGuard<'_>> {
+        acquire(&self.handle, Limit::Forever).map(|died| LockGuard::new(&self.handle, died))
+    }
+
+    /// Releases the lock, waits for a notification, and takes the lock again.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwner`](Error::NotOwner) where this thread does not hold the lock, [`OtherManager`](Error::OtherManager);
+    /// [every call's](crate#errors). The guard is gone then.
+    pub fn wait<'a>(&self, guard: LockGuard<'a>) -> Result<LockGuard<'a>> {
+        self.wait_limit(guard, Limit::Forever).map(|(guard, _)| guard)
+    }
+
+    /// As [`wait`](Self::wait), for a notification no longer than `timeout`; says whether one came.
+    ///
+    /// To have the lock again may take longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout<'a>(
+        &self,
+        guard: LockGuard<'a>,
+        timeout: Duration,
+    ) -> Result<(LockGuard<'a>, bool)> {
+        self.wait_limit(guard, Limit::For(timeout))
+    }
+
+    /// Waits while `condition` says so, which is asked at once and after each notification, with the lock held.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait), and those of `condition`.
+    #[doc(alias = "wait_for")]
+    pub fn wait_while<'a>(
+        &self,
+        mut guard: LockGuard<'a>,
+        mut condition: impl FnMut() -> Result<bool>,
+    ) -> Result<LockGuard<'a>> {
+        while condition()? {
+            guard = self.wait(guard)?;
+        }
+        Ok(guard)
+    }
+
+    fn wait_limit<'a>(
+        &self,
+        guard: LockGuard<'a>,
+        limit: Limit,
+    ) -> Result<(LockGuard<'a>, bool)> {
+        let held = guard.handle();
+        if !held.is_of_same_manager(&self.handle) {
+            return Err(Error::OtherManager);
+        }
+        // Whatever comes: afterwards the lock is held once for the new guard, or not known to be.
+        let result = self.handle.object::<ConditionObject, (bool, bool), _>(
+            |to| {
+                to.put(&limit)?;
+                to.put(&held.id()).map(drop)
+            },
+            |object, client, from, to| {
+                let (limit, held) = (from.get()?, from.get()?);
+                let held = client.server().object(held).ok_or(Fault::NoObject);
+                let held = held.and_then(|held| LockObject::of(&held));
+                to.put(&held.and_then(|held| object.wait(client, &held, limit))).map(drop)
+            },
+        );
+        if result.is_ok() {
+            guard.leave();
+        }
+        result.map(|(notified, died)| (LockGuard::new(held, died), notified))
+    }
+
+    /// Wakes the one who has waited longest, if anybody waits. The lock need not be held.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    #[doc(alias = "notify")]
+    pub fn notify_one(&self) -> Result<()> {
+        self.handle.object(nothing, |object: &Arc<ConditionObject>, _, _, to| {
+            object.notify(false);
+            to.put(&Ok::<(), Fault>(())).map(drop)
+        })
+    }
+
+    /// Wakes all who wait. The lock need not be held.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn notify_all(&self) -> Result<()> {
+        self.handle.object(nothing, |object: &Arc<ConditionObject>, _, _, to| {
+            object.notify(true);
+            to.put(&Ok::<(), Fault>(())).map(drop)
+        })
+    }
+}

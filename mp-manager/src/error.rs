@@ -1,0 +1,241 @@
+//! What can go wrong with a manager and what it has.
+
+use std::fmt;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// What can go wrong with a manager, and with the objects it has.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server cannot be started.
+    Start(mp_process::Error),
+    /// The server has ended: shut down, killed, or with the process that made it.
+    ///
+    /// Python: `BrokenPipeError`, `ConnectionRefusedError` or `EOFError`.
+    ServerDied,
+    /// The server runs and does not take this thread's connection: it is short of descriptors or threads.
+    Refused,
+    /// What was called in the server panicked, with this message. The object is still there.
+    Panicked(String),
+    /// There is no such key.
+    ///
+    /// Python: `KeyError`; of a namespace, `AttributeError`.
+    KeyMissing,
+    /// There is no such place.
+    ///
+    /// Python: `IndexError`.
+    OutOfRange {
+        /// The place.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// The object is of another type than the proxy.
+    WrongType,
+    /// The server has no such object.
+    NoObject,
+    /// The time given is over.
+    TimedOut,
+    /// It is not to be had at once.
+    WouldBlock,
+    /// The queue has no room, and the call was not to wait.
+    Full,
+    /// The queue has no item, and the call was not to wait.
+    Empty,
+    /// The calling thread does not hold what it would release, or wait with.
+    NotOwner,
+    /// The calling thread holds it already and would wait for itself for ever.
+    Deadlock,
+    /// The barrier was aborted, reset while this party waited, or a party timed out or died.
+    Broken,
+    /// The semaphore would get more permits than it began with.
+    TooManyReleases {
+        /// How many it began with.
+        initial: u32,
+    },
+    /// The semaphore would get more permits than can be counted.
+    Overflow,
+    /// [`task_done`](crate::JoinableQueue::task_done) was called more often than items were put.
+    TooManyDone,
+    /// A barrier is for one party at least.
+    NoParties,
+    /// The lock is of another manager than the condition.
+    OtherManager,
+    /// A call was made while another of this thread was encoded or decoded.
+    Nested,
+    /// The arguments cannot be sent, or the result cannot be sent back.
+    Encode(String),
+    /// The arguments or the result are no values of the expected type.
+    Decode(String),
+    /// Memory, descriptors or threads are short.
+    Io(io::Error),
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(_) => f.write_str("cannot start the manager's server"),
+            Self::ServerDied => f.write_str("the manager's server has ended"),
+            Self::Refused => f.write_str(
+                "the manager's server does not take the connection: it is short of descriptors or threads",
+            ),
+            Self::Panicked(message) => write!(f, "the call panicked in the server: {message}"),
+            Self::KeyMissing => f.write_str("there is no such key"),
+            Self::OutOfRange { index, len } => {
+                write!(f, "there is no place {index} among {len}")
+            }
+            Self::WrongType => f.write_str("the object is of another type than the proxy"),
+            Self::NoObject => f.write_str("the server has no such object"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::WouldBlock => f.write_str("it is not to be had without waiting"),
+            Self::Full => f.write_str("the queue is full"),
+            Self::Empty => f.write_str("the queue is empty"),
+            Self::NotOwner => f.write_str(
+                "only the thread that holds a lock can release it or wait with it: use a Semaphore for what \
+                 one takes and another gives",
+            ),
+            Self::Deadlock => f.write_str(
+                "this thread holds it already and would wait for itself: use an RLock to lock again",
+            ),
+            Self::Broken => {
+                f.write_str("the barrier is broken: reset it once all parties are ready again")
+            }
+            Self::TooManyReleases { initial } => {
+                write!(f, "the semaphore began with {initial} permits and has them all")
+            }
+            Self::Overflow => f.write_str("the semaphore has as many permits as can be counted"),
+            Self::TooManyDone => f.write_str("task_done was called more often than items were put"),
+            Self::NoParties => f.write_str("a barrier is for one party at least"),
+            Self::OtherManager => f.write_str("lock and condition must be of one manager"),
+            Self::Nested => f.write_str(
+                "a value called a manager's object while it was encoded or decoded for another call: call it \
+                 before or afterwards",
+            ),
+            Self::Encode(why) => write!(f, "cannot send it: {why}"),
+            Self::Decode(why) => write!(f, "cannot read it: {why}"),
+            Self::Io(_) => f.write_str("memory, descriptors or threads are short"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start(error) => Some(error),
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<mp_core::Error> for Error {
+    fn from(error: mp_core::Error) -> Self {
+        match error {
+            mp_core::Error::Io(error) => Self::Io(error),
+            mp_core::Error::Disconnected => Self::ServerDied,
+            mp_core::Error::Encode(why) => Self::Encode(why),
+            mp_core::Error::Decode(why) => Self::Decode(why),
+            other => Self::Io(io::Error::other(other.to_string())),
+        }
+    }
+}
+
+impl From<mp_pipe::Error> for Error {
+    fn from(error: mp_pipe::Error) -> Self {
+        match error {
+            mp_pipe::Error::Io(error) => Self::Io(error),
+            mp_pipe::Error::Disconnected => Self::ServerDied,
+            mp_pipe::Error::Encode(why) => Self::Encode(why),
+            mp_pipe::Error::Decode(why) => Self::Decode(why),
+            other => Self::Io(io::Error::other(other.to_string())),
+        }
+    }
+}
+
+/// What a call in the server can refuse, as it travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    KeyMissing,
+    OutOfRange(usize, usize),
+    WrongType,
+    NoObject,
+    TimedOut,
+    WouldBlock,
+    Full,
+    Empty,
+    NotOwner,
+    Deadlock,
+    Broken,
+    TooManyReleases(u32),
+    Overflow,
+    TooManyDone,
+    /// The client has ended while it waited: nobody reads this.
+    ClientGone,
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::KeyMissing => Self::KeyMissing,
+            Fault::OutOfRange(index, len) => Self::OutOfRange { index, len },
+            Fault::WrongType => Self::WrongType,
+            Fault::NoObject => Self::NoObject,
+            Fault::TimedOut => Self::TimedOut,
+            Fault::WouldBlock => Self::WouldBlock,
+            Fault::Full => Self::Full,
+            Fault::Empty => Self::Empty,
+            Fault::NotOwner => Self::NotOwner,
+            Fault::Deadlock => Self::Deadlock,
+            Fault::Broken => Self::Broken,
+            Fault::TooManyReleases(initial) => Self::TooManyReleases { initial },
+            Fault::Overflow => Self::Overflow,
+            Fault::TooManyDone => Self::TooManyDone,
+            Fault::ClientGone => Self::ServerDied,
+        }
+    }
+}
+
+/// Why an item was not put, and the item.
+///
+/// Becomes the crate's [`Error`] where the item is of no interest: `queue.put(item)?`.
+pub struct PutError<T> {
+    /// The item, as it was.
+    pub value: T,
+    /// Why it was not put.
+    pub reason: Error,
+}
+
+impl<T> From<PutError<T>> for Error {
+    fn from(error: PutError<T>) -> Self {
+        error.reason
+    }
+}
+
+impl<T> fmt::Debug for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PutError").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<T> std::error::Error for PutError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.reason)
+    }
+}

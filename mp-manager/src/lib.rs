@@ -1,0 +1,160 @@
+//! Objects that live in a server process and are used from any other, as with Python's `multiprocessing.Manager`.
+//!
+//! ```standalone_crate
+//! use mp_manager::{Dict, Manager};
+//! use mp_process::Process;
+//!
+//! fn square(results: Dict<u64, u64>, n: u64) {
+//!     results.insert(n, n * n).expect("the manager lives");
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mp_process::init(); // the first line of main
+//!     let manager = Manager::new()?;
+//!     let results = manager.dict()?;
+//!     let start = |n| Process::new(square, (results.clone(), n)).start();
+//!     let children: Vec<_> = (1..4).map(start).collect::<Result<_, _>>()?;
+//!     for child in children {
+//!         child.result()?;
+//!     }
+//!     assert_eq!(results.get(&3)?, Some(9));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A [`Manager`] is the server; it makes objects there and gives proxies of them. A proxy can be cloned, used by any
+//! thread, and sent to any process: as an argument, through a pipe or a queue, in a task, as a value of another object
+//! of a manager. An object lives for as long as a proxy of it does anywhere, or is under way.
+//!
+//! # By task
+//!
+//! | To share | Use |
+//! | --- | --- |
+//! | rows, items | [`Dict`], [`List`], [`Set`], [`Array`] |
+//! | one value | [`Value`] |
+//! | settings by name | [`Namespace`] |
+//! | what you have a type for | [`Shared`], whose [`call`](Shared::call) runs your functions in the server |
+//! | items to work on | [`Queue`], [`JoinableQueue`] |
+//! | turns and news | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
+//! | values of some type or other | [`Object`], in a dict or list |
+//!
+//! # How it works
+//!
+//! All is one mechanism. The server has objects, each behind a lock of its own; a call sends a function, by its address
+//! as a process's target is sent, and its arguments, and the server runs it with the object. Each thread that calls has
+//! a connection of its own, made at its first call, and a thread in the server that serves it: so what waits there, for
+//! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, a call costs
+//! no system call.
+//!
+//! # Errors
+//!
+//! Each call that goes to the server can fail with
+//! - [`Error::ServerDied`], at once, where the server has ended or ends while it waits;
+//! - [`Error::Encode`] and [`Error::Decode`] for what does not travel;
+//! - [`Error::Refused`] and [`Error::Io`] where descriptors, memory or threads are short;
+//! - [`Error::WrongType`] where a proxy was received as one of another type than it is;
+//! - [`Error::Nested`] from within the `Serialize` or `Deserialize` of what another call sends.
+//!
+//! # When a process dies
+//!
+//! | It died | The others |
+//! | --- | --- |
+//! | in the middle of a call | the server makes it to its end, or not at all |
+//! | holding a lock or a [`Permit`] | get it; of a lock with the news: [`LockGuard::owner_died`] |
+//! | waiting | nobody waits for it; a notification or an item goes to the next. A barrier breaks |
+//! | having the last proxy of an object | the object goes |
+//! | the server | every call is [`Error::ServerDied`] |
+//! | the process that made the manager | the server ends |
+//!
+//! # What differs from Python
+//!
+//! - Locks of a client that dies are free again; in Python they stay locked.
+//! - A function of yours runs in the server, so that read-modify-write is one call: [`Dict::update`],
+//!   [`Value::update`], [`Shared::call`].
+//! - Nothing need be registered.
+//! - A panic in the server is [`Error::Panicked`] for its caller.
+//!
+//! # Limits
+//!
+//! Functions are sent by address, so all processes are of one program, which is checked. Each object takes a descriptor
+//! in the server and each proxy two in its process (clones share them); each thread that calls takes a few, and a thread
+//! in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the parent
+//! held is free once both have ended.
+
+#![forbid(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod array;
+mod barrier;
+mod call;
+mod condition;
+mod dict;
+mod error;
+mod event;
+mod link;
+mod list;
+mod lock;
+mod manager;
+mod namespace;
+mod object;
+mod ordered;
+mod protocol;
+mod queue;
+mod semaphore;
+mod server;
+mod set;
+mod shared;
+mod value;
+mod wait;
+
+pub use array::Array;
+pub use barrier::Barrier;
+pub use call::Method;
+pub use condition::Condition;
+pub use dict::{Dict, Element, Key};
+pub use error::{Error, PutError, Result};
+pub use event::Event;
+pub use list::List;
+pub use lock::{Lock, LockGuard, RLock};
+pub use manager::Manager;
+pub use namespace::Namespace;
+pub use object::{Object, Repr};
+pub use queue::{JoinableQueue, Queue};
+pub use semaphore::{BoundedSemaphore, Permit, Semaphore};
+pub use set::Set;
+pub use shared::Shared;
+pub use value::Value;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_traits() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        type Local = std::rc::Rc<()>;
+        is_send_and_sync::<Manager>();
+        // Proxies may be used by any thread, whatever they are of.
+        is_send_and_sync::<Shared<Local>>();
+        is_send_and_sync::<Dict<Local, Local>>();
+        is_send_and_sync::<List<Local>>();
+        is_send_and_sync::<Set<Local>>();
+        is_send_and_sync::<Array<Local>>();
+        is_send_and_sync::<Value<Local>>();
+        is_send_and_sync::<Queue<Local>>();
+        is_send_and_sync::<JoinableQueue<Local>>();
+        is_send_and_sync::<Namespace>();
+        is_send_and_sync::<Lock>();
+        is_send_and_sync::<RLock>();
+        is_send_and_sync::<Semaphore>();
+        is_send_and_sync::<BoundedSemaphore>();
+        is_send_and_sync::<Condition>();
+        is_send_and_sync::<Event>();
+        is_send_and_sync::<Barrier>();
+        is_send_and_sync::<Object>();
+        is_send_and_sync::<Error>();
+    }
+}

@@ -1,0 +1,337 @@
+//! The one who starts the server.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mp_core::Fd;
+use mp_core::sys::{random, socket};
+use mp_process::{AnyChild, Args, Process, Target};
+
+use crate::barrier::BarrierObject;
+use crate::call::CreateOf;
+use crate::condition::ConditionObject;
+use crate::dict::{Element, Key};
+use crate::event::EventObject;
+use crate::link::{Link, nothing};
+use crate::lock::LockObject;
+use crate::semaphore::SemaphoreObject;
+use crate::server::serve;
+use crate::{
+    Array, Barrier, BoundedSemaphore, Condition, Dict, Error, Event, JoinableQueue, List, Lock,
+    Namespace, Queue, RLock, Result, Semaphore, Set, Shared, Value,
+};
+
+/// How long each step of a shutdown may take before the next.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A server process and what makes objects in it.
+///
+/// Dropping it shuts the server down, and with it all objects, whoever has proxies of them. It also ends with the
+/// process that made it, however that ends.
+///
+/// Python: `multiprocessing.Manager()`. To leave a `with` block is to drop it.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::{Dict, List, Manager, Object};
+/// use mp_process::Process;
+///
+/// fn task(dict: Dict<Object, Object>, list: List<i32>, n: i32) -> Result<(), String> {
+///     let work = || -> mp_manager::Result<()> {
+///         dict.insert(n.into(), "1".into())?;
+///         dict.insert("2".into(), 2.into())?;
+///         list.push(n)
+///     };
+///     work().map_err(|error| error.to_string())
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init(); // the first line of main
+///     let manager = Manager::new()?;
+///     let dict = manager.dict()?;
+///     let list = manager.list(0..2)?;
+///     for n in 0..2 {
+///         Process::new(task, (dict.clone(), list.clone(), n)).start()?.result()??;
+///     }
+///     assert_eq!(dict.to_string(), "{0: '1', '2': 2, 1: '1'}");
+///     assert_eq!(list.to_string(), "[0, 1, 0, 1]");
+///     Ok(())
+/// }
+/// ```
+#[doc(alias("SyncManager", "BaseManager"))]
+pub struct Manager {
+    link: Arc<Link>,
+    server: AnyChild,
+    /// Who started it; a forked child does not shut it down.
+    owner: u32,
+}
+
+impl Manager {
+    /// Starts a server.
+    ///
+    /// It is a daemon: a process that is one itself cannot have any.
+    ///
+    /// # Errors
+    ///
+    /// [`Start`](Error::Start) where it cannot be started, as with any process; [`Io`](Error::Io).
+    pub fn new() -> Result<Self> {
+        let (ours, theirs) = socket::pair()?;
+        let mut key = [0; 16];
+        random::fill(&mut key)?;
+        let key = u128::from_le_bytes(key);
+        let server = Process::new(serve, (Fd::from(theirs),)).name("Manager").daemon(true);
+        let server = server.start().map_err(Error::Start)?;
+        let link = Link::new([key as u64, (key >> 64) as u64], ours);
+        Ok(Self { link, server: AnyChild::clone(&server), owner: std::process::id() })
+    }
+
+    /// The server's process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Ends the server: asks it to, sends it SIGTERM after a second, and SIGKILL after another.
+    ///
+    /// All calls, waiting ones too, are [`ServerDied`](Error::ServerDied) from then on. Dropping the manager does the
+    /// same.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](Error::Io) where the process cannot be waited for.
+    pub fn shutdown(&self) -> Result<()> {
+        let has_ended = || self.server.join_timeout(PATIENCE).map_err(Error::Start);
+        // Where it cannot be asked, it is told.
+        if self.link.stop().is_ok() && has_ended()?.is_some() {
+            return Ok(());
+        }
+        self.server.terminate().map_err(Error::Start)?;
+        if has_ended()?.is_none() {
+            self.server.kill().map_err(Error::Start)?;
+            self.server.join().map_err(Error::Start)?;
+        }
+        Ok(())
+    }
+
+    /// Makes an empty dict.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn dict<K: Key, V: Element>(&self) -> Result<Dict<K, V>> {
+        Dict::create(&self.link)
+    }
+
+    /// Makes a dict of these rows.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn dict_of<K: Key, V: Element>(
+        &self,
+        rows: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Dict<K, V>> {
+        let dict = Dict::create(&self.link)?;
+        dict.extend(rows)?;
+        Ok(dict)
+    }
+
+    /// Makes a list of these items.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn list<T: Element>(&self, items: impl IntoIterator<Item = T>) -> Result<List<T>> {
+        List::create(&self.link, items)
+    }
+
+    /// Makes a set of these items.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn set<T: Key>(&self, items: impl IntoIterator<Item = T>) -> Result<Set<T>> {
+        Set::create(&self.link, items)
+    }
+
+    /// Makes an empty namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn namespace(&self) -> Result<Namespace> {
+        Namespace::create(&self.link)
+    }
+
+    /// Makes a value.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn value<T: Element>(&self, value: T) -> Result<Value<T>> {
+        Value::create(&self.link, &value)
+    }
+
+    /// Makes an array of these items.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn array<T: Element>(&self, items: impl IntoIterator<Item = T>) -> Result<Array<T>> {
+        Array::create(&self.link, items)
+    }
+
+    /// Makes a queue for `maxsize` items; for any number with 0.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn queue<T: Element>(&self, maxsize: usize) -> Result<Queue<T>> {
+        Queue::create(&self.link, maxsize)
+    }
+
+    /// Makes a queue that can be joined, for `maxsize` items; for any number with 0.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn joinable_queue<T: Element>(&self, maxsize: usize) -> Result<JoinableQueue<T>> {
+        JoinableQueue::create(&self.link, maxsize)
+    }
+
+    /// Makes a lock.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn lock(&self) -> Result<Lock> {
+        self.link.make(nothing, |_| Ok(LockObject::new(false))).map(Lock::from_handle)
+    }
+
+    /// Makes a lock that its holder may take again.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn rlock(&self) -> Result<RLock> {
+        self.link.make(nothing, |_| Ok(LockObject::new(true))).map(RLock::from_handle)
+    }
+
+    /// Makes a semaphore with `permits`.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn semaphore(&self, permits: u32) -> Result<Semaphore> {
+        let make = self.link.make(
+            |to| to.put(&permits).map(drop),
+            |from| Ok(SemaphoreObject::new(from.get()?, false)),
+        );
+        make.map(Semaphore::from_handle)
+    }
+
+    /// Makes a semaphore that never has more than `permits`.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn bounded_semaphore(&self, permits: u32) -> Result<BoundedSemaphore> {
+        let make = self.link.make(
+            |to| to.put(&permits).map(drop),
+            |from| Ok(SemaphoreObject::new(from.get()?, true)),
+        );
+        make.map(BoundedSemaphore::from_handle)
+    }
+
+    /// Makes a condition, with an [`RLock`] of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn condition(&self) -> Result<Condition> {
+        self.link.make(nothing, |_| Ok(ConditionObject::new())).map(Condition::from_handle)
+    }
+
+    /// Makes an event, not set.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn event(&self) -> Result<Event> {
+        self.link.make(nothing, |_| Ok(Arc::new(EventObject::default()))).map(Event::from_handle)
+    }
+
+    /// Makes a barrier.
+    ///
+    /// # Errors
+    ///
+    /// [`NoParties`](Error::NoParties) for 0; [every call's](crate#errors).
+    pub fn barrier(&self, parties: usize) -> Result<Barrier> {
+        if parties == 0 {
+            return Err(Error::NoParties);
+        }
+        let make = self
+            .link
+            .make(|to| to.put(&parties).map(drop), |from| Ok(BarrierObject::new(from.get()?)));
+        make.map(Barrier::from_handle)
+    }
+
+    /// Moves an object of any type into the server.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn shared<T: Element>(&self, object: T) -> Result<Shared<T>> {
+        self.shared_by(|object: T| object, (object,))
+    }
+
+    /// Has `make` called with `args`, a tuple, in the server, and keeps there what it returns.
+    ///
+    /// For types that cannot travel: the object is made where it stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Panicked`](Error::Panicked); [every call's](crate#errors).
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use std::fs::File;
+    /// use std::io::Write;
+    /// use mp_manager::Manager;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let manager = Manager::new()?;
+    ///     let log = manager.shared_by(|path: String| File::create(path).unwrap(), ("/dev/null".to_string(),))?;
+    ///     log.call(|log: &mut File, line: String| writeln!(log, "{line}").is_ok(), ("hello".to_string(),))?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn shared_by<T, F, A>(&self, make: F, args: A) -> Result<Shared<T>>
+    where
+        T: Send + 'static,
+        F: Target<A, Output = T> + Copy + 'static,
+        A: Args,
+    {
+        let made = self.link.make_by::<F, CreateOf<A>>(|to| args.encode(to), make);
+        made.map(Shared::from_handle)
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        if self.owner == std::process::id() {
+            // What cannot be ended so ends with this process.
+            let _ = self.shutdown();
+        }
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,257 @@
+//! Semaphores in the server.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::Result;
+use crate::error::Fault;
+use crate::link::{Handle, nothing, proxy};
+use crate::server::{Client, Held};
+use crate::wait::{Limit, lock, wait_for};
+
+/// A semaphore, in the server.
+pub(crate) struct SemaphoreObject {
+    /// How many permits it began with, if there may not be more.
+    bound: Option<u32>,
+    permits: Mutex<u32>,
+    released: Condvar,
+}
+
+impl SemaphoreObject {
+    pub(crate) fn new(permits: u32, bounded: bool) -> Arc<Self> {
+        let bound = bounded.then_some(permits);
+        Arc::new(Self { bound, permits: Mutex::new(permits), released: Condvar::new() })
+    }
+
+    fn acquire(&self, client: &Client, limit: Limit) -> Result<(), Fault> {
+        wait_for(&self.permits, &self.released, limit, client, |permits| {
+            *permits = permits.checked_sub(1)?;
+            Some(())
+        })
+    }
+
+    fn release(&self) -> Result<(), Fault> {
+        let mut permits = lock(&self.permits);
+        match self.bound {
+            Some(initial) if *permits >= initial => return Err(Fault::TooManyReleases(initial)),
+            _ => *permits = permits.checked_add(1).ok_or(Fault::Overflow)?,
+        }
+        drop(permits);
+        self.released.notify_one();
+        Ok(())
+    }
+}
+
+impl Held for SemaphoreObject {
+    fn abandon(&self, _: u64) {
+        // At its bound it has all that it may.
+        let _ = self.release();
+    }
+}
+
+/// Takes a permit; with `held`, such that it comes back when this thread ends.
+fn acquire(handle: &Handle, limit: Limit, held: bool) -> Result<()> {
+    handle.object(
+        |to| {
+            to.put(&limit)?;
+            to.put(&held).map(drop)
+        },
+        |object: &Arc<SemaphoreObject>, client, from, to| {
+            let (limit, held) = (from.get()?, from.get()?);
+            let result = object.acquire(client, limit);
+            if held && result.is_ok() {
+                client.hold(Arc::clone(object) as Arc<dyn Held>);
+            }
+            to.put(&result).map(drop)
+        },
+    )
+}
+
+fn release(handle: &Handle, held: bool) -> Result<()> {
+    handle.object(
+        |to| to.put(&held).map(drop),
+        |object: &Arc<SemaphoreObject>, client, from, to| {
+            if from.get()? {
+                client.let_go(&(Arc::clone(object) as Arc<dyn Held>));
+            }
+            to.put(&object.release()).map(drop)
+        },
+    )
+}
+
+fn value(handle: &Handle) -> Result<u32> {
+    handle.object(nothing, |object: &Arc<SemaphoreObject>, _, _, to| {
+        to.put(&Ok::<u32, Fault>(*lock(&object.permits))).map(drop)
+    })
+}
+
+/// A permit of a manager's semaphore, which goes back when this is dropped, or with its thread or process, however
+/// that ends.
+#[must_use = "the permit goes back when this is dropped"]
+pub struct Permit<'a> {
+    handle: &'a Handle,
+    generation: u64,
+    of_thread: PhantomData<*const ()>,
+}
+
+impl<'a> Permit<'a> {
+    fn new(handle: &'a Handle) -> Self {
+        Self { handle, generation: Handle::generation(), of_thread: PhantomData }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.generation == Handle::generation() {
+            // A server that died holds nobody up.
+            let _ = release(self.handle, true);
+        }
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}
+
+/// The calls of semaphores.
+macro_rules! counting {
+    ($($name:ident)*) => {$(
+        proxy!($name);
+
+        impl $name {
+            /// Takes a permit for as long as the guard lives; waits while there is none.
+            ///
+            /// It comes back too when this thread ends, or its process.
+            ///
+            /// # Errors
+            ///
+            /// As [every call](crate#errors).
+            pub fn permit(&self) -> Result<Permit<'_>> {
+                acquire(&self.handle, Limit::Forever, true).map(|()| Permit::new(&self.handle))
+            }
+
+            /// As [`permit`](Self::permit), if there is one.
+            ///
+            /// # Errors
+            ///
+            /// [`WouldBlock`](crate::Error::WouldBlock) where there is none; [every call's](crate#errors).
+            pub fn try_permit(&self) -> Result<Permit<'_>> {
+                acquire(&self.handle, Limit::Try, true).map(|()| Permit::new(&self.handle))
+            }
+
+            /// As [`permit`](Self::permit), waiting no longer than `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`TimedOut`](crate::Error::TimedOut); [every call's](crate#errors).
+            pub fn permit_timeout(&self, timeout: Duration) -> Result<Permit<'_>> {
+                acquire(&self.handle, Limit::For(timeout), true)
+                    .map(|()| Permit::new(&self.handle))
+            }
+
+            /// Takes a permit, which anybody may give back by [`release`](Self::release); waits while there is none.
+            ///
+            /// If this process ends, it stays taken: nobody knows who was to give it back.
+            ///
+            /// # Errors
+            ///
+            /// As [every call](crate#errors).
+            pub fn acquire(&self) -> Result<()> {
+                acquire(&self.handle, Limit::Forever, false)
+            }
+
+            /// As [`acquire`](Self::acquire), if there is a permit.
+            ///
+            /// # Errors
+            ///
+            /// [`WouldBlock`](crate::Error::WouldBlock) where there is none; [every call's](crate#errors).
+            pub fn try_acquire(&self) -> Result<()> {
+                acquire(&self.handle, Limit::Try, false)
+            }
+
+            /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`TimedOut`](crate::Error::TimedOut); [every call's](crate#errors).
+            pub fn acquire_timeout(&self, timeout: Duration) -> Result<()> {
+                acquire(&self.handle, Limit::For(timeout), false)
+            }
+
+            /// Gives a permit back, or adds one.
+            ///
+            /// # Errors
+            ///
+            /// [`TooManyReleases`](crate::Error::TooManyReleases) where a bounded one has all it began with,
+            /// [`Overflow`](crate::Error::Overflow) beyond 2³²; [every call's](crate#errors).
+            pub fn release(&self) -> Result<()> {
+                release(&self.handle, false)
+            }
+
+            /// How many permits are to be had, at this moment.
+            ///
+            /// # Errors
+            ///
+            /// As [every call](crate#errors).
+            #[doc(alias = "get_value")]
+            pub fn value(&self) -> Result<u32> {
+                value(&self.handle)
+            }
+        }
+    )*};
+}
+
+/// A proxy of a semaphore in a manager's server: a number of permits, to be taken and given back.
+///
+/// Python: `multiprocessing.Manager().Semaphore(n)`.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::Manager;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let manager = Manager::new()?;
+///     let seats = manager.semaphore(2)?; // clone it, and send it to other processes
+///     let seat = seats.permit()?;
+///     assert_eq!(seats.value()?, 1);
+///     drop(seat);
+///     assert_eq!(seats.value()?, 2);
+///     Ok(())
+/// }
+/// ```
+pub struct Semaphore {
+    handle: Handle,
+    of: PhantomData<()>,
+}
+
+/// A proxy of a semaphore in a manager's server that never has more permits than it began with.
+///
+/// In all else as [`Semaphore`].
+///
+/// Python: `multiprocessing.Manager().BoundedSemaphore(n)`.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::{Error, Manager};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let manager = Manager::new()?;
+///     let seats = manager.bounded_semaphore(2)?;
+///     assert!(matches!(seats.release(), Err(Error::TooManyReleases { initial: 2 })));
+///     Ok(())
+/// }
+/// ```
+pub struct BoundedSemaphore {
+    handle: Handle,
+    of: PhantomData<()>,
+}
+
+counting! { Semaphore BoundedSemaphore }

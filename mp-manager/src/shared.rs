@@ -1,0 +1,116 @@
+//! Objects of any type.
+
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+use mp_process::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::call::{Method, OfUser, Stored, WRONG_TYPE};
+use crate::error::Fault;
+use crate::link::{Handle, nothing, proxy};
+use crate::Result;
+
+/// A proxy of a `T` in a manager's server, whose functions are called there.
+///
+/// One call at a time has the object, behind a lock of its own; calls of other objects go on meanwhile. What panics
+/// there is [`Panicked`](crate::Error::Panicked) for its caller, and the object stays as the panic left it, for others
+/// to use; whether it may be half changed so, [`is_poisoned`](Self::is_poisoned) tells. A call that calls its own
+/// object, through a proxy, waits for itself for ever.
+///
+/// Python: a class that is registered with `BaseManager.register`. Here nothing need be registered.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_manager::Manager;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Account {
+///     balance: i64,
+/// }
+///
+/// impl Account {
+///     fn withdraw(&mut self, amount: i64) -> Result<i64, String> {
+///         if amount > self.balance {
+///             return Err(format!("there are {} only", self.balance));
+///         }
+///         self.balance -= amount;
+///         Ok(self.balance)
+///     }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let manager = Manager::new()?;
+///     let account = manager.shared(Account { balance: 100 })?; // clone it, and send it to other processes
+///     assert_eq!(account.call(Account::withdraw, (30,))?, Ok(70));
+///     assert!(account.call(Account::withdraw, (80,))?.is_err());
+///     assert_eq!(account.call(|account: &mut Account| account.balance, ())?, 70);
+///     Ok(())
+/// }
+/// ```
+#[doc(alias("register", "BaseManager", "AutoProxy"))]
+pub struct Shared<T> {
+    handle: Handle,
+    of: PhantomData<fn(T) -> T>,
+}
+
+proxy!(Shared<T>);
+
+/// Calls the user's function with a `T` in the server.
+pub(crate) fn call<T, F, A, R>(handle: &Handle, function: F, args: &A) -> Result<R>
+where
+    T: Send + 'static,
+    F: Method<T, A, Output = R> + Copy + 'static,
+    A: Args,
+    R: Serialize + DeserializeOwned,
+{
+    let _ = function;
+    handle.call_by::<F, OfUser<T, A>, R>(|to| args.encode(to), function, |from| from.get())
+}
+
+impl<T: Send + 'static> Shared<T> {
+    /// Calls `function` with the object and `args`, a tuple of up to seven, in the server, and gives what it returns.
+    ///
+    /// Waits until it has: for the calls before it too.
+    ///
+    /// # Errors
+    ///
+    /// [`Panicked`](crate::Error::Panicked); [every call's](crate#errors).
+    #[doc(alias = "_callmethod")]
+    pub fn call<F, A, R>(&self, function: F, args: A) -> Result<R>
+    where
+        F: Method<T, A, Output = R> + Copy + 'static,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        call::<T, F, A, R>(&self.handle, function, &args)
+    }
+
+    /// Whether a call has panicked since the object was made, or since [`clear_poison`](Self::clear_poison).
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn is_poisoned(&self) -> Result<bool> {
+        self.handle.any(nothing, |object: &Stored, _, _, to| {
+            let object = object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?;
+            to.put(&Ok::<_, Fault>(object.is_poisoned())).map(drop)
+        })
+    }
+
+    /// Says that the object is in order again.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn clear_poison(&self) -> Result<()> {
+        self.handle.any(nothing, |object: &Stored, _, _, to| {
+            object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?.clear_poison();
+            to.put(&Ok::<_, Fault>(())).map(drop)
+        })
+    }
+}
