@@ -187,11 +187,7 @@ impl Condition {
         Ok(guard)
     }
 
-    fn wait_limit<'a>(
-        &self,
-        guard: LockGuard<'a>,
-        limit: Limit,
-    ) -> Result<(LockGuard<'a>, bool)> {
+    fn wait_limit<'a>(&self, guard: LockGuard<'a>, limit: Limit) -> Result<(LockGuard<'a>, bool)> {
         let held = guard.handle();
         if !held.is_of_same_manager(&self.handle) {
             return Err(Error::OtherManager);

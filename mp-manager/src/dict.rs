@@ -87,11 +87,7 @@ where
     V: Element,
     A: Args,
 {
-    fn call(
-        function: F,
-        arguments: &mut Decoder<'_>,
-        result: &mut Encoder,
-    ) -> mp_core::Result<()> {
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> mp_core::Result<()> {
         let dict = crate::call::current::<Mutex<Ordered<K, V>>>().map_err(|_| WRONG_TYPE)?;
         let key: K = arguments.get()?;
         let default = if INSERT { Some(arguments.get::<V>()?) } else { None };

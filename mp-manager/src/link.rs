@@ -136,8 +136,7 @@ impl Link {
         let message = mp_core::encode(&theirs)?;
         let fds: Vec<_> = message.fds().iter().map(AsFd::as_fd).collect();
         self.door.send(CONNECT, &[message.bytes()], &fds)?;
-        let talk =
-            Talk { connection: ours, functions: HashMap::new(), buffer: Message::default() };
+        let talk = Talk { connection: ours, functions: HashMap::new(), buffer: Message::default() };
         let session = Arc::new(Session { generation, talk: Mutex::new(talk) });
         // Where the thread is about to end, the connection is for this one call.
         let _ = SLOTS.try_with(|slots| {
@@ -267,7 +266,9 @@ fn refusal(word: u64, text: String) -> Error {
         Some(Status::WrongType) => Error::WrongType,
         Some(Status::Io) => Error::Io(io::Error::other(format!("in the manager's server: {text}"))),
         Some(Status::Undecodable) => Error::Decode(text),
-        Some(Status::Value) | None => Error::Decode(format!("the result is of no known kind, {word}")),
+        Some(Status::Value) | None => {
+            Error::Decode(format!("the result is of no known kind, {word}"))
+        }
     }
 }
 
@@ -333,7 +334,9 @@ impl Handle {
     where
         O: Send + Sync + 'static,
         R: serde::de::DeserializeOwned,
-        F: Fn(&Arc<O>, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
+        F: Fn(&Arc<O>, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
+            + Copy
+            + 'static,
     {
         let get = |from: &mut Decoder<'_>| from.get::<Result<R, Fault>>();
         Ok(self.call_by::<F, OnObject<O>, _>(encode, function, get)??)
@@ -347,7 +350,9 @@ impl Handle {
     ) -> Result<R>
     where
         R: serde::de::DeserializeOwned,
-        F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
+        F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
+            + Copy
+            + 'static,
     {
         let get = |from: &mut Decoder<'_>| from.get::<Result<R, Fault>>();
         Ok(self.call_by::<F, OnAny, _>(encode, function, get)??)

@@ -62,11 +62,7 @@ where
     T: Element,
     A: Args,
 {
-    fn call(
-        function: F,
-        arguments: &mut Decoder<'_>,
-        result: &mut Encoder,
-    ) -> mp_core::Result<()> {
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> mp_core::Result<()> {
         let items = current::<Mutex<Vec<T>>>()?;
         let index: usize = arguments.get()?;
         let arguments = A::decode(arguments)?;

@@ -115,7 +115,8 @@ impl Hash for Object {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::None => 0_u8.hash(state),
-            Self::Bool(_) | Self::Int(_) | Self::Float(_) => match (self.as_int(), self.as_float()) {
+            Self::Bool(_) | Self::Int(_) | Self::Float(_) => match (self.as_int(), self.as_float())
+            {
                 (Some(number), _) => number.hash(state),
                 (None, Some(number)) if !number.is_nan() => number.to_bits().hash(state),
                 _ => 1_u8.hash(state),

@@ -61,6 +61,7 @@ impl<K: Eq + Hash, V> Ordered<K, V> {
         loop {
             if let Some((key, value)) = self.rows.pop()? {
                 self.index.remove(&key);
+                self.close_gaps();
                 // The index had the only other share.
                 return Some((Arc::into_inner(key)?, value));
             }

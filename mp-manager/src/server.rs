@@ -180,9 +180,8 @@ pub(crate) fn serve(door: Fd) {
             Ok(_) | Err(_) => thread::sleep(Duration::from_millis(1)),
         }
     }
-    let objects = std::mem::take(
-        &mut *server.objects.write().unwrap_or_else(PoisonError::into_inner),
-    );
+    let objects =
+        std::mem::take(&mut *server.objects.write().unwrap_or_else(PoisonError::into_inner));
     for object in objects.into_values() {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(object)));
     }

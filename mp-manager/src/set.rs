@@ -5,11 +5,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use crate::Result;
 use crate::dict::Key;
 use crate::link::{Handle, Link, nothing, proxy};
 use crate::object::{Repr, repr_set};
 use crate::ordered::Ordered;
-use crate::Result;
 
 /// A proxy of a set in a manager's server.
 ///

@@ -7,10 +7,10 @@ use mp_process::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::Result;
 use crate::call::{Method, OfUser, Stored, WRONG_TYPE};
 use crate::error::Fault;
 use crate::link::{Handle, nothing, proxy};
-use crate::Result;
 
 /// A proxy of a `T` in a manager's server, whose functions are called there.
 ///
