@@ -71,7 +71,9 @@ pub struct Summary {
 
 /// Runs one row and prints what came of it: the whole of the process that [`all`] starts.
 pub fn row(case: &str, row: &str, millis: &str) {
-    let cases = crate::cases::all();
+    process::die_with_parent();
+    let mut cases = crate::cases::all();
+    cases.push(crate::cases::check::CASE);
     let case = cases.iter().find(|one| one.name == case).expect("a case");
     let row = case.rows.iter().find(|one| one.name == row).expect("a row");
     let time = Duration::from_millis(millis.parse().expect("milliseconds"));
@@ -97,7 +99,7 @@ pub fn prefix() -> String {
 }
 
 /// Runs all rows of all cases: those of a case in turn, so that a drift of the machine hits all of them.
-pub fn all(cases: Vec<Case>, effort: &Effort) -> Vec<(Case, Vec<Measured>)> {
+pub fn all(cases: Vec<Case>, effort: &Effort, python: Option<&str>) -> Vec<(Case, Vec<Measured>)> {
     process::adopt_orphans();
     let scratch = Scratch::new();
     let mut results = Vec::new();
@@ -109,7 +111,7 @@ pub fn all(cases: Vec<Case>, effort: &Effort) -> Vec<(Case, Vec<Measured>)> {
             for measured in &mut rows {
                 // One failure is enough: another hang would cost the whole limit again.
                 if measured.trouble.is_none() {
-                    once(&case, measured, effort, &scratch);
+                    once(&case, measured, effort, &scratch, python);
                 }
             }
         }
@@ -122,14 +124,23 @@ pub fn all(cases: Vec<Case>, effort: &Effort) -> Vec<(Case, Vec<Measured>)> {
     results
 }
 
-fn once(case: &Case, measured: &mut Measured, effort: &Effort, scratch: &Scratch) {
+fn once(
+    case: &Case,
+    measured: &mut Measured,
+    effort: &Effort,
+    scratch: &Scratch,
+    python: Option<&str>,
+) {
     let out = scratch.0.join("out");
     let err = scratch.0.join("err");
     let output =
         |path: &Path| Stdio::from(File::create(path).expect("a file in the scratch folder"));
     let mut command = Command::new("/proc/self/exe");
     command.args([ROW, case.name, measured.row.name, &effort.time.as_millis().to_string()]);
-    command.env("TMPDIR", scratch.tmp()).env(PREFIX, scratch.prefix());
+    command.env("RUST_BACKTRACE", "0").env("TMPDIR", scratch.tmp()).env(PREFIX, scratch.prefix());
+    if let Some(python) = python {
+        command.env(crate::cases::python::PYTHON, python);
+    }
     command.stdin(Stdio::null()).stdout(output(&out)).stderr(output(&err)).process_group(0);
     let mut child = command.spawn().expect("executes this program again");
     let ended = process::wait_ended(child.id(), effort.limit);
@@ -164,6 +175,13 @@ fn once(case: &Case, measured: &mut Measured, effort: &Effort, scratch: &Scratch
 }
 
 impl Left {
+    /// In words, where there is something.
+    pub fn said(self) -> Option<String> {
+        let Left { files, processes } = self;
+        let any = files + processes > 0;
+        any.then(|| format!("left {files} files and {processes} processes behind"))
+    }
+
     fn max(self, other: Left) -> Left {
         Left { files: self.files.max(other.files), processes: self.processes.max(other.processes) }
     }
@@ -174,10 +192,13 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
-        let scratch = Self(path);
+        let scratch = Self(Self::path());
         fs::create_dir_all(scratch.tmp()).expect("makes the scratch folder");
         scratch
+    }
+
+    fn path() -> PathBuf {
+        std::env::temp_dir().join(format!("compare-{}", std::process::id()))
     }
 
     fn tmp(&self) -> PathBuf {
@@ -239,6 +260,17 @@ impl Drop for Scratch {
 fn is_zombie(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+/// Runs the rows that go wrong and says whether each was reported, and everything cleared away.
+pub fn check() -> bool {
+    let limit = Duration::from_secs(1);
+    let effort = Effort { rounds: 2, time: Duration::from_millis(1), limit };
+    let results = all(vec![crate::cases::check::CASE], &effort, None);
+    let rows = results.iter().flat_map(|(case, rows)| rows.iter().map(move |row| (case, row)));
+    let said = rows.map(|(case, row)| crate::report::brief(case, row));
+    let scratch = Scratch::path();
+    said.eq(crate::cases::check::SAID) && !scratch.exists() && process::children().is_empty()
 }
 
 /// Files below a folder.

@@ -5,9 +5,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::raw::process::{self, Report, now};
+use crate::raw::shared::shared;
 
 /// One thing that is measured, in several ways.
 pub struct Case {
@@ -152,12 +154,12 @@ pub fn percentiles(mut times: Vec<u64>) -> Figure {
     Figure { value: at(50), p99: Some(at(99)) }
 }
 
-/// Times `step` until the time is over, 5 times at least.
+/// Times `step` until the time is over, 3 times at least.
 pub fn each(run: &Run, mut step: impl FnMut()) -> Figure {
     step();
     let mut times = Vec::new();
     let begin = Instant::now();
-    while times.len() < 5 || begin.elapsed() < run.time {
+    while times.len() < 3 || begin.elapsed() < run.time {
         let start = now();
         step();
         times.push(now() - start);
@@ -345,25 +347,35 @@ pub fn forked_byte_stream(
 
 // Queues.
 
-/// When all sides of a queue begin: once all processes are there, which is checked.
-const HEAD_START: Duration = Duration::from_millis(30);
-
-pub fn start_soon() -> u64 {
-    now() + HEAD_START.as_nanos() as u64
+/// Where those who are to begin together wait for each other. Threads and forked processes share it.
+#[derive(Clone, Copy)]
+pub struct Gate {
+    arrived: &'static AtomicU32,
+    parties: u32,
 }
 
-pub fn wait_for(start: u64) {
-    assert!(now() < start, "this process came too late: the machine is too busy");
-    while let left @ 1.. = start.saturating_sub(now()) {
-        std::thread::sleep(Duration::from_nanos(left));
+impl Gate {
+    pub fn new(parties: usize) -> Self {
+        // SAFETY: a mapping of zeros that stays, of which nothing else is used.
+        let arrived = unsafe { &*shared(size_of::<AtomicU32>()).cast::<AtomicU32>() };
+        Self { arrived, parties: parties as u32 }
+    }
+
+    /// Waits until all are here.
+    pub fn wait(self) {
+        self.arrived.fetch_add(1, Ordering::AcqRel);
+        while self.arrived.load(Ordering::Acquire) < self.parties {
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 }
 
-/// A producer. Reports how many messages it sent, and their sum.
-pub fn producer(run: &Run, start: u64, mut send: impl FnMut(u64)) -> Report {
-    wait_for(start);
+/// A producer. `gate` waits for the others. Reports how many messages it sent, their sum, and when it began.
+pub fn producer(run: &Run, gate: impl FnOnce(), mut send: impl FnMut(u64)) -> Report {
+    gate();
+    let start = now();
     let (count, sum) = burst(run, run.time, &mut send);
-    [count, sum, 0, 0]
+    [count, sum, start, 0]
 }
 
 /// A consumer. Reports the count, the sum, and when it got the last.
@@ -379,13 +391,14 @@ pub fn consumer(mut next: impl FnMut() -> Got) -> Report {
     }
 }
 
-/// What a queue came to: messages a second, from the common start until the last consumer had all.
-pub fn queued(start: u64, sent: &[Report], got: &[Report]) -> Outcome {
+/// What a queue came to: messages a second, from the first producer's start until the last consumer had all.
+pub fn queued(sent: &[Report], got: &[Report]) -> Outcome {
     let sum = |reports: &[Report], index: usize| {
         reports.iter().fold(0_u64, |sum, report| sum.wrapping_add(report[index]))
     };
     check("messages", sum(got, 0), sum(sent, 0))?;
     check("sum", sum(got, 1), sum(sent, 1))?;
+    let start = sent.iter().map(|report| report[2]).min().ok_or("no producer")?;
     let end = got.iter().map(|report| report[2]).max().ok_or("no consumer")?;
     Ok((sum(got, 0) as f64 / ((end - start) as f64 / 1e9)).into())
 }
@@ -398,10 +411,10 @@ pub fn forked_queue<S: FnMut(u64), N: FnMut() -> Got>(
     make_next: impl Fn(usize) -> N,
 ) -> Outcome {
     let Setup { producers, consumers, .. } = run.setup;
-    let start = start_soon();
+    let gate = Gate::new(producers);
     let receive = |index| process::fork(|| consumer(make_next(index)));
     let receivers: Vec<_> = (0..consumers).map(receive).collect();
-    let send = |index| process::fork(|| producer(run, start, make_send(index)));
+    let send = |index| process::fork(|| producer(run, || gate.wait(), make_send(index)));
     let senders: Vec<_> = (0..producers).map(send).collect();
     let join = |children: Vec<process::Forked>| {
         children.into_iter().map(process::Forked::join).collect::<Result<Vec<_>, _>>()
@@ -409,7 +422,7 @@ pub fn forked_queue<S: FnMut(u64), N: FnMut() -> Got>(
     let sent = join(senders)?;
     let mut end = make_send(producers);
     (0..consumers).for_each(|_| end(END));
-    queued(start, &sent, &join(receivers)?)
+    queued(&sent, &join(receivers)?)
 }
 
 // Clients of a server.
@@ -422,12 +435,13 @@ pub trait Client {
 
 const KEYS: u64 = 1000;
 
-/// One client of several. Reports how many operations it did.
-pub fn client(run: &Run, start: u64, mut client: impl Client) -> Report {
+/// One client of several, which `gate` waits for. Reports how many operations it did, and when it began and ended.
+pub fn client(run: &Run, gate: impl FnOnce(), mut client: impl Client) -> Report {
     for key in 0..KEYS {
         client.set(key, key * 3);
     }
-    wait_for(start);
+    gate();
+    let start = now();
     let end = start + run.time.as_nanos() as u64;
     let mut count = 0;
     while now() < end {
@@ -441,22 +455,22 @@ pub fn client(run: &Run, start: u64, mut client: impl Client) -> Report {
         }
         count += KEYS / 50;
     }
-    [count, now(), 0, 0]
+    [count, start, now(), 0]
 }
 
 /// Clients in forked processes, each of which makes its own. Operations a second of all together.
 pub fn forked_clients<C: Client>(run: &Run, make: impl Fn(usize) -> C) -> Outcome {
-    // The clients fill the dictionary before they start.
-    let start = now() + 5 * HEAD_START.as_nanos() as u64;
-    let fork = |index| process::fork(|| client(run, start, make(index)));
+    let gate = Gate::new(run.setup.producers);
+    let fork = |index| process::fork(|| client(run, || gate.wait(), make(index)));
     let clients: Vec<_> = (0..run.setup.producers).map(fork).collect();
     let reports = clients.into_iter().map(process::Forked::join).collect::<Result<Vec<_>, _>>()?;
-    served(start, &reports)
+    served(&reports)
 }
 
 /// What the clients of a server did, a second.
-pub fn served(start: u64, reports: &[Report]) -> Outcome {
+pub fn served(reports: &[Report]) -> Outcome {
     let count: u64 = reports.iter().map(|report| report[0]).sum();
-    let end = reports.iter().map(|report| report[1]).max().ok_or("no client")?;
+    let start = reports.iter().map(|report| report[1]).min().ok_or("no client")?;
+    let end = reports.iter().map(|report| report[2]).max().ok_or("no client")?;
     Ok((count as f64 / ((end - start) as f64 / 1e9)).into())
 }

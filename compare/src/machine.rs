@@ -3,6 +3,8 @@
 use std::process::Command;
 
 pub struct Machine {
+    /// The path of CPython's interpreter.
+    pub python: Option<String>,
     pub lines: Vec<String>,
     pub missing: Vec<String>,
 }
@@ -48,7 +50,8 @@ impl Machine {
         }
         lines.push(format!("- {}", peers.join(", ")));
         lines.extend(missing.iter().map(|missing| format!("- **{missing}**: rows left out")));
-        Self { lines, missing }
+        let python = said("python3", &["-c", "import sys; print(sys.executable)"]);
+        Self { python, lines, missing }
     }
 }
 

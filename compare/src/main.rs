@@ -26,6 +26,11 @@ fn main() {
         [cases::process::NOTHING] => {}
         [cases::memory::IDLE] => cases::memory::idle(),
         [drive::ROW, case, row, millis] => drive::row(case, row, millis),
+        ["--check"] => {
+            let passed = drive::check();
+            println!("\n{}", if passed { "as it should be" } else { "NOT as it should be" });
+            std::process::exit(i32::from(!passed));
+        }
         words => compare(words),
     }
 }
@@ -54,7 +59,7 @@ fn compare(words: &[&str]) {
     for missing in &machine.missing {
         println!("MISSING: {missing}, so its rows are left out");
     }
-    let measured = drive::all(cases, &effort);
+    let measured = drive::all(cases, &effort, machine.python.as_deref());
 
     let report = report::text(&measured, &machine, &effort, quick);
     let chart = chart::svg(&measured);

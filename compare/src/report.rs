@@ -56,7 +56,8 @@ pub fn brief(case: &Case, measured: &Measured) -> String {
         Some(Trouble::Failed(why)) => Some(format!("FAILED: {why}")),
         None => None,
     };
-    [figure, trouble].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let left = measured.left.said();
+    [figure, trouble, left].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn kind(kind: Kind) -> &'static str {
@@ -148,11 +149,8 @@ fn table(text: &mut String, case: &Case, rows: &[Measured]) -> std::fmt::Result 
                 Trouble::Failed(why) => format!("**{}: failed**: {why}.", row.name),
             });
         }
-        let left = measured.left;
-        if left.files + left.processes > 0 {
-            let (files, processes) = (left.files, left.processes);
-            notes
-                .push(format!("{} left {files} files and {processes} processes behind.", row.name));
+        if let Some(left) = measured.left.said() {
+            notes.push(format!("{} {left}.", row.name));
         }
         let Some(summary) = measured.summary() else { continue };
         write!(text, "| {} | {} | {} |", row.name, kind(row.kind), waits(row.waits))?;

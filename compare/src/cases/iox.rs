@@ -92,6 +92,55 @@ pub fn receive<R>(
     }
 }
 
+/// The same for words.
+pub fn word_publisher(
+    node: &Node<ipc::Service>,
+    name: &str,
+    buffer: usize,
+) -> Result<Publisher<ipc::Service, u64, ()>> {
+    let service = node
+        .service_builder(&name.try_into()?)
+        .publish_subscribe::<u64>()
+        .enable_safe_overflow(false)
+        .subscriber_max_buffer_size(buffer)
+        .open_or_create()?;
+    let builder = service.publisher_builder();
+    Ok(builder.backpressure_strategy(BackpressureStrategy::DiscardData).create()?)
+}
+
+pub fn word_subscriber(
+    node: &Node<ipc::Service>,
+    name: &str,
+    buffer: usize,
+) -> Result<Subscriber<ipc::Service, u64, ()>> {
+    let service = node
+        .service_builder(&name.try_into()?)
+        .publish_subscribe::<u64>()
+        .enable_safe_overflow(false)
+        .subscriber_max_buffer_size(buffer)
+        .open_or_create()?;
+    Ok(service.subscriber_builder().buffer_size(buffer).create()?)
+}
+
+#[inline(always)]
+pub fn send_word(publisher: &Publisher<ipc::Service, u64, ()>, word: u64) {
+    let mut poller = Poller::default();
+    while publisher.send_copy(word).expect("sends") == 0 {
+        poller.pause();
+    }
+}
+
+#[inline(always)]
+pub fn receive_word(subscriber: &Subscriber<ipc::Service, u64, ()>) -> u64 {
+    let mut poller = Poller::default();
+    loop {
+        if let Some(sample) = subscriber.receive().expect("receives") {
+            return *sample;
+        }
+        poller.pause();
+    }
+}
+
 pub fn notifier(node: &Node<ipc::Service>, name: &str) -> Result<Notifier<ipc::Service>> {
     Ok(node
         .service_builder(&name.try_into()?)

@@ -228,5 +228,7 @@ fn redis(run: &Run) -> Outcome {
     });
     server.kill()?;
     server.wait()?;
+    // It was killed, and so did not do this itself.
+    std::fs::remove_file(&socket)?;
     outcome
 }

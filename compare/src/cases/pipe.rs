@@ -156,31 +156,27 @@ fn meet(side: &File) {
     read_word(side);
 }
 
-fn iox_word(message: &[u8]) -> u64 {
-    u64::from_ne_bytes(message.try_into().expect("a word"))
-}
-
 fn iox_trips(run: &Run) -> Outcome {
     two_cores(run)?;
     let (near, far) = pipes::sockets(libc::SOCK_STREAM);
     let child = process::fork(|| {
         let node = iox::node().expect("a node");
-        let there = iox::subscriber(&node, "there", 2).expect("a subscriber");
-        let back = iox::publisher(&node, "back", 8, 2).expect("a publisher");
+        let there = iox::word_subscriber(&node, "there", 2).expect("a subscriber");
+        let back = iox::word_publisher(&node, "back", 2).expect("a publisher");
         meet(&far);
         echo(run, || {
-            let word = iox::receive(&there, iox_word);
-            iox::send(&back, &word.to_ne_bytes());
+            let word = iox::receive_word(&there);
+            iox::send_word(&back, word);
             word
         })
     });
     let node = iox::node()?;
-    let there = iox::publisher(&node, "there", 8, 2)?;
-    let back = iox::subscriber(&node, "back", 2)?;
+    let there = iox::word_publisher(&node, "there", 2)?;
+    let back = iox::word_subscriber(&node, "back", 2)?;
     meet(&near);
     let figure = trips(run, |word| {
-        iox::send(&there, &word.to_ne_bytes());
-        iox::receive(&back, iox_word)
+        iox::send_word(&there, word);
+        iox::receive_word(&back)
     })?;
     child.join()?;
     Ok(figure)
@@ -191,30 +187,30 @@ fn iox_event_trips(run: &Run) -> Outcome {
     let (near, far) = pipes::sockets(libc::SOCK_STREAM);
     let child = process::fork(|| {
         let node = iox::node().expect("a node");
-        let there = iox::subscriber(&node, "there", 2).expect("a subscriber");
-        let back = iox::publisher(&node, "back", 8, 2).expect("a publisher");
+        let there = iox::word_subscriber(&node, "there", 2).expect("a subscriber");
+        let back = iox::word_publisher(&node, "back", 2).expect("a publisher");
         let sent = iox::listener(&node, "sent").expect("a listener");
         let answered = iox::notifier(&node, "answered").expect("a notifier");
         meet(&far);
         echo(run, || {
             sent.blocking_wait(|_| {}).expect("waits");
-            let word = iox::receive(&there, iox_word);
-            iox::send(&back, &word.to_ne_bytes());
+            let word = iox::receive_word(&there);
+            iox::send_word(&back, word);
             answered.notify().expect("notifies");
             word
         })
     });
     let node = iox::node()?;
-    let there = iox::publisher(&node, "there", 8, 2)?;
-    let back = iox::subscriber(&node, "back", 2)?;
+    let there = iox::word_publisher(&node, "there", 2)?;
+    let back = iox::word_subscriber(&node, "back", 2)?;
     let sent = iox::notifier(&node, "sent")?;
     let answered = iox::listener(&node, "answered")?;
     meet(&near);
     let figure = trips(run, |word| {
-        iox::send(&there, &word.to_ne_bytes());
+        iox::send_word(&there, word);
         sent.notify().expect("notifies");
         answered.blocking_wait(|_| {}).expect("waits");
-        iox::receive(&back, iox_word)
+        iox::receive_word(&back)
     })?;
     child.join()?;
     Ok(figure)
@@ -412,6 +408,17 @@ fn ipc_shared_stream(run: &Run) -> Outcome {
 fn iox_stream(run: &Run) -> Outcome {
     let size = run.setup.size;
     let buffer = if size <= 1024 { 1024 } else { 16 };
+    if size == 8 {
+        let child = process::fork(|| {
+            let node = iox::node().expect("a node");
+            let subscriber = iox::word_subscriber(&node, "words", buffer).expect("a subscriber");
+            receiver(run, || Got::word(iox::receive_word(&subscriber)))
+        });
+        let node = iox::node()?;
+        let publisher = iox::word_publisher(&node, "words", buffer)?;
+        let sent = sender(run, |word| iox::send_word(&publisher, word));
+        return streamed(run, sent, child.join()?);
+    }
     let child = process::fork(|| {
         let node = iox::node().expect("a node");
         let subscriber = iox::subscriber(&node, "stream", buffer).expect("a subscriber");
@@ -436,7 +443,7 @@ fn crossbeam_stream(run: &Run) -> Outcome {
             let sent = sender(run, |tag| to.send(tag).expect("sends"));
             return streamed(run, sent, thread.join().map_err(|_| "a panic")?);
         }
-        let (to, from) = bounded::<Vec<u8>>(16);
+        let (to, from) = bounded::<Vec<u8>>(if run.setup.size <= 1024 { 1024 } else { 16 });
         let thread =
             scope.spawn(move || receiver(run, || Got::of(&from.recv().expect("receives"))));
         let mut out = message(run);

@@ -132,7 +132,7 @@ fn procspawn_map(run: &Run) -> Outcome {
     let pool = Pool::new(WORKERS)?;
     maps(run, |input| {
         let chunks = input.chunks(ITEMS / 8).map(<[u64]>::to_vec);
-        let tasks: Vec<_> = chunks.map(|chunk| pool.spawn(chunk, |chunk| squares(chunk))).collect();
+        let tasks: Vec<_> = chunks.map(|chunk| pool.spawn(chunk, squares)).collect();
         tasks.into_iter().flat_map(|task| task.join().expect("ends")).collect()
     })
 }

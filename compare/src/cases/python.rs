@@ -7,6 +7,9 @@ use crate::raw::process;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python.py");
 
+/// The interpreter itself, where `python3` is a script that looks for it, which takes longer than a row.
+pub const PYTHON: &str = "COMPARE_PYTHON";
+
 /// What `case` comes to in CPython. More arguments are the case's.
 pub fn python(run: &Run, case: &str, more: &[&str]) -> Outcome {
     let setup = &run.setup;
@@ -17,7 +20,8 @@ pub fn python(run: &Run, case: &str, more: &[&str]) -> Outcome {
         crate::harness::Cores::One => format!("{one},{one}"),
         crate::harness::Cores::Two => format!("{one},{two}"),
     };
-    let output = Command::new("python3")
+    let python = std::env::var(PYTHON).unwrap_or_else(|_| "python3".into());
+    let output = Command::new(python)
         .args([SCRIPT, case])
         .args([&run.time.as_secs_f64().to_string(), &setup.size.to_string(), &cores])
         .args([setup.producers.to_string(), setup.consumers.to_string()])

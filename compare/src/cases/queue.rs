@@ -9,8 +9,8 @@ use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcReceiver, IpcS
 
 use super::python::python;
 use crate::harness::{
-    Case, END, Got, Kind, Outcome, Row, Run, Setup, Unit, Waits, consumer, forked_queue, message,
-    producer, queued, start_soon, with_tag,
+    Case, END, Gate, Got, Kind, Outcome, Row, Run, Setup, Unit, Waits, consumer, forked_queue,
+    message, producer, queued, with_tag,
 };
 use crate::raw::mpmc::Mpmc;
 use crate::raw::pipes;
@@ -184,7 +184,7 @@ fn crossbeam(run: &Run) -> Outcome {
         look: impl Fn(&T) -> Got + Sync,
     ) -> Outcome {
         let (to, from) = bounded::<T>(capacity);
-        let start = start_soon();
+        let gate = Gate::new(run.setup.producers);
         let (make, look) = (&make, &look);
         std::thread::scope(|scope| {
             let receive = |_| {
@@ -195,7 +195,11 @@ fn crossbeam(run: &Run) -> Outcome {
             let send = |_| {
                 let (to, mut out) = (to.clone(), message(run));
                 scope.spawn(move || {
-                    producer(run, start, |tag| to.send(make(&mut out, tag)).expect("sends"))
+                    producer(
+                        run,
+                        || gate.wait(),
+                        |tag| to.send(make(&mut out, tag)).expect("sends"),
+                    )
                 })
             };
             let senders: Vec<_> = (0..run.setup.producers).map(send).collect();
@@ -206,7 +210,7 @@ fn crossbeam(run: &Run) -> Outcome {
             for _ in 0..run.setup.consumers {
                 to.send(make(&mut message(run), END)).expect("sends");
             }
-            queued(start, &sent, &join(receivers))
+            queued(&sent, &join(receivers))
         })
     }
     if run.setup.size == 8 {

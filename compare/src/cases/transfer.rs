@@ -3,6 +3,9 @@
 //! "In place": the bytes already lie in shared memory when the clock starts. "Copied": they lie in private
 //! memory, so somebody copies them.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use ipc_channel::ipc::{self, IpcSharedMemory};
 use multiprocess::{Array, Process};
 
@@ -14,8 +17,11 @@ use crate::raw::process::{self, now};
 use crate::raw::shared::{Mapping, memfd};
 
 const SIZE: usize = 256 << 20;
-/// Each transfer has its own bytes, so that the sum tells whose they are.
-const ROUNDS: u64 = 4;
+/// How many transfers there are: one to warm up, then what is measured. Each has its own bytes, so that the sum
+/// tells whose they are.
+fn rounds(run: &Run) -> u64 {
+    if run.time.as_millis() < 100 { 2 } else { 4 }
+}
 
 const SETUP: Setup = Setup { size: SIZE, ..Setup::PLAIN };
 
@@ -55,6 +61,12 @@ pub const CASES: [Case; 2] = [
                 kind: Kind::Raw,
                 waits: Waits::Sleeps,
                 run: |run| raw_memfd(run, false),
+            },
+            Row {
+                name: "memfd kept mapped",
+                kind: Kind::Raw,
+                waits: Waits::Sleeps,
+                run: |run| raw_warm(run, false),
             },
         ],
     },
@@ -101,6 +113,12 @@ pub const CASES: [Case; 2] = [
                 run: |run| raw_memfd(run, true),
             },
             Row {
+                name: "memfd kept mapped, copied into",
+                kind: Kind::Raw,
+                waits: Waits::Sleeps,
+                run: |run| raw_warm(run, true),
+            },
+            Row {
                 name: "kernel pipe of 1 MiB",
                 kind: Kind::Raw,
                 waits: Waits::Sleeps,
@@ -115,46 +133,48 @@ fn sum(bytes: &[u8]) -> u64 {
     words.iter().fold(0, |sum: u64, word| sum.wrapping_add(u64::from_ne_bytes(*word)))
 }
 
-/// The content of a round: bytes that tell it from the others.
-fn content(round: u64) -> Vec<u8> {
-    vec![round as u8 + 1; SIZE]
+fn byte_of(round: u64) -> u8 {
+    round as u8 + 1
 }
 
-fn sum_of(round: u64) -> u64 {
-    let word = u64::from_ne_bytes([round as u8 + 1; 8]);
-    word.wrapping_mul(SIZE as u64 / 8)
+fn check(round: u64, got: u64) -> Result<(), String> {
+    let word = u64::from_ne_bytes([byte_of(round); 8]);
+    let sent = word.wrapping_mul(SIZE as u64 / 8);
+    if got == sent { Ok(()) } else { Err(format!("sum received: {got}, sent: {sent}")) }
 }
 
-/// The median of what a transfer took, as GiB a second. The fastest and slowest are in the spread of the case.
+/// The median of what the transfers took but for the first, as GiB a second.
 fn figure(mut times: Vec<u64>) -> Figure {
+    times.remove(0);
     times.sort_unstable();
-    let nanos = times[times.len() / 2];
-    Figure::from(SIZE as f64 / GIB / (nanos as f64 / 1e9))
+    Figure::from(SIZE as f64 / GIB / (times[times.len() / 2] as f64 / 1e9))
 }
 
-/// Transfers to a forked process: `prepare` is not timed, `send` is, until the sum is back.
+/// Transfers to a forked process. `prepare` makes of the content what is sent, before the clock starts; `send`
+/// is timed until the sum is back. `receive` calls its argument with the sum, and may then clear away.
 fn transfer<T>(
-    mut receive: impl FnMut() -> u64,
-    mut prepare: impl FnMut(u64) -> T,
-    mut send: impl FnMut(&mut T),
+    run: &Run,
+    mut receive: impl FnMut(&dyn Fn(&[u8])),
+    mut prepare: impl FnMut(&[u8]) -> T,
+    mut send: impl FnMut(T, &[u8]),
 ) -> Outcome {
     let (reader, writer) = pipes::pipe();
     let child = process::fork(|| {
-        for _ in 0..ROUNDS {
-            write_word(&writer, receive());
+        for _ in 0..rounds(run) {
+            receive(&|bytes| write_word(&writer, sum(bytes)));
         }
         [0; 4]
     });
+    let mut content = vec![0; SIZE];
     let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let mut prepared = prepare(round);
+    for round in 0..rounds(run) {
+        content.fill(byte_of(round));
+        let prepared = prepare(&content);
         let start = now();
-        send(&mut prepared);
+        send(prepared, &content);
         let got = read_word(&reader);
         times.push(now() - start);
-        if got != sum_of(round) {
-            return Err(format!("sum received: {got}, sent: {}", sum_of(round)).into());
-        }
+        check(round, got)?;
     }
     child.join()?;
     Ok(figure(times))
@@ -164,84 +184,82 @@ fn sum_array(array: Array<u64>) -> u64 {
     array.lock().iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-fn ours(_: &Run) -> Outcome {
+fn ours(run: &Run) -> Outcome {
     let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let word = u64::from_ne_bytes([round as u8 + 1; 8]);
+    for round in 0..rounds(run) {
+        let word = u64::from_ne_bytes([byte_of(round); 8]);
         let array = Array::from_slice(&vec![word; SIZE / 8])?;
         let start = now();
         let got = Process::new(sum_array, (array.clone(),)).start()?.result()?;
         times.push(now() - start);
-        if got != sum_of(round) {
-            return Err(format!("sum received: {got}, sent: {}", sum_of(round)).into());
-        }
+        check(round, got)?;
     }
     Ok(figure(times))
 }
 
-fn ipc_shared(_: &Run, copy: bool) -> Outcome {
+fn ipc_shared(run: &Run, copy: bool) -> Outcome {
     let (sender, receiver) = ipc::channel::<IpcSharedMemory>()?;
-    let shared = |bytes: &[u8]| IpcSharedMemory::from_bytes(bytes);
     transfer(
-        || sum(&receiver.recv().expect("receives")),
-        |round| {
-            let content = content(round);
-            if copy { (None, content) } else { (Some(shared(&content)), content) }
-        },
-        |(memory, content)| {
-            let memory = memory.take().unwrap_or_else(|| shared(content));
+        run,
+        |answer| answer(&receiver.recv().expect("receives")),
+        |content| (!copy).then(|| IpcSharedMemory::from_bytes(content)),
+        |prepared, content| {
+            let memory = prepared.unwrap_or_else(|| IpcSharedMemory::from_bytes(content));
             sender.send(memory).expect("sends");
         },
     )
 }
 
-fn ipc_bytes(_: &Run) -> Outcome {
+fn ipc_bytes(run: &Run) -> Outcome {
     let (sender, receiver) = ipc::bytes_channel()?;
     transfer(
-        || sum(&receiver.recv().expect("receives")),
-        content,
-        |content| sender.send(content).expect("sends"),
+        run,
+        |answer| answer(&receiver.recv().expect("receives")),
+        |_| {},
+        |(), content| sender.send(content).expect("sends"),
     )
 }
 
-/// A sample of 256 MiB, lent once before the clock starts, or while it runs.
-fn iox_sample(_: &Run, copy: bool) -> Outcome {
-    let mut subscriber = None;
-    let mut publisher = None;
+/// A sample of 256 MiB, filled before the clock starts or while it runs. Its segment stays, so it is warm.
+fn iox_sample(run: &Run, copy: bool) -> Outcome {
+    // Each process makes its own ends, at its first transfer.
     let (mut at_child, mut here) = (None, None);
     transfer(
-        || {
-            let node = at_child.get_or_insert_with(|| iox::node().expect("a node"));
-            let subscriber = subscriber
-                .get_or_insert_with(|| iox::subscriber(node, "transfer", 1).expect("subscribes"));
-            iox::receive(subscriber, sum)
+        run,
+        |answer| {
+            let (_, subscriber) = at_child.get_or_insert_with(|| {
+                let node = iox::node().expect("a node");
+                let subscriber = iox::subscriber(&node, "transfer", 1).expect("subscribes");
+                (node, subscriber)
+            });
+            iox::receive(subscriber, answer);
         },
-        |round| {
-            let node = here.get_or_insert_with(|| iox::node().expect("a node"));
-            let publisher = publisher.get_or_insert_with(|| {
-                let publisher = iox::publisher(node, "transfer", SIZE, 1).expect("publishes");
+        |content| {
+            let (_, publisher) = here.get_or_insert_with(|| {
+                let node = iox::node().expect("a node");
+                let publisher = iox::publisher(&node, "transfer", SIZE, 1).expect("publishes");
                 // The subscriber comes meanwhile.
-                std::thread::sleep(std::time::Duration::from_millis(100));
-                std::rc::Rc::new(publisher)
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                (node, Rc::new(publisher))
             });
-            let content = content(round);
-            let lent = (!copy).then(|| {
-                let sample = publisher.loan_slice_uninit(SIZE).expect("lends");
-                sample.write_from_slice(&content)
-            });
-            (std::rc::Rc::clone(publisher), lent, content)
+            let publisher = Rc::clone(publisher);
+            let fill = {
+                let publisher = Rc::clone(&publisher);
+                move |content: &[u8]| {
+                    let sample = publisher.loan_slice_uninit(SIZE).expect("lends");
+                    sample.write_from_slice(content)
+                }
+            };
+            ((!copy).then(|| fill(content)), fill)
         },
-        |(publisher, lent, content)| {
-            let sample = lent.take().unwrap_or_else(|| {
-                let sample = publisher.loan_slice_uninit(SIZE).expect("lends");
-                sample.write_from_slice(content)
-            });
+        |(filled, fill), content| {
+            let sample = filled.unwrap_or_else(|| fill(content));
             assert_eq!(sample.send().expect("sends"), 1, "the subscriber is there");
         },
     )
 }
 
-fn raw_memfd(_: &Run, copy: bool) -> Outcome {
+fn raw_memfd(run: &Run, copy: bool) -> Outcome {
     let (near, far) = pipes::sockets(libc::SOCK_STREAM);
     let filled = |content: &[u8]| {
         let file = memfd(SIZE);
@@ -249,33 +267,58 @@ fn raw_memfd(_: &Run, copy: bool) -> Outcome {
         file
     };
     transfer(
-        || {
+        run,
+        |answer| {
             let file = pipes::recv_fd(&far).expect("a descriptor");
-            sum(Mapping::of(&file, SIZE).bytes())
+            answer(Mapping::of(&file, SIZE).bytes());
         },
-        |round| {
-            let content = content(round);
-            if copy { (None, content) } else { (Some(filled(&content)), content) }
-        },
-        |(file, content)| {
-            let file = file.take().unwrap_or_else(|| filled(content));
+        |content| (!copy).then(|| filled(content)),
+        |prepared, content| {
+            let file = prepared.unwrap_or_else(|| filled(content));
             pipes::send_fd(&near, &file);
         },
     )
 }
 
+/// One segment for all transfers, mapped by both sides and warm.
+fn raw_warm(run: &Run, copy: bool) -> Outcome {
+    let (near, far) = pipes::sockets(libc::SOCK_STREAM);
+    let file = memfd(SIZE);
+    let (mut here, there) = (Mapping::of(&file, SIZE), Mapping::of(&file, SIZE));
+    let here = RefCell::new(here.bytes_mut());
+    transfer(
+        run,
+        |answer| {
+            read_word(&far);
+            answer(there.bytes());
+        },
+        |content| {
+            if !copy {
+                here.borrow_mut().copy_from_slice(content);
+            }
+        },
+        |(), content| {
+            if copy {
+                here.borrow_mut().copy_from_slice(content);
+            }
+            write_word(&near, 0);
+        },
+    )
+}
+
 /// The receiver's buffer is warm: it is the same each time.
-fn raw_pipe(_: &Run) -> Outcome {
+fn raw_pipe(run: &Run) -> Outcome {
     let (reader, writer) = pipes::pipe();
     pipes::enlarge(&writer);
     let mut buffer = Vec::new();
     transfer(
-        || {
+        run,
+        |answer| {
             buffer.resize(SIZE, 0);
             pipes::read(&reader, &mut buffer);
-            sum(&buffer)
+            answer(&buffer);
         },
-        content,
-        |content| pipes::write(&writer, content),
+        |_| {},
+        |(), content| pipes::write(&writer, content),
     )
 }

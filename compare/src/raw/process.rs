@@ -25,9 +25,7 @@ pub fn fork(body: impl FnOnce() -> Report) -> Forked {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid == 0 {
-        // SAFETY: a number and a signal; nobody is hurt where the parent is gone already, as the limit of
-        // the row's process group catches this one.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        die_with_parent();
         let code = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(report) => {
                 let _ = writer.write_all(&report.map(u64::to_ne_bytes).concat());
@@ -111,6 +109,12 @@ pub fn wait_ended(pid: u32, limit: Duration) -> bool {
     // SAFETY: opened above, closed once.
     unsafe { libc::close(pidfd) };
     ready == 1
+}
+
+/// Has this process killed when the thread that started it ends, as when a run is interrupted.
+pub fn die_with_parent() {
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 /// Makes this process the parent of whatever its descendants leave behind.

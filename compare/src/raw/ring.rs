@@ -57,7 +57,7 @@ impl Ring {
     }
 
     #[inline(always)]
-    fn to_end(&self, count: u64) -> usize {
+    fn room_before_end(&self, count: u64) -> usize {
         self.capacity - (count as usize & (self.capacity - 1))
     }
 }
@@ -98,7 +98,7 @@ impl Writer {
     pub fn write(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let free = self.reserve(bytes.len().min(PIECE));
-            let len = bytes.len().min(free).min(self.ring.to_end(self.tail)).min(PIECE);
+            let len = bytes.len().min(free).min(self.ring.room_before_end(self.tail)).min(PIECE);
             let (now, later) = bytes.split_at(len);
             // SAFETY: so many bytes are free up to the end of the ring, and the reader leaves them alone.
             unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), self.ring.at(self.tail), len) };
@@ -165,7 +165,8 @@ impl Reader {
     pub fn read(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let available = self.available(bytes.len().min(PIECE));
-            let len = bytes.len().min(available).min(self.ring.to_end(self.head)).min(PIECE);
+            let len =
+                bytes.len().min(available).min(self.ring.room_before_end(self.head)).min(PIECE);
             let (now, later) = bytes.split_at_mut(len);
             // SAFETY: so many bytes were published, and the writer leaves them alone.
             unsafe {

@@ -140,7 +140,7 @@ impl Poller {
     #[inline(always)]
     pub fn pause(&mut self) {
         self.looks += 1;
-        if self.looks.is_multiple_of(2048) {
+        if self.looks.is_multiple_of(128) {
             std::thread::yield_now();
         } else {
             std::hint::spin_loop();
