@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::raw::process::{self, Report, now};
 use crate::raw::shared::shared;
 
@@ -67,7 +69,7 @@ impl Unit {
 }
 
 /// The numbers in which cases with the same rows differ.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Setup {
     /// Bytes of a message.
     pub size: usize,
@@ -83,7 +85,7 @@ impl Setup {
         Setup { size: 8, cores: Cores::Any, producers: 1, consumers: 1, write: false };
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cores {
     /// Where the scheduler likes.
     Any,
@@ -93,7 +95,8 @@ pub enum Cores {
     One,
 }
 
-/// What a row gets.
+/// What a row gets, and can hand on to processes.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Run {
     pub setup: Setup,
     /// How long to measure.

@@ -29,7 +29,11 @@ pub fn better(unit: Unit, this: f64, that: f64) -> f64 {
 }
 
 fn times(factor: f64) -> String {
-    if factor >= 100.0 { format!("{factor:.0}x") } else { format!("{factor:.2}x") }
+    match factor {
+        100.0.. => format!("{factor:.0}x"),
+        0.1.. => format!("{factor:.2}x"),
+        _ => format!("1/{:.0}", 1.0 / factor),
+    }
 }
 
 /// The best row of a kind, and its median.
@@ -160,7 +164,7 @@ fn table(text: &mut String, case: &Case, rows: &[Measured]) -> std::fmt::Result 
             let p99 = summary.p99.map(|p99| show(p99, unit));
             write!(text, " {} |", p99.unwrap_or_default())?;
         }
-        let to_ours = ours.filter(|(first, _)| !std::ptr::eq(*first, measured));
+        let to_ours = ours.filter(|_| row.kind != Kind::Ours);
         let to_ours = to_ours.map(|(_, ours)| verb(better(unit, ours, summary.median)));
         let to_limit = limit.map(|(_, limit)| times(better(unit, summary.median, limit)));
         writeln!(text, " {} | {} |", to_ours.unwrap_or_default(), to_limit.unwrap_or_default())?;
