@@ -117,7 +117,9 @@ pub fn verdict(results: &[(Case, Vec<Measured>)]) -> String {
         }
     }
     let mut text = String::new();
-    if behind.is_empty() {
+    if behind.is_empty() && ahead.is_empty() {
+        text += "There is no row of ours to compare.\n";
+    } else if behind.is_empty() {
         text += "Ours is behind no peer and no thread in the cases that have a row of ours.\n";
     } else {
         text += "Where ours loses, to peers between processes and to threads:\n\n";
