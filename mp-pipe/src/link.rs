@@ -17,7 +17,7 @@ use mp_core::sys::clock::coarse_nanos;
 use mp_core::sys::fd::{PollFd, poll, wait_readable};
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
-use mp_core::{Deadline, Segment, fd, spin};
+use mp_core::{Deadline, Segment, crash_point, fd, spin};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
@@ -496,6 +496,7 @@ impl RingSender {
         if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
             // It may not wait for the reader to make room for all its fragments, one after the other.
             let aside = aside(bytes)?;
+            crash_point!("send: a body is put aside");
             numbers.push(aside.as_raw_fd());
             return self
                 .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
@@ -519,6 +520,7 @@ impl RingSender {
                 break Err(error);
             }
             begun = true;
+            crash_point!("send: a fragment is sent");
         };
         if result.is_err() && begun && self.state.get() == State::Open {
             // Without it the next message would be taken for the rest of this one.
@@ -545,6 +547,7 @@ impl RingSender {
             tag = Tag { fds: fds.len() as u16, number: self.number.get() };
             for fds in fds.chunks(socket::MAX_FDS) {
                 self.send_descriptors(tag.number, fds, deadline)?;
+                crash_point!("send: some descriptors are sent");
             }
         }
         if !bytes.is_empty() {
@@ -626,6 +629,7 @@ impl RingSender {
         self.check()?;
         let slot = self.room(deadline, || self.producer.slot(len, false))?;
         let out = write(place::bytes(&self.producer, &slot));
+        crash_point!("send: a body is written in place");
         self.rung(self.producer.commit(&slot, false, Tag::default()))?;
         Ok(out)
     }
@@ -809,6 +813,7 @@ impl RingReceiver {
             _ => {}
         }
         self.consumer.append(record, &mut fragments);
+        crash_point!("receive: a fragment is read");
         self.begun.set(record.more);
         self.consume(record);
         if !record.more {
@@ -938,7 +943,10 @@ impl RingReceiver {
                 std::cmp::Ordering::Equal if more.is_empty() => {
                     return Err(io::Error::from_raw_os_error(EMFILE).into());
                 }
-                std::cmp::Ordering::Equal => fds.extend(more),
+                std::cmp::Ordering::Equal => {
+                    fds.extend(more);
+                    crash_point!("receive: some descriptors are taken");
+                }
                 std::cmp::Ordering::Greater => {
                     return Err(self.damaged("descriptors are of another message"));
                 }

@@ -29,6 +29,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
+use mp_core::crash_point;
+
 use crate::memory::{
     self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
 };
@@ -238,6 +240,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         }
         self.backing.ring(capacity).map_err(Broken::Memory)?;
         self.lane.ring.store(at, header(Kind::Pad, false, 0, 0));
+        crash_point!("send: the end of the ring is padded");
         // The reader sees the pad together with what comes behind it.
         self.tail.set(tail + pad as u64);
         Ok(Some(0))
@@ -316,6 +319,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     pub(crate) fn write(&self, slot: &Slot, bytes: &[u8]) {
         debug_assert!(bytes.len() == slot.len);
         self.memory(slot).write(slot.body, bytes);
+        crash_point!("send: a body is written");
     }
 
     /// The body's bytes, in place.
@@ -354,6 +358,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             _ => slot.len as u32,
         };
         ring.store(slot.at, header(slot.kind, more, tag.fds, len));
+        crash_point!("send: a record is written");
         let tail = self.tail.get() + slot.size as u64;
         if slot.kind == Kind::Area {
             self.bodies.borrow_mut().push_back((tail, slot.body));
@@ -370,10 +375,15 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         } else {
             publish(&self.lane.control.tail.word, tail, ordering!(TailStore, Release));
         }
+        crash_point!("send: the tail is stored");
         let sleeps = &self.lane.control.reader_sleeps.word;
-        taken!(RingReader)
+        let wanted = taken!(RingReader)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("send: the reader is about to be rung for");
+        }
+        wanted
     }
 
     /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
@@ -387,6 +397,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             // A reader that does not see this is before it: by its own barrier, what it announced is seen by
             // whatever this end does from here on.
             announce(flag, 1);
+            crash_point!("send: barriers are left to the reader");
         } else {
             // A reader that sees this sees every message before it.
             flag.store(0, Ordering::Release);
@@ -412,6 +423,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
             Err(_) => ring.write(at + HEADER, bytes),
         }
+        crash_point!("send: a short message is written");
         Some(self.publish(tail + size as u64))
     }
 
@@ -421,12 +433,14 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             return Err(Broken::Damaged("the ring's head went back"));
         };
         self.lane.ring.store(at, header(Kind::Abort, false, 0, 0));
+        crash_point!("send: an abort is written");
         Ok(self.publish(self.tail.get() + HEADER as u64))
     }
 
     /// Says that this end is about to sleep until there is room. Look once more before doing so.
     pub(crate) fn announce(&self) {
         announce(&self.lane.control.writer_sleeps.word, 1);
+        crash_point!("send: the wait for room is announced");
     }
 
     /// Says that it is awake again.
@@ -596,6 +610,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// the ring is free that it does not know of: then it has three quarters to fill before it could wait.
     #[inline]
     pub(crate) fn consume(&self, record: &Record) -> bool {
+        crash_point!("receive: a record is read");
         self.advance(record.size, record.kind == Kind::Area)
     }
 
@@ -618,11 +633,17 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     pub(crate) fn publish(&self) -> bool {
         let head = self.head.get();
         self.published.set(head);
+        crash_point!("receive: the head is about to be stored");
         publish(&self.lane.control.head.word, head, ordering!(HeadStore, Release));
+        crash_point!("receive: the head is stored");
         let sleeps = &self.lane.control.writer_sleeps.word;
-        taken!(RingWriter)
+        let wanted = taken!(RingWriter)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("receive: the writer is about to be rung for");
+        }
+        wanted
     }
 
     /// Says that this end is about to sleep until there is a record. Look once more before doing so.
@@ -630,6 +651,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// Gives whether the writer is sure to see it. If not, sleep for moments only.
     pub(crate) fn announce(&self) -> bool {
         announce(&self.lane.control.reader_sleeps.word, 1);
+        crash_point!("receive: the wait is announced");
         self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
     }
 
