@@ -10,6 +10,7 @@
 mod crash;
 mod listener;
 mod notes;
+mod pipe;
 mod reexports;
 mod shmem;
 mod start;
@@ -23,6 +24,7 @@ fn main() -> std::process::ExitCode {
         sync::CASES,
         shmem::CASES,
         listener::CASES,
+        pipe::CASES,
         notes::CASES,
         reexports::CASES,
     ])

@@ -38,11 +38,11 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let segment = link::segment(2)?;
     let (one, two) = (mp_core::sys::socket::pair()?, mp_core::sys::socket::pair()?);
     let first = Connection {
-        sender: Sender::new(RingSender::new(&segment, 0, one.0)?),
+        sender: Sender::new(RingSender::new(&segment, 0, one.0, 0)?),
         receiver: Receiver::new(RingReceiver::new(&segment, 1, two.0)?),
     };
     let second = Connection {
-        sender: Sender::new(RingSender::new(&segment, 1, two.1)?),
+        sender: Sender::new(RingSender::new(&segment, 1, two.1, 0)?),
         receiver: Receiver::new(RingReceiver::new(&segment, 0, one.1)?),
     };
     Ok((first, second))

@@ -48,7 +48,7 @@ pub fn simplex<T>() -> Result<(Receiver<T>, Sender<T>)> {
     let segment = link::segment(1)?;
     let (one, two) = mp_core::sys::socket::pair()?;
     let receiver = Receiver::new(RingReceiver::new(&segment, 0, one)?);
-    Ok((receiver, Sender::new(RingSender::new(&segment, 0, two)?)))
+    Ok((receiver, Sender::new(RingSender::new(&segment, 0, two, 0)?)))
 }
 
 /// A value that could not be sent, and why.

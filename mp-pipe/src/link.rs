@@ -396,8 +396,15 @@ pub(crate) struct RingSender {
 }
 
 impl RingSender {
-    pub(crate) fn new(segment: &Arc<Segment>, lane: usize, socket: OwnedFd) -> Result<Self> {
-        let producer = Producer::new(mapped::lane(segment, lane)?, Pages::new(segment, lane));
+    /// `bodies` is up to where an earlier sender's bodies lie in the area.
+    pub(crate) fn new(
+        segment: &Arc<Segment>,
+        lane: usize,
+        socket: OwnedFd,
+        bodies: u64,
+    ) -> Result<Self> {
+        let pages = Pages::new(segment, lane);
+        let producer = Producer::new(mapped::lane(segment, lane)?, pages, bodies);
         Ok(Self {
             producer: producer.map_err(Error::from)?,
             segment: Arc::clone(segment),
@@ -508,13 +515,14 @@ impl RingSender {
                     self.rung(self.producer.commit(&slot, true, Tag::default()))
                 },
             );
-            begun = true;
             if let Err(error) = sent {
                 break Err(error);
             }
+            begun = true;
         };
         if result.is_err() && begun && self.state.get() == State::Open {
-            let wanted = self.step(self.producer.abort())?;
+            // Without it the next message would be taken for the rest of this one.
+            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
             self.rung(wanted)?;
         }
         result
@@ -678,7 +686,9 @@ fn read_aside(fd: OwnedFd, len: usize) -> Result<Vec<u8>> {
     if file.metadata()?.len() != len as u64 {
         return Err(wrong());
     }
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = Vec::new();
+    // A file that was never written can be any size.
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
     file.rewind()?;
     Read::take(&mut file, len as u64).read_to_end(&mut bytes)?;
     if bytes.len() == len { Ok(bytes) } else { Err(wrong()) }
@@ -1095,7 +1105,9 @@ impl RingReceiver {
         if self.watch.get().is_none() {
             match Watch::new(self.socket.as_fd()) {
                 Ok(watch) => _ = self.watch.set(watch),
-                // Without descriptors to spare: the socket wakes too often or, once, too late.
+                // Without descriptors to spare: memory can always be read, for poll(2) at least; and if there is
+                // nothing, the writer rings.
+                Err(_) if self.is_ready() => return self.segment.as_fd(),
                 Err(_) => return self.socket.as_fd(),
             }
         }
@@ -1146,8 +1158,9 @@ impl Drop for Consumed<'_> {
     }
 }
 
-/// What of a sender travels, beside its segment and lane.
-type SenderParts<F> = (F, u64);
+/// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
+/// and up to where bodies lie in the area.
+type SenderParts<F> = (F, u64, u64);
 
 /// Descriptors that came before their messages, by the number of those.
 type Early<F> = Vec<(u64, Vec<F>)>;
@@ -1158,7 +1171,7 @@ type ReceiverParts<F, B> = (F, B, bool, Option<(u16, u64)>, Early<F>);
 
 impl RingSender {
     fn parts(&self) -> SenderParts<Passed<'_>> {
-        (Passed(self.socket.as_fd()), self.number.get())
+        (Passed(self.socket.as_fd()), self.number.get(), self.producer.end_of_bodies())
     }
 
     fn from_parts(
@@ -1166,7 +1179,7 @@ impl RingSender {
         lane: usize,
         parts: SenderParts<Received>,
     ) -> Result<Self> {
-        let sender = Self::new(segment, lane, received_socket(parts.0)?)?;
+        let sender = Self::new(segment, lane, received_socket(parts.0)?, parts.2)?;
         sender.number.set(parts.1);
         Ok(sender)
     }

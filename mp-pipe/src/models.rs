@@ -99,7 +99,7 @@ fn pipe() -> Pipe {
     let (ring, area) = (Memory::new(RING), Memory::new(0));
     let lane = || Lane { control: Arc::clone(&control), ring: ring.clone(), area: area.clone() };
     Pipe {
-        producer: Producer::new(lane(), Always).unwrap(),
+        producer: Producer::new(lane(), Always, 0).unwrap(),
         consumer: Consumer::new(lane()).unwrap(),
         to_reader: Arc::default(),
         to_writer: Arc::default(),

@@ -176,10 +176,10 @@ pub(crate) struct Producer<C, B> {
 }
 
 impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
-    /// Goes on where the last writer stopped.
-    pub(crate) fn new(lane: Lane<C>, backing: B) -> Step<Self> {
+    /// Goes on where the last writer stopped, whose [bodies](Self::end_of_bodies) lay in the area up to `bodies`.
+    pub(crate) fn new(lane: Lane<C>, backing: B, bodies: u64) -> Step<Self> {
         let tail = lane.control.tail.word.load(Ordering::Acquire);
-        if !tail.is_multiple_of(8) || tail > LAST {
+        if !tail.is_multiple_of(8) || tail > LAST || bodies > tail {
             return Err(Broken::Damaged("the ring's tail is none"));
         }
         let producer = Self {
@@ -194,12 +194,17 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         };
         producer.lane.control.tail.second.store(0, Ordering::Release);
         producer.look()?;
-        if producer.head.get() != tail {
-            // An earlier writer's bodies may lie anywhere.
-            let all = (tail, 0);
-            producer.bodies.borrow_mut().push_back(all);
+        if producer.head.get() < bodies {
+            // They may lie anywhere. To wait for more than them would be to wait for a reader who does not tell how
+            // far it is while all that is left is short.
+            producer.bodies.borrow_mut().push_back((bodies, 0));
         }
         Ok(producer)
+    }
+
+    /// Up to where the head must come before nothing lies in the area.
+    pub(crate) fn end_of_bodies(&self) -> u64 {
+        self.bodies.borrow().back().map_or(0, |&(end, _)| end)
     }
 
     /// Sees how far the reader is.
@@ -743,8 +748,8 @@ pub(crate) mod bench {
             }
         }
 
-        pub(crate) fn producer(&self) -> Step<Producer<Arc<Control>, Always>> {
-            Producer::new(self.lane(), Always)
+        pub(crate) fn producer(&self, bodies: u64) -> Step<Producer<Arc<Control>, Always>> {
+            Producer::new(self.lane(), Always, bodies)
         }
 
         pub(crate) fn consumer(&self) -> Step<Consumer<Arc<Control>>> {
@@ -776,7 +781,7 @@ pub(crate) mod bench {
             }
         }
         bench.scribble(bytes);
-        if let Ok(producer) = bench.producer() {
+        if let Ok(producer) = bench.producer(0) {
             for len in [0, 8, 100, INLINE, INLINE + 1, AREA / 2, 8, 8] {
                 producer.push(&copy[..copy.len().min(len)]);
                 if let Ok(Some(slot)) = producer.slot(len, len % 3 == 0) {
@@ -868,7 +873,7 @@ mod tests {
         #[test]
         fn it_is_a_queue_across_every_wrap_around(steps in prop::collection::vec(step(), 1..400)) {
             let bench = Bench::new();
-            let mut producer = bench.producer().unwrap();
+            let mut producer = bench.producer(0).unwrap();
             let mut consumer = bench.consumer().unwrap();
             let mut model = VecDeque::new();
             let mut number = 0;
@@ -927,7 +932,9 @@ mod tests {
                             prop_assert!(producer.slot(len, true).unwrap().is_some());
                         }
                     }
-                    Move::NewProducer => producer = bench.producer().unwrap(),
+                    Move::NewProducer => {
+                        producer = bench.producer(producer.end_of_bodies()).unwrap();
+                    }
                     Move::NewConsumer => {
                         consumer.publish();
                         consumer = bench.consumer().unwrap();
@@ -971,7 +978,7 @@ mod tests {
     #[test]
     fn a_full_ring_has_room_for_an_abort() {
         let bench = Bench::new();
-        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
         for len in [0, 8, 56, 1000, INLINE] {
             while let Some(slot) = producer.slot(len, false).unwrap() {
                 producer.commit(&slot, true, Tag::default());
@@ -989,7 +996,7 @@ mod tests {
     #[test]
     fn who_waits_is_rung_for_once() {
         let bench = Bench::new();
-        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
         assert_eq!(producer.push(b"nobody waits"), Some(false));
         consumer.announce();
         assert_eq!(producer.push(b"the reader waits"), Some(true));
@@ -1004,7 +1011,7 @@ mod tests {
     #[test]
     fn a_writer_in_a_rush_is_seen_by_a_reader_that_goes_to_sleep() {
         let bench = Bench::new();
-        let (producer, consumer) = (bench.producer().unwrap(), bench.consumer().unwrap());
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
         producer.rush(true);
         assert_eq!(producer.push(b"quick"), Some(false));
         assert!(consumer.announce() || !producer.may_rush);

@@ -1,0 +1,1 @@
+//! A peer that writes anything anywhere: no call may panic, hang or do worse than err.
