@@ -41,7 +41,7 @@ const ABORT: u8 = 2;
 /// How many parts go to the kernel at once.
 const SLICES: usize = 64;
 /// Storage of the receiver beyond this is not kept for the next message.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 2 << 20;
 /// How much a receive that must not wait reads at most: a peer that sends without end does not keep it.
 const PATIENCE: usize = 16 << 20;
 /// A read counts as one of so many bytes at least.
