@@ -610,6 +610,9 @@ impl RingSender {
             if let Bell::Ended = self.answer()? {
                 return Err(self.ended());
             }
+            if deadline.has_passed() {
+                return self.step(attempt())?.ok_or(Error::TimedOut);
+            }
         }
     }
 
@@ -908,9 +911,15 @@ impl RingReceiver {
             let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
             if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
                 self.listen()?;
-            } else if deadline.has_passed() {
+            }
+            // Also after a bell: there may be no end of them.
+            if deadline.has_passed() {
                 self.consumer.retract();
-                return self.step(self.ready())?.ok_or(Error::TimedOut);
+                return match self.step(self.ready())? {
+                    Some(ready) => Ok(ready),
+                    None if self.state.get() == State::Open => Err(Error::TimedOut),
+                    None => Err(Error::Disconnected),
+                };
             }
         }
     }
