@@ -94,6 +94,15 @@ impl TxLink {
         }
     }
 
+    /// Gives the other end a moment to be closed.
+    pub(crate) fn settle(&self) {
+        match self {
+            Self::Ring(ring) => ring.settle(),
+            // One socket has both directions.
+            Self::Stream(_) => {}
+        }
+    }
+
     pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingSender, Z::Error> {
         match self {
             Self::Ring(ring) => Ok(ring),
@@ -109,6 +118,15 @@ impl Serialize for TxLink {
 }
 
 impl RxLink {
+    /// Whether nothing more comes, but for what is there.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.has_ended(),
+            Self::Stream(_) => false,
+        }
+    }
+
     #[inline]
     pub(crate) fn recv<Out>(
         &self,

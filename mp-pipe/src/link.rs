@@ -646,6 +646,16 @@ impl RingSender {
     pub(crate) fn is_open(&self) -> bool {
         self.state.get() == State::Open
     }
+
+    /// Gives the other end a moment to be closed, as its process ends.
+    #[cold]
+    pub(crate) fn settle(&self) {
+        let mut fds = [PollFd::hung_up(self.socket.as_fd())];
+        let moment = Deadline::after(Duration::from_millis(10));
+        if self.is_open() && poll(&mut fds, moment).is_ok_and(|ready| ready > 0) {
+            self.state.set(State::Ended);
+        }
+    }
 }
 
 mod place {
@@ -1106,6 +1116,12 @@ impl RingReceiver {
             Err(Error::TimedOut) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether nothing more comes, but for what is there.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended
     }
 
     /// Ends the connection.

@@ -680,6 +680,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         } else {
             self.lane.ring.read(at, &mut bytes[..len]);
         }
+        crash_point!("receive: a short message is read");
         self.advance(HEADER + len.next_multiple_of(8), false)
     }
 
@@ -761,12 +762,14 @@ pub(crate) mod bench {
 
         fn lane(&self) -> Lane<Arc<Control>> {
             let start = NonNull::from(&self.words[0]).cast::<u8>();
+            // SAFETY: within the words.
+            let area = unsafe { start.add(RING) };
             Lane {
                 control: Arc::clone(&self.control),
                 // SAFETY: the words are so long, aligned, and outlive both ends in every test.
                 ring: unsafe { Memory::new(start, RING) },
                 // SAFETY: as above; the area lies behind the ring.
-                area: unsafe { Memory::new(start.add(RING), AREA) },
+                area: unsafe { Memory::new(area, AREA) },
             }
         }
 
