@@ -597,10 +597,9 @@ fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
             3 => old.wrapping_sub(8 * random.below(9000)),
             4 => old ^ random.below(6) << 32,
             5 => {
-                1 + random.below(5)
-                    | random.below(2) << 8
-                    | random.below(3) << 16
-                    | random.below(9000) << 32
+                let (kind, more) = (1 + random.below(5), random.below(2));
+                let (fds, len) = (random.below(3), random.below(9000));
+                kind | (more << 8) | (fds << 16) | (len << 32)
             }
             _ => old ^ 1 << random.below(64),
         };
