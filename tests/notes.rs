@@ -18,13 +18,20 @@
 //! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
 //! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
 //! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
+//! | `Pipe()`: the child sends `[12, {'name': 'yuan'}, 'hello']`, prints what it is answered and closes its end | `a_pipe_carries_a_list_and_its_answer` |
+//! | a pipe has two directions; with `duplex=False` the first end only receives and the second only sends | `a_pipe_has_two_directions_or_one` |
+//! | `send(data)`: a text or an object; `recv()` receives one of them | `one_recv_receives_one_message` |
+//! | `recv()` waits while the pipe is empty, and raises `EOFError` once the sending end is closed | `recv_waits_and_fails_once_the_sender_is_closed` |
+//! | each process closes the end it does not use | `no_end_need_be_closed_by_who_does_not_use_it` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
+use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiprocess::{
-    Array, Error, Lock, Process, Run, Semaphore, StartMethod, Value, current_process,
+    Array, Connection, Error, Lock, Process, Receiver, Run, Semaphore, Sender, StartMethod, Value,
+    current_process, duplex, pipe, simplex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +54,11 @@ crate::cases! {
         a_lock_keeps_others_out
         a_semaphore_counts_and_blocks_at_zero
         a_terminated_holder_of_a_lock_deadlocks_nobody
+        a_pipe_carries_a_list_and_its_answer
+        a_pipe_has_two_directions_or_one
+        one_recv_receives_one_message
+        recv_waits_and_fails_once_the_sender_is_closed
+        no_end_need_be_closed_by_who_does_not_use_it
     ;
     ONCE:
         a_daemon_ends_with_its_parent_and_makes_no_processes
@@ -61,6 +73,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("one-function", one_function),
     ("with-daemon", with_daemon),
     ("prints-in-main", prints_in_main),
+    ("list-and-answer", list_and_answer),
 ];
 
 /// Runs a program of the notes under this test's start method; gives its lines.
@@ -325,6 +338,96 @@ fn a_terminated_holder_of_a_lock_deadlocks_nobody() -> Outcome {
     assert!(lock.lock().is_err());
     child.join()?;
     assert!(lock.lock().is_ok());
+    Ok(())
+}
+
+/// `[12, {'name': 'yuan'}, 'hello']`: in Rust a list of different things is a tuple.
+type List = (i32, BTreeMap<String, String>, String);
+
+fn f(conn: Connection<List, String>) {
+    let name = BTreeMap::from([("name".to_string(), "yuan".to_string())]);
+    conn.send((12, name, "hello".to_string())).expect("sends");
+    let response = conn.recv().expect("receives");
+    println!("response {response}");
+    conn.close();
+}
+
+fn list_and_answer(arguments: &[String]) {
+    begin(arguments);
+    let (parent_conn, child_conn) = duplex().expect("a pipe");
+    let p = Process::new(f, (child_conn,)).start().expect("starts");
+    println!("{:?}", parent_conn.recv().expect("receives"));
+    parent_conn.send("hello".to_string()).expect("sends");
+    p.join().expect("joins");
+    println!("endding");
+}
+
+fn a_pipe_carries_a_list_and_its_answer() -> Outcome {
+    let lines = lines_of("list-and-answer")?;
+    assert_eq!(lines, [r#"(12, {"name": "yuan"}, "hello")"#, "response hello", "endding"]);
+    Ok(())
+}
+
+fn a_pipe_has_two_directions_or_one() -> Outcome {
+    let both = |conn2: Connection<i32, i32>| {
+        conn2.send(conn2.recv().expect("receives") + 1).expect("sends");
+    };
+    let (conn1, conn2) = duplex()?;
+    let p = Process::new(both, (conn2,)).start()?;
+    conn1.send(1)?;
+    assert_eq!(conn1.recv()?, 2);
+    p.join()?;
+    // Ours: the wrong direction does not compile, as the documentation of `simplex` shows and tests.
+    let put = |conn2: Sender<i32>| conn2.send(3).expect("sends");
+    let (conn1, conn2) = simplex()?;
+    let p = Process::new(put, (conn2,)).start()?;
+    assert_eq!(conn1.recv()?, 3);
+    p.join()?;
+    Ok(())
+}
+
+fn one_recv_receives_one_message() -> Outcome {
+    let put = |child_pipe: Sender<(String, Vec<u8>)>| {
+        for text in ["", "a text", "and another"] {
+            child_pipe.send((text.to_string(), vec![7; text.len()])).expect("sends");
+        }
+    };
+    let (parent_pipe, child_pipe) = simplex()?;
+    Process::new(put, (child_pipe,)).start()?.join()?;
+    for text in ["", "a text", "and another"] {
+        assert_eq!(parent_pipe.recv()?, (text.to_string(), vec![7; text.len()]));
+    }
+    Ok(())
+}
+
+fn recv_waits_and_fails_once_the_sender_is_closed() -> Outcome {
+    let put = |conn: Sender<i32>| {
+        thread::sleep(Duration::from_millis(50));
+        conn.send(1).expect("sends");
+        conn.close();
+        sleep_for_ever();
+    };
+    let (receiver, sender) = simplex()?;
+    let start = Instant::now();
+    let p = Process::new(put, (sender,)).start()?;
+    assert_eq!(receiver.recv()?, 1);
+    assert!(start.elapsed() >= Duration::from_millis(50), "it waited");
+    // Python: EOFError.
+    assert!(matches!(receiver.recv(), Err(pipe::Error::Disconnected)));
+    assert!(p.is_alive());
+    p.kill()?;
+    p.join()?;
+    Ok(())
+}
+
+fn no_end_need_be_closed_by_who_does_not_use_it() -> Outcome {
+    let count = |conn: Receiver<i32>| conn.iter().count();
+    let (receiver, sender) = simplex()?;
+    let p = Process::new(count, (receiver,)).start()?;
+    (0..3).try_for_each(|n| sender.send(n))?;
+    // Ours: the child has the end it was given and no other, so it sees the end of this one, by drop alone.
+    drop(sender);
+    assert_eq!(p.result()?, 3);
     Ok(())
 }
 

@@ -68,9 +68,14 @@ fn open(fd: OwnedFd) -> Result<Arc<Segment>> {
     Ok(Arc::new(segment))
 }
 
-/// Where the lane's ring and area begin.
+/// How many directions a pipe has.
+fn lanes(segment: &Segment) -> usize {
+    if segment.size() == size(1) { 1 } else { 2 }
+}
+
+/// Where the lane's ring and area begin, of one that there is.
 fn places(segment: &Segment, lane: usize) -> (usize, usize) {
-    let lanes = if segment.size() == size(1) { 1 } else { 2 };
+    let lanes = lanes(segment);
     (RINGS + lane * RING, RINGS + lanes * RING + lane * AREA)
 }
 
@@ -80,7 +85,8 @@ mod mapped {
     #![expect(unsafe_code, reason = "pointers into a mapping that is kept")]
 
     use super::{
-        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, places,
+        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, lanes,
+        places,
     };
     use std::ptr::NonNull;
 
@@ -106,10 +112,10 @@ mod mapped {
 
     /// The lane number `lane` of a pipe.
     pub(crate) fn lane(segment: &Arc<Segment>, lane: usize) -> Result<Lane<ControlRef>> {
-        let (ring, area) = places(segment, lane);
-        if area + AREA > segment.size() {
-            return Err(Error::Damaged("a pipe has no third direction".to_string()));
+        if lane >= lanes(segment) {
+            return Err(Error::Damaged(format!("a pipe has no direction {lane}")));
         }
+        let (ring, area) = places(segment, lane);
         let control = NonNull::from(segment.at::<Control>(CONTROLS + lane * size_of::<Control>())?);
         let (ring, area) = (segment.address(ring, RING)?, segment.address(area, AREA)?);
         Ok(Lane {

@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::mem::memfd;
 use mp_core::sys::process::{self, Forked};
 use mp_core::sys::socket;
-use mp_core::{Fd, Segment, encode};
+use mp_core::{Fd, Segment, decode, encode};
 use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 
 /// How long a test may take before it counts as hung.
@@ -42,6 +42,7 @@ fn main() {
         test("scribbled_on_words", || scribble("words", Where::Words)),
         test("scribbled_on_headers", || scribble("headers", Where::Headers)),
         test("scribbled_on_everything", || scribble("everything", Where::Everywhere)),
+        test("ends_of_tampered_messages", ends_of_tampered_messages),
         test("nonsense_through_the_doorbell", || scribble("doorbell", Where::Doorbell)),
         test("ringing_without_end_stretches_no_timeout", ringing_without_end),
     ];
@@ -597,10 +598,9 @@ fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
             3 => old.wrapping_sub(8 * random.below(9000)),
             4 => old ^ random.below(6) << 32,
             5 => {
-                1 + random.below(5)
-                    | random.below(2) << 8
-                    | random.below(3) << 16
-                    | random.below(9000) << 32
+                let (kind, more) = (1 + random.below(5), random.below(2));
+                let (fds, len) = (random.below(3), random.below(9000));
+                kind | (more << 8) | (fds << 16) | (len << 32)
             }
             _ => old ^ 1 << random.below(64),
         };
@@ -743,6 +743,75 @@ fn bear(conn: &Connection<Message, Message>, noise: &[u8], seed: u64) {
             assert!(matches!(error, Ok(()) | Err(Error::TimedOut | Error::Io(_))), "{error:?}");
         }
         count(7);
+    }
+}
+
+/// Ends that are sent as nobody sends them: an error, or ends that give errors.
+fn ends_of_tampered_messages() {
+    type Both = Connection<Message, Message>;
+    let mut random = Random::new(99);
+    let (mut refused, mut received) = (0, 0);
+    for round in 0..1200 {
+        let (one, two) = duplex::<Message, Message>().unwrap();
+        // The receiver has the beginning of a long message, and of another one descriptors.
+        assert!(two.send_bytes_timeout(&[7; 400_000], Duration::from_nanos(1)).is_err());
+        if random.below(2) == 0 {
+            one.poll(Duration::ZERO).unwrap();
+        }
+        two.send((1, "one".to_string(), vec![file_of(1)])).unwrap();
+        let message = if round % 3 == 0 {
+            encode(&one)
+        } else {
+            let (sender, receiver) = one.split();
+            if round % 3 == 1 { encode(&sender) } else { encode(&receiver) }
+        };
+        let (mut bytes, mut fds) = message.unwrap().into_parts();
+        for _ in 0..random.below(3) {
+            let at = random.below(bytes.len().min(64) as u64) as usize;
+            bytes[at] = match random.below(4) {
+                0 => bytes[at] ^ (1 << random.below(8)),
+                1 => bytes[at].wrapping_add(1),
+                2 => 255,
+                _ => random.next() as u8,
+            };
+        }
+        match random.below(6) {
+            0 => _ = fds.pop(),
+            1 => fds.reverse(),
+            2 => fds.push(File::open("/dev/null").unwrap().into()),
+            3 => fds[0] = memfd(c"test").unwrap(),
+            _ => {}
+        }
+        let message = mp_core::Message::new(bytes, fds);
+        let is_fine = match round % 3 {
+            0 => decode::<Both>(message).map(|end| {
+                let _ = end.try_send_bytes(&[1; 5000]);
+                let _ = end.try_recv();
+            }),
+            1 => decode::<Sender<Message>>(message).map(|end| _ = end.try_send_bytes(&[1; 5000])),
+            _ => decode::<Receiver<Message>>(message).map(|end| {
+                let _ = wait(&[&end], Some(Duration::ZERO));
+                let _ = end.try_recv();
+                let _ = end.try_recv_bytes();
+            }),
+        };
+        if is_fine.is_ok() { received += 1 } else { refused += 1 }
+    }
+    eprintln!("tampered: {refused} refused, {received} received");
+    assert!(refused > 100 && received > 50);
+    // A direction that there is not.
+    for lane in [2, 3, 1 << 20, 1 << 48, u64::MAX / 2, u64::MAX] {
+        let (one, _two) = duplex::<u8, u8>().unwrap();
+        let (sender, _) = one.split();
+        let (mut bytes, fds) = encode(&sender).unwrap().into_parts();
+        // The segment's place in the table, 4 bytes; then the lane.
+        assert!(
+            bytes.len() == 32 && bytes[4..12] == [0; 8],
+            "another layout than this test writes"
+        );
+        bytes[4..12].copy_from_slice(&lane.to_le_bytes());
+        let message = mp_core::Message::new(bytes, fds);
+        assert!(decode::<Sender<u8>>(message).is_err(), "{lane}");
     }
 }
 
