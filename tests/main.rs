@@ -9,6 +9,7 @@
 
 mod crash;
 mod notes;
+mod queue;
 mod reexports;
 mod shmem;
 mod start;
@@ -20,6 +21,7 @@ fn main() -> std::process::ExitCode {
         start::CASES,
         crash::CASES,
         sync::CASES,
+        queue::CASES,
         shmem::CASES,
         notes::CASES,
         reexports::CASES,

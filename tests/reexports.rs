@@ -13,6 +13,8 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     let value: mp::Value<i32> = mp::shmem::Value::new(1)?;
     let lock: mp::Lock = mp::sync::Lock::new()?;
     assert!(value.get() == 1 && !lock.is_locked());
+    let queue: mp::Queue<u8> = mp::queue::Queue::unbounded()?;
+    assert!(queue.is_empty());
     let fd: mp::Fd = mp::core::Fd::from(std::fs::File::open("/dev/null")?);
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())

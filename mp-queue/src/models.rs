@@ -161,12 +161,7 @@ fn an_item_reaches_a_consumer_that_may_sleep() {
             model.put(8).unwrap();
             assert_eq!(consumer.join().unwrap(), (Some(7), Some(8)));
         },
-        &[
-            Site::CommitPublishes,
-            Site::CommitWakes,
-            Site::LookAcquires,
-            Site::MarkBeforeSleep,
-        ],
+        &[Site::CommitPublishes, Site::CommitWakes, Site::LookAcquires, Site::MarkBeforeSleep],
     );
 }
 
@@ -182,12 +177,7 @@ fn two_consumers_that_may_sleep_get_an_item_each() {
             let sum: u64 = consumers.into_iter().map(|consumer| consumer.join().unwrap()).sum();
             assert_eq!(sum, 3);
         },
-        &[
-            Site::CommitKeepsMark,
-            Site::CommitWakes,
-            Site::ClearWakesAll,
-            Site::MarkBeforeSleep,
-        ],
+        &[Site::CommitKeepsMark, Site::CommitWakes, Site::ClearWakesAll, Site::MarkBeforeSleep],
     );
 }
 

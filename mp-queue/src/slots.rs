@@ -494,10 +494,8 @@ impl Slots {
             if entry.number.load(Ordering::Relaxed) > cursor.number {
                 entry.reserved.store(0, Ordering::Relaxed);
                 crash_point!("put: about to free an orphan");
-                self.segment.release(
-                    start_of_block(block) as usize,
-                    size_of_block(block) as usize,
-                )?;
+                self.segment
+                    .release(start_of_block(block) as usize, size_of_block(block) as usize)?;
                 entry.number.store(0, Ordering::Relaxed);
             }
         }

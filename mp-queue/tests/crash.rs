@@ -65,7 +65,10 @@ mod steps {
             tests.push(test(format!("killed at: {name}"), move || killed_at(name)));
         }
         tests.push(test("a consumer asleep gets what the killed had put", asleep_for_items));
-        tests.push(test("a producer asleep gets the room that the killed had made", asleep_for_room));
+        tests.push(test(
+            "a producer asleep gets the room that the killed had made",
+            asleep_for_room,
+        ));
         tests.push(test("those who wait learn of a close by the killed", asleep_for_close));
         libtest_mimic::run(&arguments, tests).exit();
     }
