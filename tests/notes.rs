@@ -18,6 +18,10 @@
 //! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
 //! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
 //! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
+//! | `Queue()`: a child puts data of any kind, the parent gets it, `while not q.empty(): q.get()` | `queue::a_child_puts_and_its_parent_gets_until_the_queue_is_empty` |
+//! | `Queue(3)`: `put`, `get`, `full()`, `empty()`, `qsize()`; getting from an empty one without waiting fails | `queue::put_get_full_empty_and_length_are_exact_between_processes` |
+//! | `put` waits while the queue is full, `get` while it is empty; both take a timeout | `queue::a_full_queue_blocks_until_a_process_gets`, `queue::timeouts_bound_the_whole_call_and_are_not_empty_or_full` |
+//! | `close()` closes the queue | `queue::close_ends_those_who_wait_and_lets_what_is_left_be_got` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::thread;

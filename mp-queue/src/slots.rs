@@ -798,7 +798,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
+        #![proptest_config(ProptestConfig::with_cases(120))]
 
         /// Against a queue of std's, with deaths in between that may change nothing.
         #[test]
