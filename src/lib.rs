@@ -21,6 +21,7 @@
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`], [`Listener`], [`Client`] |
+//! | [`queue`] | `mp-queue` | [`Queue`], [`JoinableQueue`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
 //! | [`sync`] | `mp-sync` | [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`], [`Mutex`], [`RwLock`] |
 //! | [`core`] | `mp-core` | messages with descriptors, shared segments, kernel calls: for handles of your own |
@@ -41,6 +42,7 @@
 pub use mp_core as core;
 pub use mp_pipe as pipe;
 pub use mp_process as process;
+pub use mp_queue as queue;
 pub use mp_shmem as shmem;
 pub use mp_sync as sync;
 
@@ -54,6 +56,7 @@ pub use mp_process::{
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,
     set_start_method, start_method, test_support,
 };
+pub use mp_queue::{JoinableQueue, PutError, Queue};
 pub use mp_shmem::{Array, RawArray, RawValue, ShareableList, SharedMemory, Value};
 pub use mp_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,

@@ -11,6 +11,7 @@ mod crash;
 mod listener;
 mod notes;
 mod pipe;
+mod queue;
 mod reexports;
 mod shmem;
 mod start;
@@ -22,6 +23,7 @@ fn main() -> std::process::ExitCode {
         start::CASES,
         crash::CASES,
         sync::CASES,
+        queue::CASES,
         shmem::CASES,
         listener::CASES,
         pipe::CASES,

@@ -23,6 +23,10 @@
 //! | `send(data)`: a text or an object; `recv()` receives one of them | `one_recv_receives_one_message` |
 //! | `recv()` waits while the pipe is empty, and raises `EOFError` once the sending end is closed | `recv_waits_and_fails_once_the_sender_is_closed` |
 //! | each process closes the end it does not use | `no_end_need_be_closed_by_who_does_not_use_it` |
+//! | `Queue()`: a child puts data of any kind, the parent gets it, `while not q.empty(): q.get()` | `queue::a_child_puts_and_its_parent_gets_until_the_queue_is_empty` |
+//! | `Queue(3)`: `put`, `get`, `full()`, `empty()`, `qsize()`; getting from an empty one without waiting fails | `queue::put_get_full_empty_and_length_are_exact_between_processes` |
+//! | `put` waits while the queue is full, `get` while it is empty; both take a timeout | `queue::a_full_queue_blocks_until_a_process_gets`, `queue::timeouts_bound_the_whole_call_and_are_not_empty_or_full` |
+//! | `close()` closes the queue | `queue::close_ends_those_who_wait_and_lets_what_is_left_be_got` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::collections::BTreeMap;

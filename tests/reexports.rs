@@ -22,6 +22,8 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     one.send(refused.value)?;
     let items: [&dyn mp::Waitable; 1] = [&two];
     assert!(mp::wait(&items, None)? == [0] && two.recv()? == 3);
+    let queue: mp::Queue<u8> = mp::queue::Queue::unbounded()?;
+    assert!(queue.is_empty());
     let fd: mp::Fd = mp::core::Fd::from(std::fs::File::open("/dev/null")?);
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())
