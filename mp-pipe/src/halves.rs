@@ -523,7 +523,7 @@ impl<T> Serialize for Sender<T> {
 
 impl<'de, T> Deserialize<'de> for Sender<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RingSender::deserialize(deserializer).map(Self::new)
+        TxLink::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -535,7 +535,7 @@ impl<T> Serialize for Receiver<T> {
 
 impl<'de, T> Deserialize<'de> for Receiver<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RingReceiver::deserialize(deserializer).map(Self::new)
+        RxLink::deserialize(deserializer).map(Self::new)
     }
 }
 
