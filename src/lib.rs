@@ -20,6 +20,7 @@
 //! | Module | Crate | Has |
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
+//! | [`pool`] | `mp-pool` | [`Pool`], [`AsyncResult`]: `apply`, `map`, `imap` in worker processes |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
 //! | [`sync`] | `mp-sync` | [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`], [`Mutex`], [`RwLock`] |
@@ -40,12 +41,14 @@
 
 pub use mp_core as core;
 pub use mp_pipe as pipe;
+pub use mp_pool as pool;
 pub use mp_process as process;
 pub use mp_shmem as shmem;
 pub use mp_sync as sync;
 
 pub use mp_core::Fd;
 pub use mp_pipe::{Connection, Receiver, SendError, Sender, Waitable, duplex, simplex, wait};
+pub use mp_pool::{AsyncResult, Pool, TaskError};
 pub use mp_process::{
     AnyChild, Child, CurrentProcess, Error, ExitStatus, ParentProcess, Process, ProcessError,
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,

@@ -9,6 +9,7 @@
 
 mod crash;
 mod notes;
+mod pool;
 mod reexports;
 mod shmem;
 mod start;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         crash::CASES,
         sync::CASES,
         shmem::CASES,
+        pool::CASES,
         notes::CASES,
         reexports::CASES,
     ])

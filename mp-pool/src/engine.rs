@@ -463,7 +463,7 @@ fn initializer_failed(report: Report, text: &[u8]) -> String {
     match report.status {
         Status::Panicked => format!("it panicked: {text}"),
         Status::Undecodable => format!("its arguments cannot be read: {text}"),
-        Status::Unencodable | Status::Value => format!("its result cannot be sent: {text}"),
+        Status::Unencodable | Status::Value => text.into_owned(),
     }
 }
 

@@ -360,7 +360,8 @@ mod tests {
         #[test]
         fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, item: Option<u32>) {
             let order = Order { number, function, define, aside };
-            prop_assert_eq!(Order::read(&order.to_bytes()), Some((order, &[][..])));
+            let bytes = order.to_bytes();
+            prop_assert_eq!(Order::read(&bytes), Some((order, &[][..])));
             for status in
                 [Status::Value, Status::Panicked, Status::Unencodable, Status::Undecodable]
             {
