@@ -39,7 +39,7 @@ const MOST_FAILURES: u32 = 8;
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the first and each further failure.
-const BACK_OFF: Duration = Duration::from_millis(10);
+const BACK_OFF: Duration = Duration::from_millis(4);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// Between the end of an idle worker and the start of another: at the end of the program workers are ended
 /// before this thread is.
