@@ -1,4 +1,4 @@
-//! Counts the words in all text files below a directory, one task for each file, with a progress bar.
+//! Counts the words in all text files below a directory, by a pool, with a progress bar.
 //!
 //! `cargo run --release --example wordcount -- [DIRECTORY]`; without one, in the sources of cargo's registry. Then
 //! counts them once more in this process alone, and says whether both counts agree.
@@ -13,14 +13,19 @@ use multiprocess::{Pool, TaskError, cpu_count};
 
 type Counts = HashMap<String, u64>;
 
-/// The words of one file: letters, in lower case.
-fn count(path: PathBuf) -> Counts {
+/// So many files are one task: what their words have in common is counted there, and not sent.
+const TOGETHER: usize = 64;
+
+/// The words of some files: letters, in lower case.
+fn count(files: Vec<PathBuf>) -> Counts {
     let mut counts = Counts::new();
-    // What cannot be read has no words; what is no text is read as far as it is one.
-    let bytes = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    for word in text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()) {
-        *counts.entry(word.to_lowercase()).or_default() += 1;
+    for file in files {
+        // What cannot be read has no words; what is no text is read as far as it is one.
+        let bytes = fs::read(file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        for word in text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()) {
+            *counts.entry(word.to_lowercase()).or_default() += 1;
+        }
     }
     counts
 }
@@ -62,11 +67,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let pool = Pool::builder().build()?;
     let mut total = Counts::new();
-    // The bar knows how many there are, as the results are as many as the files.
-    for counts in pool.imap_unordered(count, files.clone()).progress() {
+    let tasks: Vec<Vec<PathBuf>> = files.chunks(TOGETHER).map(<[PathBuf]>::to_vec).collect();
+    // The bar knows how many there are, as the results are as many as the tasks.
+    for counts in pool.imap_unordered(count, tasks).progress() {
         match counts {
             Ok(counts) => add(&mut total, counts),
-            Err(error @ TaskError::WorkerDied { .. }) => eprintln!("one file is lost: {error}"),
+            Err(error @ TaskError::WorkerDied { .. }) => eprintln!("some files are lost: {error}"),
             Err(error) => return Err(error.into()),
         }
     }
@@ -75,10 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parallel = start.elapsed();
 
     let start = Instant::now();
-    let mut check = Counts::new();
-    for file in files {
-        add(&mut check, count(file));
-    }
+    let check = count(files);
     let alone = start.elapsed();
 
     let mut table: Vec<_> = total.iter().collect();

@@ -18,13 +18,18 @@
 //! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
 //! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
 //! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
+//! | `Pool(4)`, `apply_async(func, args)` in a loop, `close()`, `join()` | `a_pool_runs_what_is_submitted_and_is_closed_and_joined` |
+//! | `apply()` waits for each task, `map()` for all; `apply_async()` and `map_async()` do not | `apply_and_map_wait_and_their_async_forms_do_not` |
+//! | what a task of a pool returns comes back | `tasks_of_a_pool_return_values` |
+//! | a pool without a number has as many processes as the system says | `a_pool_has_as_many_processes_as_the_system_says` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::thread;
 use std::time::Duration;
 
 use multiprocess::{
-    Array, Error, Lock, Process, Run, Semaphore, StartMethod, Value, current_process,
+    Array, Error, Lock, Pool, Process, Run, Semaphore, StartMethod, Value, cpu_count,
+    current_process,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +52,10 @@ crate::cases! {
         a_lock_keeps_others_out
         a_semaphore_counts_and_blocks_at_zero
         a_terminated_holder_of_a_lock_deadlocks_nobody
+        a_pool_runs_what_is_submitted_and_is_closed_and_joined
+        apply_and_map_wait_and_their_async_forms_do_not
+        tasks_of_a_pool_return_values
+        a_pool_has_as_many_processes_as_the_system_says
     ;
     ONCE:
         a_daemon_ends_with_its_parent_and_makes_no_processes
@@ -61,6 +70,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("one-function", one_function),
     ("with-daemon", with_daemon),
     ("prints-in-main", prints_in_main),
+    ("pool-of-four", pool_of_four),
 ];
 
 /// Runs a program of the notes under this test's start method; gives its lines.
@@ -325,6 +335,74 @@ fn a_terminated_holder_of_a_lock_deadlocks_nobody() -> Outcome {
     assert!(lock.lock().is_err());
     child.join()?;
     assert!(lock.lock().is_ok());
+    Ok(())
+}
+
+fn worker(msg: String) {
+    println!("{msg}");
+    thread::sleep(random_pause() / 10);
+}
+
+fn pool_of_four(arguments: &[String]) {
+    begin(arguments);
+    let pool = Pool::new(4).expect("a pool");
+    for i in 0..10 {
+        let _ = pool.apply_async(worker, (format!("hello {i}"),));
+    }
+    pool.close();
+    pool.join().expect("joins");
+    println!("all done");
+}
+
+fn a_pool_runs_what_is_submitted_and_is_closed_and_joined() -> Outcome {
+    let mut lines = lines_of("pool-of-four")?;
+    assert_eq!(lines.pop().as_deref(), Some("all done"));
+    lines.sort_unstable();
+    let all: Vec<String> = (0..10).map(|i| format!("hello {i}")).collect();
+    assert_eq!(lines, all);
+    Ok(())
+}
+
+fn apply_and_map_wait_and_their_async_forms_do_not() -> Outcome {
+    let pool = Pool::new(2)?;
+    let count = Value::new(0)?;
+    let add = |count: Value<i32>| {
+        thread::sleep(Duration::from_millis(2));
+        count.update(|n| *n += 1);
+    };
+    for n in 1..=5 {
+        pool.apply(add, (count.clone(),))?;
+        assert_eq!(count.get(), n);
+    }
+    pool.map(add, vec![count.clone(); 5])?;
+    assert_eq!(count.get(), 10);
+    let gate = multiprocess::Event::new()?;
+    let wait = |gate: multiprocess::Event| gate.wait().is_ok();
+    let one = pool.apply_async(wait, (gate.clone(),));
+    let many = pool.map_async(wait, vec![gate.clone(); 3]);
+    assert!(!one.is_ready() && !many.is_ready());
+    gate.set();
+    assert_eq!((one.get()?, many.get()?), (true, vec![true; 3]));
+    Ok(())
+}
+
+fn tasks_of_a_pool_return_values() -> Outcome {
+    let pool = Pool::new(3)?;
+    let func = |msg: String| format!("{msg} done");
+    let results: Vec<_> = (0..4).map(|i| pool.apply_async(func, (format!("hello {i}"),))).collect();
+    pool.close();
+    pool.join()?;
+    for (i, result) in results.iter().enumerate() {
+        assert_eq!(result.get()?, format!("hello {i} done"));
+    }
+    Ok(())
+}
+
+fn a_pool_has_as_many_processes_as_the_system_says() -> Outcome {
+    let pool = Pool::builder().build()?;
+    assert_eq!(pool.workers().len(), cpu_count());
+    let squares = pool.map(|x: i32| x * x, 0..10)?;
+    assert_eq!(squares[9], 81);
     Ok(())
 }
 

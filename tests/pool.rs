@@ -63,10 +63,8 @@ crate::cases! {
     ;
 }
 
-pub(crate) const ROLES: &[Role] = &[
-    ("pool-for-ever", works_for_ever),
-    ("pool-interrupted", is_interrupted),
-];
+pub(crate) const ROLES: &[Role] =
+    &[("pool-for-ever", works_for_ever), ("pool-interrupted", is_interrupted)];
 
 fn square(x: u64) -> u64 {
     x * x
@@ -107,7 +105,10 @@ fn calls_give_what_functions_return() -> Outcome {
     assert!(text.is_ready() && text.is_successful() && text.wait_timeout(Duration::ZERO));
     assert_eq!(pool.map(square, 0..100)?, (0..100).map(square).collect::<Vec<_>>());
     assert_eq!(pool.map_async(square, vec![1, 2, 3]).get()?, [1, 4, 9]);
-    assert_eq!(pool.starmap(|a: u8, b: f64| f64::from(a) + b, vec![(1, 0.5), (2, 0.25)])?, [1.5, 2.25]);
+    assert_eq!(
+        pool.starmap(|a: u8, b: f64| f64::from(a) + b, vec![(1, 0.5), (2, 0.25)])?,
+        [1.5, 2.25]
+    );
     let ordered: Result<Vec<_>, _> = pool.imap(square, 0..500).collect();
     assert_eq!(ordered?, (0..500).map(square).collect::<Vec<_>>());
     let some: Result<HashSet<_>, _> = pool.imap_unordered(square, 0..500).collect();
@@ -288,7 +289,8 @@ fn the_initializer_runs_once_in_each_worker() -> Outcome {
 }
 
 fn an_initializer_that_fails_is_an_error() -> Outcome {
-    let error = Pool::builder().workers(2).initializer(|| panic!("no model"), ()).build().unwrap_err();
+    let error =
+        Pool::builder().workers(2).initializer(|| panic!("no model"), ()).build().unwrap_err();
     assert!(matches!(&error, Error::Initializer(why) if why.contains("no model")), "{error}");
     let exit = |code: i32| std::process::exit(code);
     let error = Pool::builder().workers(2).initializer(exit, (5,)).build().unwrap_err();
@@ -524,8 +526,7 @@ fn a_cancelled_task_ends_whether_it_runs_or_not() -> Outcome {
 
 fn workers_are_replaced_after_so_many_tasks() -> Outcome {
     let pool = Pool::builder().workers(2).max_tasks_per_child(5).build()?;
-    let pids: Vec<u32> =
-        pool.imap(|_: u64| pid(), 0..103).collect::<Result<_, _>>()?;
+    let pids: Vec<u32> = pool.imap(|_: u64| pid(), 0..103).collect::<Result<_, _>>()?;
     for pid in &pids {
         assert!(pids.iter().filter(|other| *other == pid).count() <= 5);
     }
@@ -555,7 +556,8 @@ fn imap_takes_no_more_than_its_window() -> Outcome {
     drop(results);
     assert!(taken.load(Ordering::Relaxed) <= 60);
     // Without end.
-    let sum: u64 = pool.imap_unordered(square, 0..).take(1000).filter_map(Result::ok).map(|_| 1).sum();
+    let sum: u64 =
+        pool.imap_unordered(square, 0..).take(1000).filter_map(Result::ok).map(|_| 1).sum();
     assert_eq!(sum, 1000);
     assert_eq!(pool.imap(square, 0..0).next(), None);
     Ok(())
@@ -740,7 +742,8 @@ fn an_idle_pool_uses_no_time() -> Outcome {
     let pool = Pool::builder().workers(2).task_timeout(Duration::from_secs(100)).build()?;
     pool.map(square, 0..1000)?;
     thread::sleep(Duration::from_millis(100));
-    let all = || [pool.workers(), vec![std::process::id()]].concat().into_iter().map(ticks).sum::<u64>();
+    let all =
+        || [pool.workers(), vec![std::process::id()]].concat().into_iter().map(ticks).sum::<u64>();
     let switches = || -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", pool.workers()[0]));
         let status = status.unwrap_or_default();
@@ -833,8 +836,7 @@ fn a_child_that_a_task_leaves_behind_hides_no_death() -> Outcome {
             for_ever();
         }
         pid.set(child);
-        // SAFETY: takes numbers only.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        kill(std::process::id());
     };
     let left = Value::new(0)?;
     let result = pool.apply(leave, (left.clone(),));
@@ -851,7 +853,7 @@ fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {
         // A few hundred microseconds, and now and then a large result.
         let end = Instant::now() + Duration::from_micros(n % 7 * 100);
         while Instant::now() < end {}
-        (n * n, vec![n as u8; if n % 100 == 0 { 300_000 } else { 3 }])
+        (n * n, vec![n as u8; if n.is_multiple_of(100) { 300_000 } else { 3 }])
     }
     let pool = Pool::new(2)?;
     let killed = AtomicUsize::new(0);
@@ -881,8 +883,7 @@ fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {
         while submitted < TASKS || stop.load(Ordering::Relaxed) == 0 {
             let tasks = submitted..submitted + 1000;
             submitted += 1000;
-            let results: Vec<_> =
-                tasks.map(|n| (n, pool.apply_async(work, (n,)))).collect();
+            let results: Vec<_> = tasks.map(|n| (n, pool.apply_async(work, (n,)))).collect();
             for (n, result) in results {
                 match result.get() {
                     Ok((square, bytes)) => {

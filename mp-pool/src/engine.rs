@@ -237,7 +237,8 @@ impl State {
         let worker = &mut self.workers[index];
         let mut result = Ok(());
         while result.is_ok() && worker.functions <= function as usize {
-            let define = Order { number: 0, function: worker.functions as u32, define: true, aside: false };
+            let define =
+                Order { number: 0, function: worker.functions as u32, define: true, aside: false };
             let body = &self.functions[worker.functions];
             result = send_order(&worker.sender, define, body);
             worker.functions += usize::from(result.is_ok());
@@ -407,8 +408,7 @@ fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, L
         leaving: false,
     };
     let limit = Deadline::NEVER;
-    let mut link =
-        Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
+    let mut link = Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
     if let Some((function, body)) = &settings.initializer
         && let Err(error) = send_initializer(&mut worker, function, body)
     {
@@ -933,7 +933,8 @@ impl Dispatcher {
                 continue;
             }
             if !link.ended {
-                link.ended = process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
+                link.ended =
+                    process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
             }
             let given_up = link.killed && link.limit.has_passed();
             if link.ended || given_up {

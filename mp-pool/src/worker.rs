@@ -225,7 +225,8 @@ impl Worker {
         if !order.aside {
             return self.run(&order, body, fds);
         }
-        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd)) {
+        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
+        {
             Ok(body) => self.run(&order, &body, fds),
             Err(error) => {
                 let why = format!("the arguments cannot be taken over: {error}");
@@ -352,7 +353,8 @@ mod tests {
             last = upper.max(begun);
         }
         let begun = begun.join().unwrap();
-        let both: Vec<_> = taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
+        let both: Vec<_> =
+            taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
         assert!(both.is_empty(), "{both:?}");
     }
 
