@@ -210,6 +210,11 @@ fn handles_travel_in_arguments_and_results() -> Outcome {
     let files: Vec<Fd> =
         (0..40).map(|_| File::open("/dev/null").map(Fd::from)).collect::<Result<_, _>>()?;
     assert_eq!(pool.map(|file: Fd| drop(file), files)?.len(), 40);
+    // More than one message can carry, or this process may have open.
+    let values = vec![value.clone(); 5000];
+    let add = |value: Value<u64>| value.update(|v| *v += 1);
+    assert_eq!(pool.map_chunked(add, values, 5000)?.len(), 5000);
+    assert_eq!(value.get(), 10_050);
     Ok(())
 }
 

@@ -14,6 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -481,6 +482,8 @@ fn dismiss(links: Vec<Link>) {
 pub(crate) struct Engine {
     state: Mutex<State>,
     settings: Settings,
+    /// The process that has the workers: one that is forked from it has this object too.
+    owner: u32,
     /// Set to have the thread look at the state.
     event: Event,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -536,6 +539,7 @@ impl Engine {
         let engine = Arc::new(Self {
             state: Mutex::new(state),
             settings,
+            owner: std::process::id(),
             event,
             thread: Mutex::new(None),
             callbacks: Arc::default(),
@@ -544,8 +548,11 @@ impl Engine {
         let (hand_over, take_over) = mpsc::channel();
         let us = Arc::clone(&engine);
         let run = move || {
-            if let Ok(links) = take_over.recv() {
-                Dispatcher::new(us, links, keys).run();
+            let Ok(links) = take_over.recv() else { return };
+            let dispatcher = Dispatcher::new(Arc::clone(&us), links, keys);
+            if catch_unwind(AssertUnwindSafe(|| dispatcher.run())).is_err() {
+                // A mistake of this crate's: nobody shall wait for ever.
+                us.terminate();
             }
         };
         let builder = thread::Builder::new().name("mp-pool".to_string()).stack_size(512 << 10);
@@ -557,6 +564,11 @@ impl Engine {
 
     pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
         &self.callbacks
+    }
+
+    /// Whether this is the process that has the workers.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner == std::process::id()
     }
 
     /// How many workers there are to be.
