@@ -86,6 +86,34 @@ def pool(case, steps):
         return (time.perf_counter_ns() - start) / steps
 
 
+def queue(shape, size, items):
+    """Nanoseconds of the clock for each item that goes from so many processes to so many others."""
+    producers, consumers = (int(number) for number in shape.rstrip("c").split("p"))
+    item = 7 if size == "8B" else bytes(1024)
+    shared = fork.Queue()
+    barrier = fork.Barrier(producers + consumers + 1)
+
+    def put():
+        barrier.wait()
+        for _ in range(items // producers):
+            shared.put(item)
+
+    def get():
+        barrier.wait()
+        for _ in range(items // consumers):
+            shared.get()
+
+    sides = [put] * producers + [get] * consumers
+    children = [fork.Process(target=side) for side in sides]
+    for child in children:
+        child.start()
+    barrier.wait()
+    start = time.perf_counter_ns()
+    for child in children:
+        child.join()
+    return (time.perf_counter_ns() - start) / items
+
+
 def main(case, steps):
     if case.startswith(("pool_", "executor_")):
         return pool(case, steps)
@@ -126,6 +154,8 @@ def main(case, steps):
         start = time.perf_counter_ns()
         view[:] = content
         return (time.perf_counter_ns() - start) / steps
+    if case.startswith("queue_"):
+        return queue(*case.split("_")[1:], steps)
     raise SystemExit(f"no case {case}")
 
 

@@ -8,8 +8,11 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod listener;
 mod notes;
+mod pipe;
 mod pool;
+mod queue;
 mod reexports;
 mod shmem;
 mod start;
@@ -21,8 +24,11 @@ fn main() -> std::process::ExitCode {
         start::CASES,
         crash::CASES,
         sync::CASES,
+        queue::CASES,
         shmem::CASES,
         pool::CASES,
+        listener::CASES,
+        pipe::CASES,
         notes::CASES,
         reexports::CASES,
     ])

@@ -4,7 +4,6 @@
 //! table and an index into its bytes; decoding takes the descriptor out again. Outside of an mp codec
 //! there is no table, and both are an error.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -116,10 +115,8 @@ impl<'de> Deserialize<'de> for Fd {
 }
 
 /// The table of the message this thread is working on.
-#[derive(Default)]
 pub(crate) enum Table {
     /// None: serializing a descriptor is an error.
-    #[default]
     Absent,
     /// Descriptors the value has left so far.
     Encoding(Vec<OwnedFd>),
@@ -127,28 +124,55 @@ pub(crate) enum Table {
     Decoding(Vec<Option<OwnedFd>>),
 }
 
-thread_local! {
-    static TABLE: RefCell<Table> = const { RefCell::new(Table::Absent) };
-}
+use current::with_current;
+pub(crate) use current::with_table;
 
-/// Runs `work` with `table` as this thread's table and gives the table back as `work` left it.
-///
-/// Nests: a `Serialize` that itself encodes a message gets a table of its own. After a panic the outer
-/// table is in place again.
-pub(crate) fn with_table<R>(table: Table, work: impl FnOnce() -> R) -> (R, Table) {
-    struct Restore(Option<Table>);
+mod current {
+    #![expect(unsafe_code, reason = "a reference to a caller's table, for as long as it is called")]
+
+    use std::cell::{Cell, RefCell};
+    use std::ptr::NonNull;
+
+    use super::Table;
+
+    // A pointer, as every value that is encoded or decoded sets it and few have a descriptor: a table here
+    // would be moved in and out each time.
+    thread_local! {
+        static TABLE: Cell<Option<NonNull<RefCell<Table>>>> = const { Cell::new(None) };
+    }
+
+    /// Puts back what was there before, also after a panic.
+    struct Restore(Option<NonNull<RefCell<Table>>>);
+
     impl Drop for Restore {
+        #[inline]
         fn drop(&mut self) {
-            if let Some(outer) = self.0.take() {
-                TABLE.with(|cell| cell.replace(outer));
-            }
+            TABLE.set(self.0);
         }
     }
 
-    let mut outer = Restore(Some(TABLE.with(|cell| cell.replace(table))));
-    let result = work();
-    let table = TABLE.with(|cell| cell.replace(outer.0.take().unwrap_or_default()));
-    (result, table)
+    /// Runs `work` with `table` as this thread's table and gives the table back as `work` left it.
+    ///
+    /// Nests: a `Serialize` that itself encodes a message gets a table of its own. After a panic the outer
+    /// table is in place again.
+    #[inline]
+    pub(crate) fn with_table<R>(table: Table, work: impl FnOnce() -> R) -> (R, Table) {
+        let table = RefCell::new(table);
+        let outer = Restore(TABLE.replace(Some(NonNull::from(&table))));
+        let result = work();
+        drop(outer);
+        (result, table.into_inner())
+    }
+
+    /// Calls `with` with this thread's table.
+    pub(super) fn with_current<R>(with: impl FnOnce(&mut Table) -> R) -> R {
+        match TABLE.get() {
+            // SAFETY: with_table set it to its own table and sets it back before that is gone, so the table
+            // lives for as long as it is found here; and no other thread finds it.
+            Some(table) => with(&mut unsafe { table.as_ref() }.borrow_mut()),
+            None => with(&mut Table::Absent),
+        }
+    }
 }
 
 /// Serializes a handle's descriptor: a duplicate goes into the message's table, its index into the bytes.
@@ -159,7 +183,7 @@ pub(crate) fn with_table<R>(table: Table, work: impl FnOnce() -> R) -> (R, Table
 ///
 /// Where no mp codec runs on this thread, or the process has no descriptor left.
 pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, serializer: S) -> Result<S::Ok, S::Error> {
-    let index = TABLE.with(|cell| match &mut *cell.borrow_mut() {
+    let index = with_current(|table| match table {
         Table::Encoding(table) => {
             let duplicate = fd
                 .try_clone_to_owned()
@@ -183,7 +207,7 @@ pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, serializer: S) -> Result<S::
 /// Where no mp codec runs on this thread, or the message has no such descriptor (left).
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OwnedFd, D::Error> {
     let index = u32::deserialize(deserializer)?;
-    TABLE.with(|cell| match &mut *cell.borrow_mut() {
+    with_current(|table| match table {
         Table::Decoding(table) => usize::try_from(index)
             .ok()
             .and_then(|index| table.get_mut(index)?.take())

@@ -44,6 +44,7 @@
 //! | spin before sleeping | [`spin`] |
 //! | watch, signal and reap processes | [`sys::process`] |
 //! | tell whether a thread still runs | [`sys::thread`] |
+//! | have a process killed at a named step, in tests | [`crash`] |
 //!
 //! # Limits
 //!
@@ -56,6 +57,7 @@ compile_error!(
 );
 
 mod codec;
+pub mod crash;
 mod deadline;
 mod error;
 pub mod fd;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::Deadline;
 use crate::sys::clock::{coarse_nanos, monotonic_nanos, with_exact_timers};
 use crate::sys::futex;
-use crate::sys::process::usable_cpus;
+use crate::sys::process::{granted_cpus, usable_cpus};
 
 const LEAST: Duration = Duration::from_micros(2);
 const MOST: Duration = Duration::from_micros(100);
@@ -48,20 +48,29 @@ fn measure() -> Duration {
 /// affinity is seen within a tick of the clock, which is 1 to 10 ms.
 #[must_use]
 pub fn budget() -> Duration {
+    if several_cpus(usable_cpus, &COUNTED) { wake_up() } else { Duration::ZERO }
+}
+
+fn wake_up() -> Duration {
     static WAKE_UP: OnceLock<Duration> = OnceLock::new();
-    /// The tick at which the CPUs were counted last, and in the lowest bit whether there was more than one.
-    static COUNTED: AtomicU64 = AtomicU64::new(0);
+    *WAKE_UP.get_or_init(measure)
+}
+
+/// A clock's tick, and in the lowest bit whether there was more than one CPU then.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+static GRANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether `count` gives more than one; it is asked once in each tick of the clock.
+fn several_cpus(count: impl FnOnce() -> usize, counted: &AtomicU64) -> bool {
     let tick = coarse_nanos() << 1;
     // Relaxed: it guards nothing; at worst it is counted again.
-    let counted = COUNTED.load(Relaxed);
-    let several = if counted & !1 == tick {
-        counted & 1 == 1
-    } else {
-        let several = usable_cpus() > 1;
-        COUNTED.store(tick | u64::from(several), Relaxed);
-        several
-    };
-    if several { *WAKE_UP.get_or_init(measure) } else { Duration::ZERO }
+    let last = counted.load(Relaxed);
+    if last & !1 == tick {
+        return last & 1 == 1;
+    }
+    let several = count() > 1;
+    counted.store(tick | u64::from(several), Relaxed);
+    several
 }
 
 /// Looks until `ready` gives something or the [`budget`] is used up.
@@ -74,7 +83,13 @@ pub fn budget() -> Duration {
 /// assert_eq!(spin::look(|| Some(7)), Some(7));
 /// assert_eq!(spin::look(|| None::<i32>), None); // after some microseconds
 /// ```
-pub fn look<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn look<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
+    look_beside(false, ready)
+}
+
+/// As [`look`], also where this thread may use one CPU only, if whoever is waited for runs `elsewhere`: on
+/// another CPU than this thread.
+pub fn look_beside<T>(elsewhere: bool, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
     // About a microsecond first: most answers come within it.
     for _ in 0..32 {
         if let Some(value) = ready() {
@@ -82,7 +97,8 @@ pub fn look<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
         }
         spin_loop();
     }
-    let budget = budget();
+    let budget =
+        if elsewhere && several_cpus(granted_cpus, &GRANTED) { wake_up() } else { budget() };
     if budget.is_zero() {
         return None;
     }

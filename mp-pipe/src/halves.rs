@@ -10,6 +10,7 @@ use mp_core::{Deadline, Decoder, Encoder, Message};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
+use crate::either::{RxLink, TxLink};
 use crate::link::{self, RingReceiver, RingSender};
 use crate::{Error, Result};
 
@@ -47,7 +48,7 @@ pub fn simplex<T>() -> Result<(Receiver<T>, Sender<T>)> {
     let segment = link::segment(1)?;
     let (one, two) = mp_core::sys::socket::pair()?;
     let receiver = Receiver::new(RingReceiver::new(&segment, 0, one)?);
-    Ok((receiver, Sender::new(RingSender::new(&segment, 0, two)?)))
+    Ok((receiver, Sender::new(RingSender::new(&segment, 0, two, 0)?)))
 }
 
 /// A value that could not be sent, and why.
@@ -101,7 +102,7 @@ const KEPT: usize = 1 << 20;
 /// process: as an argument when that is started, or in a message; then it is there and no longer here.
 ///
 /// A message is there for the receiver as soon as it is sent, whole or not at all, also if this process is
-/// killed meanwhile. While the pipe is full, some ten thousand small messages, sending waits for the receiver. A
+/// killed meanwhile. While the pipe is full, with some thousand small messages, sending waits for the receiver. A
 /// message may be of any length: one longer than the pipe has room for goes through it piece by piece.
 ///
 /// Once the receiver is gone, dropped or with its process, sending is [`Error::Disconnected`]. What was sent
@@ -109,18 +110,18 @@ const KEPT: usize = 1 << 20;
 ///
 /// It belongs to one thread at a time (it is `Send`, not `Sync`). Give each its own, or use a queue.
 pub struct Sender<T> {
-    link: RingSender,
+    link: TxLink,
     /// Where values are encoded.
     buffer: RefCell<Message>,
     of: PhantomData<fn(T)>,
 }
 
 impl<T> Sender<T> {
-    pub(crate) fn new(link: RingSender) -> Self {
-        Self { link, buffer: RefCell::default(), of: PhantomData }
+    pub(crate) fn new(link: impl Into<TxLink>) -> Self {
+        Self { link: link.into(), buffer: RefCell::default(), of: PhantomData }
     }
 
-    pub(crate) fn link(&self) -> &RingSender {
+    pub(crate) fn link(&self) -> &TxLink {
         &self.link
     }
 
@@ -358,16 +359,16 @@ impl<T: Serialize> Sender<T> {
 /// it; receive, with `try_recv` if other things are waited for too, until it is [`Error::WouldBlock`]. Now and
 /// then it is readable and there is nothing.
 pub struct Receiver<T> {
-    link: RingReceiver,
+    link: RxLink,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T> Receiver<T> {
-    pub(crate) fn new(link: RingReceiver) -> Self {
-        Self { link, of: PhantomData }
+    pub(crate) fn new(link: impl Into<RxLink>) -> Self {
+        Self { link: link.into(), of: PhantomData }
     }
 
-    pub(crate) fn link(&self) -> &RingReceiver {
+    pub(crate) fn link(&self) -> &RxLink {
         &self.link
     }
 

@@ -11,16 +11,19 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use mp_core::sys::clock::coarse_nanos;
 use mp_core::sys::fd::{PollFd, poll, wait_readable};
+use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
-use mp_core::{Deadline, Segment, fd, spin};
+use mp_core::{Deadline, Segment, crash_point, fd, spin};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
 use crate::memory::Memory;
 use crate::ring::{
-    Backing, Broken, Consumer, Control, FRAGMENT, INLINE, Kind, Lane, Producer, Record, Slot, Tag,
+    Backing, Broken, Consumer, Control, FRAGMENT, Kind, Lane, Producer, Record, SHORT, Slot, Tag,
 };
 use crate::watch::Watch;
 use crate::{Error, Result};
@@ -65,9 +68,14 @@ fn open(fd: OwnedFd) -> Result<Arc<Segment>> {
     Ok(Arc::new(segment))
 }
 
-/// Where the lane's ring and area begin.
+/// How many directions a pipe has.
+fn lanes(segment: &Segment) -> usize {
+    if segment.size() == size(1) { 1 } else { 2 }
+}
+
+/// Where the lane's ring and area begin, of one that there is.
 fn places(segment: &Segment, lane: usize) -> (usize, usize) {
-    let lanes = if segment.size() == size(1) { 1 } else { 2 };
+    let lanes = lanes(segment);
     (RINGS + lane * RING, RINGS + lanes * RING + lane * AREA)
 }
 
@@ -77,7 +85,8 @@ mod mapped {
     #![expect(unsafe_code, reason = "pointers into a mapping that is kept")]
 
     use super::{
-        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, places,
+        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, lanes,
+        places,
     };
     use std::ptr::NonNull;
 
@@ -103,10 +112,10 @@ mod mapped {
 
     /// The lane number `lane` of a pipe.
     pub(crate) fn lane(segment: &Arc<Segment>, lane: usize) -> Result<Lane<ControlRef>> {
-        let (ring, area) = places(segment, lane);
-        if area + AREA > segment.size() {
-            return Err(Error::Damaged("a pipe has no third direction".to_string()));
+        if lane >= lanes(segment) {
+            return Err(Error::Damaged(format!("a pipe has no direction {lane}")));
         }
+        let (ring, area) = places(segment, lane);
         let control = NonNull::from(segment.at::<Control>(CONTROLS + lane * size_of::<Control>())?);
         let (ring, area) = (segment.address(ring, RING)?, segment.address(area, AREA)?);
         Ok(Lane {
@@ -143,6 +152,11 @@ impl Pages {
 }
 
 impl Backing for Pages {
+    #[inline]
+    fn has_ring(&self, end: usize) -> bool {
+        end <= self.ring.get()
+    }
+
     #[inline]
     fn ring(&self, end: usize) -> mp_core::Result<()> {
         if end <= self.ring.get() {
@@ -195,7 +209,10 @@ fn received_socket(fd: Received) -> Result<OwnedFd> {
 #[derive(Debug, Default)]
 struct Checks {
     tick: Cell<u64>,
+    /// How many there may be yet in this tick.
     left: Cell<u32>,
+    /// How often it need not be asked.
+    skip: Cell<u32>,
 }
 
 impl Checks {
@@ -204,22 +221,82 @@ impl Checks {
     const RUSH: u32 = 16;
 
     #[inline]
+    fn is_skipped(&self) -> bool {
+        let skip = self.skip.get();
+        self.skip.set(skip.saturating_sub(1));
+        skip > 0
+    }
+
     fn is_due(&self) -> bool {
-        let left = self.left.get();
-        if left > Self::EACH_TICK {
-            self.left.set(left - 1);
-            return false;
-        }
         let now = coarse_nanos();
-        if now != self.tick.get() {
-            self.tick.set(now);
-            self.left.set(Self::EACH_TICK);
-        } else if left == 0 {
-            self.left.set(Self::EACH_TICK + Self::RUSH);
-            return false;
+        let left = if now == self.tick.get() { self.left.get() } else { Self::EACH_TICK };
+        self.tick.set(now);
+        self.left.set(left.saturating_sub(1));
+        if left == 0 {
+            self.skip.set(Self::RUSH);
         }
-        self.left.set(self.left.get() - 1);
-        true
+        left > 0
+    }
+}
+
+/// How long a receiver leaves the ring alone once it is empty.
+///
+/// A receiver as fast as its sender takes each message as it comes, and with each the two fetch the same words from
+/// each other's cache: that takes several times as long as all the rest. If it pauses for a moment, several
+/// messages are there together. Whether that is so is found out by trying, now and then; where each message comes
+/// alone, as an answer does, there is no pause.
+#[derive(Debug)]
+struct Pace {
+    /// How many messages were received since the ring was empty last.
+    received: Cell<u32>,
+    /// How long to pause, in spins.
+    pause: Cell<u32>,
+    /// After how many times without a pause one is tried, and how many are left.
+    interval: Cell<u32>,
+    left: Cell<u32>,
+}
+
+impl Pace {
+    const SHORTEST: u32 = 4;
+    const LONGEST: u32 = 32;
+    /// So many at a time are enough.
+    const ENOUGH: u32 = 16;
+    const RARELY: u32 = 4096;
+
+    fn new() -> Self {
+        let (interval, left) = (Cell::new(16), Cell::new(16));
+        Self { received: Cell::new(0), pause: Cell::new(0), interval, left }
+    }
+
+    #[inline]
+    fn count(&self) {
+        self.received.set(self.received.get().wrapping_add(1));
+    }
+
+    /// The ring is empty.
+    fn pause(&self) {
+        let received = self.received.replace(0);
+        let pause = match self.pause.get() {
+            0 => {
+                let left = self.left.get().saturating_sub(1);
+                self.left.set(left);
+                if left > 0 { 0 } else { Self::SHORTEST }
+            }
+            pause if received > Self::ENOUGH => pause,
+            pause if received > 1 => (2 * pause).min(Self::LONGEST),
+            _ => {
+                self.interval.set((2 * self.interval.get()).min(Self::RARELY));
+                self.left.set(self.interval.get());
+                0
+            }
+        };
+        if received > Self::ENOUGH {
+            self.interval.set(16);
+        }
+        self.pause.set(pause);
+        for _ in 0..pause {
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -271,11 +348,25 @@ fn ring(socket: BorrowedFd<'_>) -> bool {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             // The kernel has no memory for one byte at the moment; not to ring would be to lose a wake-up.
             Err(error) if matches!(error.raw_os_error(), Some(ENOMEM | ENOBUFS)) => {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
             Err(_) => return false,
         }
     }
+}
+
+/// For how long an end sleeps that is not sure that the other knows of it.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// Looks for a while whether `ready` gives something, if the other end can run meanwhile: where this thread has
+/// one CPU only, the other must have run on another.
+fn look<T>(
+    exchange_cpus: impl FnOnce(Option<usize>) -> Option<usize>,
+    ready: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    let mine = current_cpu();
+    let theirs = exchange_cpus(mine);
+    spin::look_beside(mine.is_some() && theirs.is_some() && mine != theirs, ready)
 }
 
 /// Marks an end as in use, for as long as bytes of its memory may be borrowed.
@@ -311,8 +402,15 @@ pub(crate) struct RingSender {
 }
 
 impl RingSender {
-    pub(crate) fn new(segment: &Arc<Segment>, lane: usize, socket: OwnedFd) -> Result<Self> {
-        let producer = Producer::new(mapped::lane(segment, lane)?, Pages::new(segment, lane));
+    /// `bodies` is up to where an earlier sender's bodies lie in the area.
+    pub(crate) fn new(
+        segment: &Arc<Segment>,
+        lane: usize,
+        socket: OwnedFd,
+        bodies: u64,
+    ) -> Result<Self> {
+        let pages = Pages::new(segment, lane);
+        let producer = Producer::new(mapped::lane(segment, lane)?, pages, bodies);
         Ok(Self {
             producer: producer.map_err(Error::from)?,
             segment: Arc::clone(segment),
@@ -341,7 +439,14 @@ impl RingSender {
         if self.state.get() != State::Open {
             return Err(Error::Disconnected);
         }
-        if self.checks.is_due() { self.check_peer() } else { Ok(()) }
+        if self.checks.is_skipped() { Ok(()) } else { self.check_clock() }
+    }
+
+    #[cold]
+    fn check_clock(&self) -> Result<()> {
+        let due = self.checks.is_due();
+        self.producer.rush(!due);
+        if due { self.check_peer() } else { Ok(()) }
     }
 
     /// Looks whether the other end still lives, without waiting.
@@ -379,11 +484,10 @@ impl RingSender {
     pub(crate) fn send(&self, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
         let _in_use = InUse::mark(&self.in_use, "send");
         self.check()?;
-        if bytes.len() <= INLINE && fds.is_empty() {
-            if let Some(slot) = self.step(self.producer.slot(bytes.len(), false))? {
-                self.producer.write(&slot, bytes);
-                return self.rung(self.producer.commit(&slot, false, Tag::default()));
-            }
+        if fds.is_empty()
+            && let Some(wanted) = self.producer.push(bytes)
+        {
+            return self.rung(wanted);
         }
         self.send_long(bytes, fds, deadline)
     }
@@ -398,6 +502,7 @@ impl RingSender {
         if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
             // It may not wait for the reader to make room for all its fragments, one after the other.
             let aside = aside(bytes)?;
+            crash_point!("send: a body is put aside");
             numbers.push(aside.as_raw_fd());
             return self
                 .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
@@ -417,13 +522,15 @@ impl RingSender {
                     self.rung(self.producer.commit(&slot, true, Tag::default()))
                 },
             );
-            begun = true;
             if let Err(error) = sent {
                 break Err(error);
             }
+            begun = true;
+            crash_point!("send: a fragment is sent");
         };
         if result.is_err() && begun && self.state.get() == State::Open {
-            let wanted = self.step(self.producer.abort())?;
+            // Without it the next message would be taken for the rest of this one.
+            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
             self.rung(wanted)?;
         }
         result
@@ -446,6 +553,7 @@ impl RingSender {
             tag = Tag { fds: fds.len() as u16, number: self.number.get() };
             for fds in fds.chunks(socket::MAX_FDS) {
                 self.send_descriptors(tag.number, fds, deadline)?;
+                crash_point!("send: some descriptors are sent");
             }
         }
         if !bytes.is_empty() {
@@ -487,7 +595,8 @@ impl RingSender {
                 return Ok(found);
             }
             if deadline != Deadline::PASSED
-                && let Some(found) = spin::look(|| attempt().transpose())
+                && let Some(found) =
+                    look(|mine| self.producer.exchange_cpus(mine), || attempt().transpose())
             {
                 return self.step(found);
             }
@@ -506,6 +615,9 @@ impl RingSender {
             }
             if let Bell::Ended = self.answer()? {
                 return Err(self.ended());
+            }
+            if deadline.has_passed() {
+                return self.step(attempt())?.ok_or(Error::TimedOut);
             }
         }
     }
@@ -526,6 +638,7 @@ impl RingSender {
         self.check()?;
         let slot = self.room(deadline, || self.producer.slot(len, false))?;
         let out = write(place::bytes(&self.producer, &slot));
+        crash_point!("send: a body is written in place");
         self.rung(self.producer.commit(&slot, false, Tag::default()))?;
         Ok(out)
     }
@@ -539,10 +652,24 @@ impl RingSender {
     pub(crate) fn is_open(&self) -> bool {
         self.state.get() == State::Open
     }
+
+    /// Gives the other end a moment to be closed, as its process ends.
+    #[cold]
+    pub(crate) fn settle(&self) {
+        let mut fds = [PollFd::hung_up(self.socket.as_fd())];
+        let moment = Deadline::after(Duration::from_millis(10));
+        if self.is_open() && poll(&mut fds, moment).is_ok_and(|ready| ready > 0) {
+            self.state.set(State::Ended);
+        }
+    }
 }
 
 mod place {
     #![expect(unsafe_code, reason = "bytes in place")]
+    #![expect(
+        clippy::mut_from_ref,
+        reason = "as with a cell; exclusiveness is the caller's promise"
+    )]
 
     use super::{Backing, Consumer, ControlRef, Producer, Record, Slot};
 
@@ -582,7 +709,9 @@ fn read_aside(fd: OwnedFd, len: usize) -> Result<Vec<u8>> {
     if file.metadata()?.len() != len as u64 {
         return Err(wrong());
     }
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = Vec::new();
+    // A file that was never written can be any size.
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
     file.rewind()?;
     Read::take(&mut file, len as u64).read_to_end(&mut bytes)?;
     if bytes.len() == len { Ok(bytes) } else { Err(wrong()) }
@@ -626,6 +755,7 @@ pub(crate) struct RingReceiver {
     /// Kept for the next message.
     buffer: RefCell<Vec<u8>>,
     checks: Checks,
+    pace: Pace,
     watch: OnceCell<Watch>,
 }
 
@@ -644,6 +774,7 @@ impl RingReceiver {
             early: RefCell::default(),
             buffer: RefCell::default(),
             checks: Checks::default(),
+            pace: Pace::new(),
             watch: OnceCell::new(),
         })
     }
@@ -661,6 +792,7 @@ impl RingReceiver {
     /// Gives a record's place back.
     #[inline]
     fn consume(&self, record: &Record) {
+        self.pace.count();
         if self.consumer.consume(record) {
             // A writer that died meanwhile is found out when there is nothing more to receive.
             ring(self.socket.as_fd());
@@ -700,6 +832,7 @@ impl RingReceiver {
             _ => {}
         }
         self.consumer.append(record, &mut fragments);
+        crash_point!("receive: a fragment is read");
         self.begun.set(record.more);
         self.consume(record);
         if !record.more {
@@ -764,7 +897,8 @@ impl RingReceiver {
     #[cold]
     fn wait_long(&self, deadline: Deadline) -> Result<Ready> {
         if deadline == Deadline::PASSED {
-            if self.state.get() == State::Open && self.checks.is_due() {
+            if self.state.get() == State::Open && !self.checks.is_skipped() && self.checks.is_due()
+            {
                 self.listen_to_all()?;
             }
             // If it has ended, what it sent before that is there now.
@@ -774,15 +908,15 @@ impl RingReceiver {
                 None => Err(Error::Disconnected),
             };
         }
+        self.pace.pause();
         if self.state.get() == State::Open
-            && let Some(found) = spin::look(|| self.ready().transpose())
+            && let Some(found) =
+                look(|mine| self.consumer.exchange_cpus(mine), || self.ready().transpose())
         {
             return self.step(found);
         }
         loop {
-            if self.state.get() == State::Open {
-                self.consumer.announce();
-            }
+            let is_sure = self.state.get() != State::Open || self.consumer.announce();
             if let Some(ready) = self.step(self.ready())? {
                 self.consumer.retract();
                 return Ok(ready);
@@ -790,11 +924,19 @@ impl RingReceiver {
             if self.state.get() != State::Open {
                 return Err(Error::Disconnected);
             }
-            if !wait_readable(self.socket.as_fd(), deadline)? {
-                self.consumer.retract();
-                return self.step(self.ready())?.ok_or(Error::TimedOut);
+            let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
+            if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
+                self.listen()?;
             }
-            self.listen()?;
+            // Also after a bell: there may be no end of them.
+            if deadline.has_passed() {
+                self.consumer.retract();
+                return match self.step(self.ready())? {
+                    Some(ready) => Ok(ready),
+                    None if self.state.get() == State::Open => Err(Error::TimedOut),
+                    None => Err(Error::Disconnected),
+                };
+            }
         }
     }
 
@@ -826,7 +968,10 @@ impl RingReceiver {
                 std::cmp::Ordering::Equal if more.is_empty() => {
                     return Err(io::Error::from_raw_os_error(EMFILE).into());
                 }
-                std::cmp::Ordering::Equal => fds.extend(more),
+                std::cmp::Ordering::Equal => {
+                    fds.extend(more);
+                    crash_point!("receive: some descriptors are taken");
+                }
                 std::cmp::Ordering::Greater => {
                     return Err(self.damaged("descriptors are of another message"));
                 }
@@ -857,20 +1002,22 @@ impl RingReceiver {
         with: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
     ) -> Result<Out> {
         let entered = self.enter();
-        let ready = self.wait(deadline)?;
-        if let Ready::Record(record) = ready
-            && record.len <= 128
-            && record.kind == Kind::Inline
-        {
-            let mut bytes = [0; 128];
-            let bytes = &mut bytes[..record.len];
-            self.consumer.read(&record, bytes);
-            let fds = self.descriptors(record.tag);
-            self.consume(&record);
-            let fds = fds?;
-            drop(entered);
-            return Ok(with(bytes, fds));
+        let mut short = self.short();
+        let mut ready = None;
+        if short.is_none() {
+            ready = Some(self.wait(deadline)?);
+            short = self.short();
         }
+        let Some(ready) = ready.filter(|_| short.is_none()) else {
+            let (at, len) = short.unwrap_or_default();
+            self.pace.count();
+            let mut bytes = [0; SHORT];
+            if self.consumer.take_short(at, len, &mut bytes) {
+                ring(self.socket.as_fd());
+            }
+            drop(entered);
+            return Ok(with(&bytes[..len], Vec::new()));
+        };
         let (bytes, fds) = self.take(ready, self.buffer.take())?;
         drop(entered);
         let out = with(&bytes, fds);
@@ -878,6 +1025,13 @@ impl RingReceiver {
             self.buffer.replace(bytes);
         }
         Ok(out)
+    }
+
+    /// Where a short message is that can be taken at once.
+    #[inline]
+    fn short(&self) -> Option<(usize, usize)> {
+        let is_next = !self.begun.get() && self.assembled.get().is_none();
+        if is_next && self.state.get() != State::Closed { self.consumer.short() } else { None }
     }
 
     /// Takes a message out, into `bytes` where it is not in memory of its own already.
@@ -970,6 +1124,12 @@ impl RingReceiver {
         }
     }
 
+    /// Whether nothing more comes, but for what is there.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended
+    }
+
     /// Ends the connection.
     pub(crate) fn close(&self) {
         self.state.set(State::Closed);
@@ -984,7 +1144,9 @@ impl RingReceiver {
         if self.watch.get().is_none() {
             match Watch::new(self.socket.as_fd()) {
                 Ok(watch) => _ = self.watch.set(watch),
-                // Without descriptors to spare: the socket wakes too often or, once, too late.
+                // Without descriptors to spare: memory can always be read, for poll(2) at least; and if there is
+                // nothing, the writer rings.
+                Err(_) if self.is_ready() => return self.segment.as_fd(),
                 Err(_) => return self.socket.as_fd(),
             }
         }
@@ -1040,16 +1202,20 @@ impl Drop for Consumed<'_> {
     }
 }
 
-/// What of a sender travels, beside its segment and lane.
-type SenderParts<F> = (F, u64);
+/// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
+/// and up to where bodies lie in the area.
+type SenderParts<F> = (F, u64, u64);
+
+/// Descriptors that came before their messages, by the number of those.
+type Early<F> = Vec<(u64, Vec<F>)>;
 
 /// What of a receiver travels, beside its segment and lane: the socket, what it has received of a message so far,
 /// whether that is begun, whether it is whole and its tag then, and the descriptors that came early.
-type ReceiverParts<F, B, E> = (F, B, bool, Option<(u16, u64)>, E);
+type ReceiverParts<F, B> = (F, B, bool, Option<(u16, u64)>, Early<F>);
 
 impl RingSender {
     fn parts(&self) -> SenderParts<Passed<'_>> {
-        (Passed(self.socket.as_fd()), self.number.get())
+        (Passed(self.socket.as_fd()), self.number.get(), self.producer.end_of_bodies())
     }
 
     fn from_parts(
@@ -1057,7 +1223,7 @@ impl RingSender {
         lane: usize,
         parts: SenderParts<Received>,
     ) -> Result<Self> {
-        let sender = Self::new(segment, lane, received_socket(parts.0)?)?;
+        let sender = Self::new(segment, lane, received_socket(parts.0)?, parts.2)?;
         sender.number.set(parts.1);
         Ok(sender)
     }
@@ -1066,7 +1232,7 @@ impl RingSender {
 impl RingReceiver {
     fn with_parts<Out>(
         &self,
-        with: impl FnOnce(ReceiverParts<Passed<'_>, &Vec<u8>, Vec<(u64, Vec<Passed<'_>>)>>) -> Out,
+        with: impl FnOnce(ReceiverParts<Passed<'_>, &Vec<u8>>) -> Out,
     ) -> Out {
         // Whoever goes on with it begins at the head that the writer knows of.
         if self.consumer.publish() {
@@ -1084,7 +1250,7 @@ impl RingReceiver {
     fn from_parts(
         segment: &Arc<Segment>,
         lane: usize,
-        parts: ReceiverParts<Received, Vec<u8>, Vec<(u64, Vec<Received>)>>,
+        parts: ReceiverParts<Received, Vec<u8>>,
     ) -> Result<Self> {
         let (socket, fragments, begun, assembled, early) = parts;
         let receiver = Self::new(segment, lane, received_socket(socket)?)?;

@@ -29,7 +29,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::memory::{Line, Memory, Ordering, ordering, publish, taken};
+use mp_core::crash_point;
+
+use crate::memory::{
+    self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
+};
 
 /// The words of one direction.
 #[cfg_attr(not(mp_loom), repr(C))]
@@ -37,12 +41,16 @@ use crate::memory::{Line, Memory, Ordering, ordering, publish, taken};
 pub(crate) struct Control {
     /// Up to where there are records: stored by the writer with Release (and stronger, see `publish`), loaded by the
     /// reader with Acquire.
+    ///
+    /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
     tail: Line,
     /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
     head: Line,
     /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
+    ///
+    /// The second word is the CPU it ran on last, plus one; 0 if that is not known.
     reader_sleeps: Line,
-    /// 1: the same of the writer, who waits for room.
+    /// 1: the same of the writer, who waits for room. The second word is its CPU.
     writer_sleeps: Line,
 }
 
@@ -69,6 +77,9 @@ pub(crate) const INLINE: usize = 4096;
 pub(crate) const FRAGMENT: usize = 64 << 10;
 /// How much of the area is used while bodies are short: as much as stays in a processor's own cache.
 const WINDOW: usize = 4 * FRAGMENT;
+
+/// Messages up to this long are read in the quickest way.
+pub(crate) const SHORT: usize = 128;
 
 const HEADER: usize = 8;
 /// Room that records leave in the ring, for an abort.
@@ -117,6 +128,8 @@ pub(crate) struct Lane<C> {
 pub(crate) trait Backing {
     fn ring(&self, end: usize) -> Result<(), mp_core::Error>;
     fn area(&self, end: usize) -> Result<(), mp_core::Error>;
+    /// Whether the ring's pages are usable up to `end`, which is not so beyond the ring's own end.
+    fn has_ring(&self, end: usize) -> bool;
 }
 
 /// A place for a record, and for its body, that is not there yet for the reader.
@@ -138,6 +151,15 @@ pub(crate) struct Tag {
     pub(crate) number: u64,
 }
 
+/// A hint, whatever a faulty peer writes there.
+fn exchange_cpus(here: &Line, there: &Line, mine: Option<usize>) -> Option<usize> {
+    let mine = mine.map_or(0, |cpu| cpu as u64 + 1);
+    if here.second.load(Ordering::Relaxed) != mine {
+        here.second.store(mine, Ordering::Relaxed);
+    }
+    usize::try_from(there.second.load(Ordering::Relaxed)).ok()?.checked_sub(1)
+}
+
 /// The end that writes. One thread of one process has it.
 #[derive(Debug)]
 pub(crate) struct Producer<C, B> {
@@ -150,13 +172,16 @@ pub(crate) struct Producer<C, B> {
     next: Cell<usize>,
     /// Bodies in the area that are not read yet: up to where the head must come, and where they begin.
     bodies: RefCell<VecDeque<(u64, usize)>>,
+    /// Whether the reader can make the barriers for this end, and whether it does now.
+    may_rush: bool,
+    rushes: Cell<bool>,
 }
 
 impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
-    /// Goes on where the last writer stopped.
-    pub(crate) fn new(lane: Lane<C>, backing: B) -> Step<Self> {
+    /// Goes on where the last writer stopped, whose [bodies](Self::end_of_bodies) lay in the area up to `bodies`.
+    pub(crate) fn new(lane: Lane<C>, backing: B, bodies: u64) -> Step<Self> {
         let tail = lane.control.tail.word.load(Ordering::Acquire);
-        if !tail.is_multiple_of(8) || tail > LAST {
+        if !tail.is_multiple_of(8) || tail > LAST || bodies > tail {
             return Err(Broken::Damaged("the ring's tail is none"));
         }
         let producer = Self {
@@ -166,14 +191,22 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             head: Cell::new(0),
             next: Cell::new(0),
             bodies: RefCell::default(),
+            may_rush: memory::allow_barriers(),
+            rushes: Cell::new(false),
         };
+        producer.lane.control.tail.second.store(0, Ordering::Release);
         producer.look()?;
-        if producer.head.get() != tail {
-            // An earlier writer's bodies may lie anywhere.
-            let all = (tail, 0);
-            producer.bodies.borrow_mut().push_back(all);
+        if producer.head.get() < bodies {
+            // They may lie anywhere. To wait for more than them would be to wait for a reader who does not tell how
+            // far it is while all that is left is short.
+            producer.bodies.borrow_mut().push_back((bodies, 0));
         }
         Ok(producer)
+    }
+
+    /// Up to where the head must come before nothing lies in the area.
+    pub(crate) fn end_of_bodies(&self) -> u64 {
+        self.bodies.borrow().back().map_or(0, |&(end, _)| end)
     }
 
     /// Sees how far the reader is.
@@ -207,6 +240,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         }
         self.backing.ring(capacity).map_err(Broken::Memory)?;
         self.lane.ring.store(at, header(Kind::Pad, false, 0, 0));
+        crash_point!("send: the end of the ring is padded");
         // The reader sees the pad together with what comes behind it.
         self.tail.set(tail + pad as u64);
         Ok(Some(0))
@@ -285,6 +319,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     pub(crate) fn write(&self, slot: &Slot, bytes: &[u8]) {
         debug_assert!(bytes.len() == slot.len);
         self.memory(slot).write(slot.body, bytes);
+        crash_point!("send: a body is written");
     }
 
     /// The body's bytes, in place.
@@ -323,6 +358,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             _ => slot.len as u32,
         };
         ring.store(slot.at, header(slot.kind, more, tag.fds, len));
+        crash_point!("send: a record is written");
         let tail = self.tail.get() + slot.size as u64;
         if slot.kind == Kind::Area {
             self.bodies.borrow_mut().push_back((tail, slot.body));
@@ -334,11 +370,61 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     #[inline]
     fn publish(&self, tail: u64) -> bool {
         self.tail.set(tail);
-        publish(&self.lane.control.tail.word, tail);
+        if self.rushes.get() {
+            publish_lightly(&self.lane.control.tail.word, tail);
+        } else {
+            publish(&self.lane.control.tail.word, tail, ordering!(TailStore, Release));
+        }
+        crash_point!("send: the tail is stored");
         let sleeps = &self.lane.control.reader_sleeps.word;
-        taken!(RingReader)
+        let wanted = taken!(RingReader)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("send: the reader is about to be rung for");
+        }
+        wanted
+    }
+
+    /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
+    /// that this end would need for each. A barrier costs as much as all the rest of a short message.
+    pub(crate) fn rush(&self, rushes: bool) {
+        if self.rushes.get() == rushes || !self.may_rush {
+            return;
+        }
+        let flag = &self.lane.control.tail.second;
+        if rushes {
+            // A reader that does not see this is before it: by its own barrier, what it announced is seen by
+            // whatever this end does from here on.
+            announce(flag, 1);
+            crash_point!("send: barriers are left to the reader");
+        } else {
+            // A reader that sees this sees every message before it.
+            flag.store(0, Ordering::Release);
+        }
+        self.rushes.set(rushes);
+    }
+
+    /// A short message in the quickest way, if that can be gone; says whether the reader is to be rung for.
+    #[inline]
+    pub(crate) fn push(&self, bytes: &[u8]) -> Option<bool> {
+        let size = HEADER + bytes.len().next_multiple_of(8);
+        let ring = &self.lane.ring;
+        let tail = self.tail.get();
+        let at = tail as usize & (ring.len() - 1);
+        if bytes.len() > INLINE
+            || tail + (size + SLACK) as u64 - self.head.get() > ring.len() as u64
+            || !self.backing.has_ring(at + size)
+        {
+            return None;
+        }
+        ring.store(at, header(Kind::Inline, false, 0, bytes.len() as u32));
+        match bytes.try_into() {
+            Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
+            Err(_) => ring.write(at + HEADER, bytes),
+        }
+        crash_point!("send: a short message is written");
+        Some(self.publish(tail + size as u64))
     }
 
     /// Takes back the fragments sent so far; says whether the reader is to be rung for.
@@ -347,17 +433,25 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             return Err(Broken::Damaged("the ring's head went back"));
         };
         self.lane.ring.store(at, header(Kind::Abort, false, 0, 0));
+        crash_point!("send: an abort is written");
         Ok(self.publish(self.tail.get() + HEADER as u64))
     }
 
     /// Says that this end is about to sleep until there is room. Look once more before doing so.
     pub(crate) fn announce(&self) {
-        publish(&self.lane.control.writer_sleeps.word, 1);
+        announce(&self.lane.control.writer_sleeps.word, 1);
+        crash_point!("send: the wait for room is announced");
     }
 
     /// Says that it is awake again.
     pub(crate) fn retract(&self) {
         self.lane.control.writer_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(writer_sleeps, reader_sleeps, mine)
     }
 }
 
@@ -516,12 +610,18 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// the ring is free that it does not know of: then it has three quarters to fill before it could wait.
     #[inline]
     pub(crate) fn consume(&self, record: &Record) -> bool {
-        let head = self.head.get() + record.size as u64;
+        crash_point!("receive: a record is read");
+        self.advance(record.size, record.kind == Kind::Area)
+    }
+
+    #[inline]
+    fn advance(&self, size: usize, at_once: bool) -> bool {
+        let head = self.head.get() + size as u64;
         self.head.set(head);
         let sleeps = &self.lane.control.writer_sleeps.word;
         let untold = head - self.published.get();
         if untold < self.lane.ring.len() as u64 / 4
-            && record.kind != Kind::Area
+            && !at_once
             && sleeps.load(Ordering::Relaxed) == 0
         {
             return false;
@@ -533,20 +633,415 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     pub(crate) fn publish(&self) -> bool {
         let head = self.head.get();
         self.published.set(head);
-        publish(&self.lane.control.head.word, head);
+        crash_point!("receive: the head is about to be stored");
+        publish(&self.lane.control.head.word, head, ordering!(HeadStore, Release));
+        crash_point!("receive: the head is stored");
         let sleeps = &self.lane.control.writer_sleeps.word;
-        taken!(RingWriter)
+        let wanted = taken!(RingWriter)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("receive: the writer is about to be rung for");
+        }
+        wanted
     }
 
     /// Says that this end is about to sleep until there is a record. Look once more before doing so.
-    pub(crate) fn announce(&self) {
-        publish(&self.lane.control.reader_sleeps.word, 1);
+    ///
+    /// Gives whether the writer is sure to see it. If not, sleep for moments only.
+    pub(crate) fn announce(&self) -> bool {
+        announce(&self.lane.control.reader_sleeps.word, 1);
+        crash_point!("receive: the wait is announced");
+        self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
+    }
+
+    /// Where the next message is and how long, if it is a short one that can be taken in the quickest way.
+    #[inline]
+    pub(crate) fn short(&self) -> Option<(usize, usize)> {
+        let head = self.head.get();
+        let unread = self.tail.get() - head;
+        if unread < HEADER as u64 {
+            return None;
+        }
+        let at = head as usize & (self.lane.ring.len() - 1);
+        let header = self.lane.ring.load(at);
+        let len = (header >> 32) as usize;
+        let size = HEADER + len.next_multiple_of(8);
+        let is_plain = header as u32 == Kind::Inline as u32 && len <= SHORT;
+        (is_plain && size as u64 <= unread && at + size <= self.lane.ring.len())
+            .then_some((at + HEADER, len))
+    }
+
+    /// Copies such a message to the start of `bytes` and consumes it; as [`consume`](Self::consume).
+    #[inline]
+    pub(crate) fn take_short(&self, at: usize, len: usize, bytes: &mut [u8; SHORT]) -> bool {
+        if len == 8 {
+            bytes[..8].copy_from_slice(&self.lane.ring.load(at).to_ne_bytes());
+        } else {
+            self.lane.ring.read(at, &mut bytes[..len]);
+        }
+        crash_point!("receive: a short message is read");
+        self.advance(HEADER + len.next_multiple_of(8), false)
     }
 
     /// Says that it is awake again.
     pub(crate) fn retract(&self) {
         self.lane.control.reader_sleeps.word.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        let Control { reader_sleeps, writer_sleeps, .. } = &*self.lane.control;
+        exchange_cpus(reader_sleeps, writer_sleeps, mine)
+    }
+}
+
+/// Both ends of a lane whose memory holds `bytes`: words, ring and area. For tests and fuzzing.
+#[cfg(all(not(mp_loom), any(test, fuzzing)))]
+pub(crate) mod bench {
+    #![expect(unsafe_code, reason = "memory that only looks shared")]
+
+    use std::ptr::NonNull;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug)]
+    pub(crate) struct Always;
+
+    impl Backing for Always {
+        fn ring(&self, _: usize) -> Result<(), mp_core::Error> {
+            Ok(())
+        }
+
+        fn area(&self, _: usize) -> Result<(), mp_core::Error> {
+            Ok(())
+        }
+
+        fn has_ring(&self, end: usize) -> bool {
+            end <= RING
+        }
+    }
+
+    pub(crate) const RING: usize = 16 << 10;
+    pub(crate) const AREA: usize = 64 << 10;
+
+    pub(crate) struct Bench {
+        pub(crate) control: Arc<Control>,
+        words: Vec<AtomicU64>,
+    }
+
+    use crate::memory::AtomicU64;
+
+    impl Bench {
+        pub(crate) fn new() -> Self {
+            let words = (0..(RING + AREA) / 8).map(|_| AtomicU64::new(0)).collect();
+            Self { control: Arc::default(), words }
+        }
+
+        /// Writes any bytes: the four words of a direction, then ring and area over and over.
+        pub(crate) fn scribble(&self, bytes: &[u8]) {
+            let words: Vec<u64> = bytes
+                .chunks(8)
+                .map(|bytes| {
+                    let mut word = [0; 8];
+                    word[..bytes.len()].copy_from_slice(bytes);
+                    u64::from_le_bytes(word)
+                })
+                .collect();
+            let (control, rest) = words.split_at(words.len().min(4));
+            let Control { tail, head, reader_sleeps, writer_sleeps } = &*self.control;
+            for (line, word) in [tail, head, reader_sleeps, writer_sleeps].into_iter().zip(control)
+            {
+                line.word.store(*word, Ordering::Relaxed);
+            }
+            for (cell, word) in self.words.iter().zip(rest.iter().cycle()) {
+                cell.store(*word, Ordering::Relaxed);
+            }
+        }
+
+        fn lane(&self) -> Lane<Arc<Control>> {
+            let start = NonNull::from(&self.words[0]).cast::<u8>();
+            // SAFETY: within the words.
+            let area = unsafe { start.add(RING) };
+            Lane {
+                control: Arc::clone(&self.control),
+                // SAFETY: the words are so long, aligned, and outlive both ends in every test.
+                ring: unsafe { Memory::new(start, RING) },
+                // SAFETY: as above; the area lies behind the ring.
+                area: unsafe { Memory::new(area, AREA) },
+            }
+        }
+
+        pub(crate) fn producer(&self, bodies: u64) -> Step<Producer<Arc<Control>, Always>> {
+            Producer::new(self.lane(), Always, bodies)
+        }
+
+        pub(crate) fn consumer(&self) -> Step<Consumer<Arc<Control>>> {
+            Consumer::new(self.lane())
+        }
+    }
+
+    /// Runs both ends on any bytes at all: they give errors, and stop.
+    pub(crate) fn run_on(bytes: &[u8]) {
+        let bench = Bench::new();
+        bench.scribble(bytes);
+        let mut copy = Vec::new();
+        if let Ok(consumer) = bench.consumer() {
+            // Each step takes 8 bytes at least, so more steps than that are an endless loop.
+            let mut steps = 0;
+            while let Ok(Some(record)) = consumer.next() {
+                if matches!(record.kind, Kind::Inline | Kind::Area) {
+                    copy.clear();
+                    consumer.append(&record, &mut copy);
+                    assert_eq!(copy.len(), record.len);
+                }
+                if let Some((at, len)) = consumer.short() {
+                    consumer.take_short(at, len, &mut [0; SHORT]);
+                } else {
+                    consumer.consume(&record);
+                }
+                steps += 1;
+                assert!(steps <= RING / 8, "more records than fit");
+            }
+        }
+        bench.scribble(bytes);
+        if let Ok(producer) = bench.producer(0) {
+            for len in [0, 8, 100, INLINE, INLINE + 1, AREA / 2, 8, 8] {
+                producer.push(&copy[..copy.len().min(len)]);
+                if let Ok(Some(slot)) = producer.slot(len, len % 3 == 0) {
+                    producer.write(&slot, &vec![7; len]);
+                    producer.commit(&slot, false, Tag::default());
+                }
+                let _ = producer.abort();
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::bench::{AREA, Bench, RING, run_on};
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Move {
+        Push(usize),
+        Slot(usize, bool),
+        Unfinished(usize),
+        Fragment(usize),
+        Abort,
+        Take,
+        TakeAll,
+        NewProducer,
+        NewConsumer,
+    }
+
+    fn len() -> impl Strategy<Value = usize> {
+        prop_oneof![
+            4 => 0_usize..40,
+            2 => 0_usize..=INLINE,
+            2 => INLINE..=AREA / 2,
+            1 => Just(INLINE),
+            1 => Just(AREA / 2),
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Move> {
+        prop_oneof![
+            4 => len().prop_map(Move::Push),
+            6 => (len(), any::<bool>()).prop_map(|(len, tagged)| Move::Slot(len, tagged)),
+            1 => len().prop_map(Move::Unfinished),
+            2 => len().prop_map(Move::Fragment),
+            1 => Just(Move::Abort),
+            8 => Just(Move::Take),
+            1 => Just(Move::TakeAll),
+            1 => Just(Move::NewProducer),
+            1 => Just(Move::NewConsumer),
+        ]
+    }
+
+    fn body(number: u64, len: usize) -> Vec<u8> {
+        (0..len as u64).map(|index| (number * 31 + index * 7) as u8).collect()
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        kind: Kind,
+        more: bool,
+        tag: Tag,
+        bytes: Vec<u8>,
+    }
+
+    fn take<C: std::ops::Deref<Target = Control>>(consumer: &Consumer<C>) -> Option<Seen> {
+        let record = consumer.next().unwrap()?;
+        let Record { kind, more, tag, .. } = record;
+        if let Some((at, len)) = consumer.short() {
+            let mut bytes = [0; SHORT];
+            assert_eq!(len, record.len);
+            consumer.take_short(at, len, &mut bytes);
+            return Some(Seen { kind, more, tag, bytes: bytes[..len].to_vec() });
+        }
+        let mut bytes = Vec::new();
+        if kind != Kind::Abort {
+            consumer.append(&record, &mut bytes);
+        }
+        consumer.consume(&record);
+        Some(Seen { kind, more, tag, bytes })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue_across_every_wrap_around(steps in prop::collection::vec(step(), 1..400)) {
+            let bench = Bench::new();
+            let mut producer = bench.producer(0).unwrap();
+            let mut consumer = bench.consumer().unwrap();
+            let mut model = VecDeque::new();
+            let mut number = 0;
+            for step in steps {
+                number += 1;
+                let plain = |len, kind| Seen {
+                    kind,
+                    more: false,
+                    tag: Tag::default(),
+                    bytes: body(number, len),
+                };
+                let kind = |len| if len <= INLINE { Kind::Inline } else { Kind::Area };
+                match step {
+                    Move::Push(len) => {
+                        if producer.push(&body(number, len)).is_some() {
+                            model.push_back(plain(len, Kind::Inline));
+                        }
+                    }
+                    Move::Slot(len, tagged) => {
+                        if let Some(slot) = producer.slot(len, tagged).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                            let tag = if tagged { Tag { fds: 3, number } } else { Tag::default() };
+                            producer.commit(&slot, false, tag);
+                            model.push_back(Seen { tag, ..plain(len, kind(len)) });
+                        }
+                    }
+                    // As by a writer that is killed before it commits.
+                    Move::Unfinished(len) => {
+                        if let Some(slot) = producer.slot(len, false).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                        }
+                    }
+                    Move::Fragment(len) => {
+                        if let Some(slot) = producer.slot(len, false).unwrap() {
+                            producer.write(&slot, &body(number, len));
+                            producer.commit(&slot, true, Tag::default());
+                            model.push_back(Seen { more: true, ..plain(len, kind(len)) });
+                        }
+                    }
+                    Move::Abort => {
+                        // Room for one is kept; for a second in a row there may be none.
+                        if producer.slot(0, false).unwrap().is_some() {
+                            producer.abort().unwrap();
+                            model.push_back(plain(0, Kind::Abort));
+                        }
+                    }
+                    Move::Take => prop_assert_eq!(take(&consumer), model.pop_front()),
+                    Move::TakeAll => {
+                        while let Some(seen) = take(&consumer) {
+                            prop_assert_eq!(Some(seen), model.pop_front());
+                        }
+                        prop_assert!(model.is_empty());
+                        consumer.publish();
+                        // Nothing of ring and area is lost: the longest fits again.
+                        for len in [INLINE, AREA / 2] {
+                            prop_assert!(producer.slot(len, true).unwrap().is_some());
+                        }
+                    }
+                    Move::NewProducer => {
+                        producer = bench.producer(producer.end_of_bodies()).unwrap();
+                    }
+                    Move::NewConsumer => {
+                        consumer.publish();
+                        consumer = bench.consumer().unwrap();
+                    }
+                }
+            }
+            while let Some(seen) = take(&consumer) {
+                prop_assert_eq!(Some(seen), model.pop_front());
+            }
+            prop_assert!(model.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_at_all_give_an_error_or_a_record_within_bounds(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            run_on(&bytes);
+        }
+
+        #[test]
+        fn bytes_that_are_almost_right_do_so_too(
+            tail in 0_u64..RING as u64 / 8,
+            words in prop::collection::vec(
+                prop_oneof![
+                    (1_u64..6, 0_u64..3, 0_u64..3, 0_u64..200)
+                        .prop_map(|(kind, more, fds, len)| kind | more << 8 | fds << 16 | len << 32),
+                    0_u64..AREA as u64 * 2,
+                    any::<u64>(),
+                ],
+                0..40,
+            ),
+        ) {
+            let mut bytes = Vec::new();
+            for word in [tail * 8, 0, 0, 0].into_iter().chain(words) {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            run_on(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_ring_has_room_for_an_abort() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        for len in [0, 8, 56, 1000, INLINE] {
+            while let Some(slot) = producer.slot(len, false).unwrap() {
+                producer.commit(&slot, true, Tag::default());
+            }
+            producer.abort().unwrap();
+            let mut last = None;
+            while let Some(seen) = take(&consumer) {
+                last = Some(seen);
+            }
+            assert_eq!(last.map(|seen| seen.kind), Some(Kind::Abort));
+            consumer.publish();
+        }
+    }
+
+    #[test]
+    fn who_waits_is_rung_for_once() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        assert_eq!(producer.push(b"nobody waits"), Some(false));
+        consumer.announce();
+        assert_eq!(producer.push(b"the reader waits"), Some(true));
+        assert_eq!(producer.push(b"it is rung for"), Some(false));
+        producer.announce();
+        let record = consumer.next().unwrap().unwrap();
+        assert!(consumer.consume(&record), "the writer waits");
+        let record = consumer.next().unwrap().unwrap();
+        assert!(!consumer.consume(&record), "it is rung for");
+    }
+
+    #[test]
+    fn a_writer_in_a_rush_is_seen_by_a_reader_that_goes_to_sleep() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        producer.rush(true);
+        assert_eq!(producer.push(b"quick"), Some(false));
+        assert!(consumer.announce() || !producer.may_rush);
+        assert_eq!(producer.push(b"quick"), Some(true));
+        producer.rush(false);
+        assert!(consumer.announce());
     }
 }

@@ -121,6 +121,8 @@ mod patience;
 #[cfg(not(mp_loom))]
 mod place;
 #[cfg(not(mp_loom))]
+mod raw;
+#[cfg(not(mp_loom))]
 mod rlock;
 #[cfg(not(mp_loom))]
 mod rwlock;
@@ -141,6 +143,7 @@ pub use {
     event::Event,
     lock::{Lock, LockGuard, LockPin},
     mutex::{Mutex, MutexGuard},
+    raw::{RawLock, RawLockGuard},
     rlock::{RLock, RLockGuard},
     rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard},
     semaphore::{BoundedSemaphore, Permit, Semaphore},

@@ -18,6 +18,8 @@ pub(crate) enum Limit {
     Try,
     /// To wait no longer than this.
     For(Duration),
+    /// To wait no longer than until then.
+    Until(Deadline),
     /// To wait.
     Forever,
 }
@@ -77,6 +79,7 @@ impl Patience {
         let deadline = match limit {
             Limit::Try => Deadline::PASSED,
             Limit::For(timeout) => Deadline::after(timeout),
+            Limit::Until(deadline) => deadline,
             Limit::Forever => Deadline::NEVER,
         };
         Self { deadline, slice: Self::FIRST }

@@ -147,7 +147,7 @@ unsafe impl<L: Layout> Send for View<L> {}
 unsafe impl<L: Layout> Sync for View<L> {}
 
 /// This process's pid and time namespaces as one number; 0 where they cannot be read.
-fn namespaces() -> u64 {
+pub(crate) fn namespaces() -> u64 {
     let inode =
         |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |data| data.ino());
     inode("pid") | inode("time") << 32

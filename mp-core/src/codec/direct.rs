@@ -1,4 +1,4 @@
-//! Byte strings and slices of numbers, copied as a whole.
+//! Numbers, byte strings and slices of numbers, copied as a whole.
 //!
 //! Through serde a `Vec<u8>` goes element by element, four to eleven times slower than a copy. Where the
 //! type of a whole value is a vector, boxed slice or slice of numbers, its memory is copied instead. The
@@ -123,18 +123,45 @@ fn append_as<T, E: Copy + 'static>(bytes: &[u8], numbers: &mut Vec<T>) -> Option
     Some(read().ok_or_else(|| Error::Decode("it ends before its last element".to_string())))
 }
 
+/// A number alone.
+#[inline]
+fn encode_one<T: ?Sized, E: Copy + 'static>(value: &T, bytes: &mut Vec<u8>) -> bool {
+    let Some(number) = as_type::<T, E>(value) else { return false };
+    let start = std::ptr::from_ref(number).cast::<u8>();
+    // SAFETY: called for numbers only, which have no padding: each byte is initialised.
+    bytes.extend_from_slice(unsafe { slice::from_raw_parts(start, size_of::<E>()) });
+    true
+}
+
+#[inline]
+fn decode_one<T, E: Copy + 'static>(bytes: &[u8]) -> Option<Result<(T, usize)>> {
+    if identity::<T>() != TypeId::of::<E>() {
+        return None;
+    }
+    let size = size_of::<E>();
+    let Some(raw) = bytes.get(..size) else {
+        let missing = size - bytes.len();
+        return Some(Err(Error::Decode(format!("it ends {missing} bytes too early"))));
+    };
+    // SAFETY: T is E, checked above, a number, of which any bits are one; raw has as many bytes.
+    Some(Ok((unsafe { raw.as_ptr().cast::<T>().read_unaligned() }, size)))
+}
+
 macro_rules! numbers {
     ($($type:ty)*) => {
         /// Appends `value` whole, if it is bytes or numbers; says whether it was.
         #[inline]
         pub(super) fn encode<T: ?Sized>(value: &T, bytes: &mut Vec<u8>) -> bool {
-            false $(|| encode_as::<T, $type>(value, bytes))*
+            false $(|| encode_one::<T, $type>(value, bytes) || encode_as::<T, $type>(value, bytes))*
         }
 
         /// Reads a `T` whole, if it is a vector of bytes or numbers: the value and its length in bytes.
         #[inline]
         pub(super) fn decode<T>(bytes: &[u8]) -> Result<Option<(T, usize)>> {
-            $(if let Some(result) = decode_as::<T, $type>(bytes) {
+            $(if let Some(result) = decode_one::<T, $type>(bytes) {
+                return result.map(Some);
+            }
+            if let Some(result) = decode_as::<T, $type>(bytes) {
                 return result.map(Some);
             })*
             Ok(None)
@@ -158,8 +185,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_vectors_of_numbers_are_direct() {
+    fn only_numbers_and_whole_vectors_of_them_are_direct() {
         let mut bytes = Vec::new();
+        assert!(encode(&7_u8, &mut bytes));
+        assert!(encode(&7.5_f64, &mut bytes));
         assert!(encode(&vec![1_u8], &mut bytes));
         assert!(encode(&[1_i32, 2][..], &mut bytes));
         assert!(encode(&vec![1.0_f64].into_boxed_slice(), &mut bytes));
@@ -167,7 +196,8 @@ mod tests {
         assert!(!encode(&vec!['c'], &mut bytes));
         assert!(!encode(&Some(vec![1_u8]), &mut bytes));
         assert!(!encode("text", &mut bytes));
-        assert!(!encode(&7_u8, &mut bytes));
+        assert!(!encode(&Some(7_u8), &mut bytes));
+        assert!(!encode(&(7_u8,), &mut bytes));
     }
 
     #[test]

@@ -32,12 +32,14 @@ impl Message {
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The descriptors, in the order of their indexes.
     #[must_use]
+    #[inline]
     pub fn fds(&self) -> &[OwnedFd] {
         &self.fds
     }
@@ -146,6 +148,7 @@ impl Encoder {
     /// # Errors
     ///
     /// As [`encode`]. After an error the message holds what was put before.
+    #[inline]
     pub fn put<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<&mut Self> {
         if direct::encode(value, &mut self.message.bytes) {
             return Ok(self);
@@ -167,6 +170,20 @@ impl Encoder {
         }
     }
 
+    /// Drops what was put, to start anew in the same storage.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.message.bytes.clear();
+        self.message.fds.clear();
+    }
+
+    /// What was put so far.
+    #[must_use]
+    #[inline]
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
     /// The finished message.
     #[must_use]
     pub fn finish(self) -> Message {
@@ -186,6 +203,7 @@ impl<'a> Decoder<'a> {
     ///
     /// The bytes must not change meanwhile: copy them out of shared memory first.
     #[must_use]
+    #[inline]
     pub fn new(bytes: &'a [u8], fds: Vec<OwnedFd>) -> Self {
         Self { rest: bytes, fds: fds.into_iter().map(Some).collect() }
     }
@@ -195,6 +213,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     ///
     /// As [`decode`], but that bytes and descriptors may be left over for the next value.
+    #[inline]
     pub fn get<T: DeserializeOwned>(&mut self) -> Result<T> {
         if let Some((value, used)) = direct::decode(self.rest)? {
             self.rest = &self.rest[used..];
@@ -243,6 +262,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     ///
     /// [`Error::Decode`] where bytes or descriptors are left over.
+    #[inline]
     pub fn finish(self) -> Result<()> {
         if !self.rest.is_empty() {
             return Err(Error::Decode(format!("{} bytes are left over", self.rest.len())));

@@ -189,7 +189,7 @@ impl Epoll {
 
     /// The tokens of some that can be read, up to 64; does not wait. A process descriptor can once it has ended.
     ///
-    /// The same ones come again until they are removed.
+    /// The same ones come again for as long as they are readable, until they are removed.
     ///
     /// # Errors
     ///

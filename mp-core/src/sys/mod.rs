@@ -3,11 +3,14 @@
 //! Everything here takes borrowed descriptors and slices, gives back owned descriptors and
 //! [`std::io::Result`], is close-on-exec from birth, and retries where a signal interrupts it.
 
+pub mod barrier;
 pub mod clock;
 pub mod fd;
 pub mod futex;
 pub mod mem;
+pub mod net;
 pub mod process;
+pub mod random;
 pub mod socket;
 pub mod thread;
 

@@ -394,19 +394,32 @@ pub fn disregard_signal(signal: i32) {
 /// The quota is read once; the affinity each time, as it is what changes.
 #[must_use]
 pub fn usable_cpus() -> usize {
-    use std::sync::OnceLock;
-    // std's count takes both into account, and reads the quota's files each time.
-    static QUOTA: OnceLock<usize> = OnceLock::new();
     let affinity = affinity_count().unwrap_or(usize::MAX);
-    let quota = *QUOTA.get_or_init(|| {
-        let both = std::thread::available_parallelism().map_or(1, Into::into);
-        // Where the affinity is what bounds it now, the quota bounds nothing that we know of.
-        if both < affinity { both } else { usize::MAX }
-    });
-    match affinity.min(quota) {
+    match affinity.min(granted_cpus()) {
         usize::MAX => std::thread::available_parallelism().map_or(1, Into::into),
         cpus => cpus,
     }
+}
+
+/// How many CPUs the quota of this process's control group grants it, whatever its affinity is; `usize::MAX`
+/// where there is no quota that is known of. Read once.
+#[must_use]
+pub fn granted_cpus() -> usize {
+    use std::sync::OnceLock;
+    // std's count takes both into account, and reads the quota's files each time.
+    static QUOTA: OnceLock<usize> = OnceLock::new();
+    *QUOTA.get_or_init(|| {
+        let both = std::thread::available_parallelism().map_or(1, Into::into);
+        // Where the affinity is what bounds it now, the quota bounds nothing that we know of.
+        if both < affinity_count().unwrap_or(usize::MAX) { both } else { usize::MAX }
+    })
+}
+
+/// The CPU that this thread runs on, now or a moment ago. sched_getcpu(3).
+#[must_use]
+pub fn current_cpu() -> Option<usize> {
+    // SAFETY: takes nothing.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
 fn affinity_count() -> Option<usize> {

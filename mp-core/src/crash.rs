@@ -1,0 +1,56 @@
+//! Places at which a test can have its process killed.
+//!
+//! A protocol in shared memory has to bear that a process dies between any two of its steps. Each step is
+//! given a name by [`crash_point!`](crate::crash_point), and a test kills a process at each of them in turn:
+//! in that process it calls `arm` with the name. Both are there only where the whole build has
+//! `RUSTFLAGS="--cfg mp_crash"`; in any other the macro is nothing, not a single instruction.
+//!
+//! ```
+//! use mp_core::crash_point;
+//!
+//! crash_point!("example: between two steps");
+//! ```
+
+/// Names a place at which a test can have this process killed; nothing without `cfg(mp_crash)`.
+#[macro_export]
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(mp_crash)]
+        $crate::crash::point($name);
+    };
+}
+
+#[cfg(mp_crash)]
+pub use armed::{arm, point};
+
+#[cfg(mp_crash)]
+mod armed {
+    use std::sync::Mutex;
+
+    static ARMED: Mutex<Option<(String, u32)>> = Mutex::new(None);
+
+    /// Lets the process be killed the `pass`th time from now that it comes to the place called `name`.
+    ///
+    /// # Panics
+    ///
+    /// Where another thread of the process panicked at such a place.
+    pub fn arm(name: &str, pass: u32) {
+        *ARMED.lock().expect("no panic here") = Some((name.to_owned(), pass));
+    }
+
+    /// What [`crash_point!`](crate::crash_point) calls.
+    ///
+    /// # Panics
+    ///
+    /// As [`arm`].
+    pub fn point(name: &str) {
+        let mut armed = ARMED.lock().expect("no panic here");
+        let Some((at, passes)) = &mut *armed else { return };
+        if at == name {
+            *passes -= 1;
+            if *passes == 0 {
+                crate::sys::process::kill_self();
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What an end sends through or receives from: a ring in shared memory, or a stream to another machine.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use mp_core::Deadline;
+use serde::ser::{Error as _, Serialize, Serializer};
+
+use crate::link::{RingReceiver, RingSender};
+use crate::stream::{StreamReceiver, StreamSender};
+use crate::{Error, Result};
+
+const STAYS: &str = "a connection over TCP cannot be sent to another process: send the listener's \
+                     address, and connect from there";
+
+/// What a sender sends through.
+#[derive(Debug)]
+pub(crate) enum TxLink {
+    Ring(RingSender),
+    Stream(StreamSender),
+}
+
+/// What a receiver receives from.
+#[derive(Debug)]
+pub(crate) enum RxLink {
+    Ring(RingReceiver),
+    Stream(StreamReceiver),
+}
+
+impl From<RingSender> for TxLink {
+    fn from(ring: RingSender) -> Self {
+        Self::Ring(ring)
+    }
+}
+
+impl From<RingReceiver> for RxLink {
+    fn from(ring: RingReceiver) -> Self {
+        Self::Ring(ring)
+    }
+}
+
+impl From<StreamSender> for TxLink {
+    fn from(stream: StreamSender) -> Self {
+        Self::Stream(stream)
+    }
+}
+
+impl From<StreamReceiver> for RxLink {
+    fn from(stream: StreamReceiver) -> Self {
+        Self::Stream(stream)
+    }
+}
+
+impl TxLink {
+    #[inline]
+    pub(crate) fn send(&self, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
+        match self {
+            Self::Ring(ring) => ring.send(bytes, fds, deadline),
+            Self::Stream(_) if !fds.is_empty() => Err(Error::Encode(
+                "handles (descriptors, pipe ends, locks, ...) cannot travel over TCP: they work on one \
+                 machine only, over a Unix socket"
+                    .to_string(),
+            )),
+            Self::Stream(stream) => stream.send(&[bytes], deadline),
+        }
+    }
+
+    pub(crate) fn send_with<Out>(
+        &self,
+        len: usize,
+        deadline: Deadline,
+        write: impl FnOnce(&mut [u8]) -> Out,
+    ) -> Result<Out> {
+        match self {
+            Self::Ring(ring) => ring.send_with(len, deadline, write),
+            Self::Stream(stream) => {
+                let mut bytes = vec![0; len];
+                let out = write(&mut bytes);
+                stream.send(&[&bytes], deadline).map(|()| out)
+            }
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Ring(ring) => ring.close(),
+            Self::Stream(stream) => stream.close(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.is_open(),
+            Self::Stream(stream) => stream.is_open(),
+        }
+    }
+
+    /// Gives the other end a moment to be closed.
+    pub(crate) fn settle(&self) {
+        match self {
+            Self::Ring(ring) => ring.settle(),
+            // One socket has both directions.
+            Self::Stream(_) => {}
+        }
+    }
+
+    pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingSender, Z::Error> {
+        match self {
+            Self::Ring(ring) => Ok(ring),
+            Self::Stream(_) => Err(Z::Error::custom(STAYS)),
+        }
+    }
+}
+
+impl Serialize for TxLink {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        self.ring::<Z>()?.serialize(serializer)
+    }
+}
+
+impl RxLink {
+    /// Whether nothing more comes, but for what is there.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.has_ended(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn recv<Out>(
+        &self,
+        deadline: Deadline,
+        with: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
+    ) -> Result<Out> {
+        match self {
+            Self::Ring(ring) => ring.recv(deadline, with),
+            Self::Stream(stream) => stream.recv(deadline, |bytes| with(bytes, Vec::new())),
+        }
+    }
+
+    pub(crate) fn recv_bytes(&self, deadline: Deadline) -> Result<Vec<u8>> {
+        match self {
+            Self::Ring(ring) => ring.recv_bytes(deadline),
+            Self::Stream(stream) => stream.recv_bytes(deadline),
+        }
+    }
+
+    pub(crate) fn recv_into(&self, buffer: &mut [u8], deadline: Deadline) -> Result<usize> {
+        match self {
+            Self::Ring(ring) => ring.recv_into(buffer, deadline),
+            Self::Stream(stream) => {
+                let needed = stream.peek_len(deadline)?;
+                let start = buffer.get_mut(..needed).ok_or(Error::TooShort { needed })?;
+                stream.recv(deadline, |bytes| start.copy_from_slice(bytes))?;
+                Ok(needed)
+            }
+        }
+    }
+
+    pub(crate) fn recv_with<Out>(
+        &self,
+        deadline: Deadline,
+        read: impl FnOnce(&[u8]) -> Out,
+    ) -> Result<Out> {
+        match self {
+            Self::Ring(ring) => ring.recv_with(deadline, read),
+            Self::Stream(stream) => stream.recv(deadline, read),
+        }
+    }
+
+    pub(crate) fn poll(&self, deadline: Deadline) -> Result<bool> {
+        match self {
+            Self::Ring(ring) => ring.poll(deadline),
+            Self::Stream(stream) => stream.poll(deadline),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Ring(ring) => ring.close(),
+            Self::Stream(stream) => stream.close(),
+        }
+    }
+
+    pub(crate) fn watched(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Ring(ring) => ring.watched(),
+            Self::Stream(stream) => {
+                // What has come of a message is taken, and no longer makes the socket readable.
+                let _ = stream.poll(Deadline::PASSED);
+                stream.as_fd()
+            }
+        }
+    }
+
+    pub(crate) fn bell(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Ring(ring) => ring.bell(),
+            Self::Stream(stream) => {
+                matches!(stream.poll(Deadline::PASSED), Ok(false)).then(|| stream.as_fd())
+            }
+        }
+    }
+
+    pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingReceiver, Z::Error> {
+        match self {
+            Self::Ring(ring) => Ok(ring),
+            Self::Stream(_) => Err(Z::Error::custom(STAYS)),
+        }
+    }
+}
+
+impl Serialize for RxLink {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        self.ring::<Z>()?.serialize(serializer)
+    }
+}

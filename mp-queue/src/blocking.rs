@@ -1,0 +1,726 @@
+//! Putting and getting bytes and descriptors: the locks, the waiting, the waking.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mp_core::sys::clock::monotonic_nanos;
+use mp_core::{Deadline, Segment, crash_point};
+use mp_sync::{Acquired, RawLockGuard};
+
+use crate::commit::{MOST, Mark, Nap, NothingLeft, Patience};
+use crate::parcel::{self, Sockets};
+use crate::slots::{Cursor, Record, Side, Slots, UNIT, Words, units_of};
+use crate::word::ALL;
+use crate::{Error, Result};
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// No longer than others who are inside at this moment.
+    Try,
+    /// Until then.
+    Until(Deadline),
+    /// As long as it takes.
+    Forever,
+}
+
+/// For how long a call that does not wait waits for who is inside: thousands of times what that takes.
+const INSIDE: Duration = Duration::from_secs(1);
+/// The same for one whose time is over.
+const LATE: Duration = Duration::from_millis(10);
+
+impl Limit {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self::Until(Deadline::after(timeout))
+    }
+
+    fn patience(self) -> Patience {
+        Patience::new(match self {
+            Self::Try => Deadline::PASSED,
+            Self::Until(deadline) => deadline,
+            Self::Forever => Deadline::NEVER,
+        })
+    }
+
+    /// What it is called when the time is over and `otherwise` is why.
+    fn over(self, otherwise: Error) -> Error {
+        match self {
+            Self::Try => otherwise,
+            Self::Until(_) | Self::Forever => Error::TimedOut,
+        }
+    }
+}
+
+/// How long somebody waits until the turn is his: others then leave it to him.
+///
+/// It needs more processes than processors. Those who wait let others run, and may come to run again only
+/// when the room, or the items, have gone to the one that happens to be before them each time.
+const HUNGRY: Duration = Duration::from_millis(50);
+/// For how long it is his, if he does not take it: he may be dead.
+const OWED: Duration = Duration::from_millis(10);
+/// For how long those others stay away before they look again.
+const AWAY: Duration = Duration::from_millis(1);
+
+/// How one attempt is made.
+#[derive(Clone, Copy)]
+struct Attempt {
+    limit: Limit,
+    /// Whether the caller has waited for long.
+    hungry: bool,
+}
+
+impl Attempt {
+    fn first(limit: Limit) -> Self {
+        Self { limit, hungry: false }
+    }
+
+    fn after(limit: Limit, patience: &Patience) -> Self {
+        Self { limit, hungry: patience.age() > HUNGRY }
+    }
+
+    /// Whether the turn is somebody else's. Under the side's lock.
+    #[inline]
+    fn is_owed(self, side: &Side) -> bool {
+        let until = side.owed.load(Ordering::Relaxed);
+        until != 0 && self.is_owed_until(side, until)
+    }
+
+    #[cold]
+    fn is_owed_until(self, side: &Side, until: u64) -> bool {
+        let left = until.saturating_sub(monotonic_nanos());
+        // A faulty process may have written anything.
+        if left == 0 || left > OWED.as_nanos() as u64 {
+            side.owed.store(0, Ordering::Relaxed);
+            return false;
+        }
+        !self.hungry && !matches!(self.limit, Limit::Try)
+    }
+
+    /// Claims the next turn, if it is due. Under the side's lock.
+    fn refused(self, side: &Side) {
+        if self.hungry {
+            let until = monotonic_nanos() + OWED.as_nanos() as u64;
+            side.owed.store(until, Ordering::Relaxed);
+        }
+    }
+
+    /// The turn was taken. Under the side's lock.
+    #[inline]
+    fn served(self, side: &Side) {
+        if self.hungry {
+            side.owed.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why nothing was put.
+enum Refused {
+    /// There is no room, as the word of what was got says.
+    Full(Mark),
+    /// Too many descriptors are under way.
+    Crowded(io::Error),
+    /// It is somebody else's turn.
+    Owed,
+}
+
+/// What came out of an attempt to get.
+enum Got {
+    /// Something, and what the words said then.
+    Some { left: u64 },
+    /// A record whose descriptors went to a process that died; it is gone.
+    Lost,
+    /// Nothing, as the word of what was put says.
+    Nothing(Mark),
+    /// It is somebody else's turn.
+    Owed,
+}
+
+/// Records that were got: all their bytes in a row, where each ends, and the descriptors of the last.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) ends: Vec<usize>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+impl Batch {
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.fds.clear();
+    }
+}
+
+/// A queue of bytes and descriptors.
+pub(crate) struct Core {
+    slots: Slots,
+    sockets: Sockets,
+    /// Whether what was got has to be done too.
+    joinable: bool,
+}
+
+impl Core {
+    pub(crate) fn create(kind: u64, joinable: bool, capacity: u64, max_units: u64) -> Result<Self> {
+        let slots = Slots::create(kind, capacity, max_units)?;
+        Ok(Self { slots, sockets: Sockets::pair()?, joinable })
+    }
+
+    /// Takes over what was received.
+    pub(crate) fn over(
+        segment: OwnedFd,
+        near: OwnedFd,
+        far: OwnedFd,
+        kind: u64,
+        joinable: bool,
+    ) -> Result<Self> {
+        let slots = Slots::over(Segment::open(segment, kind)?)?;
+        Ok(Self { slots, sockets: Sockets::over(near, far)?, joinable })
+    }
+
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.slots.segment().as_fd(), self.sockets.near.as_fd(), self.sockets.far.as_fd()]
+    }
+
+    #[inline]
+    fn words(&self) -> &Words {
+        self.slots.words()
+    }
+
+    pub(crate) fn capacity(&self) -> Option<u64> {
+        (self.slots.capacity != u64::MAX).then_some(self.slots.capacity)
+    }
+
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        (self.slots.max_units < MOST).then_some(self.slots.max_units * UNIT)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        let Words { put, got, .. } = self.words();
+        // Got first: it can only get fuller until put is read, and is so then.
+        let gone = got.word.load();
+        self.len() >= self.slots.capacity
+            || put.word.load().units_since(gone) >= self.slots.max_units
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.words().put.word.load().is_closed()
+    }
+
+    /// Takes the lock of a side, and sets right what its last holder left if it died; says whether it did.
+    #[inline]
+    fn lock<'a>(&'a self, side: &'a Side, limit: Limit) -> Result<(RawLockGuard<'a>, bool)> {
+        match side.lock.take_free() {
+            Some(guard) => Ok((guard, false)),
+            None => self.lock_slow(side, limit),
+        }
+    }
+
+    #[cold]
+    fn lock_slow<'a>(&'a self, side: &'a Side, limit: Limit) -> Result<(RawLockGuard<'a>, bool)> {
+        let deadline = match limit {
+            Limit::Forever => Deadline::NEVER,
+            Limit::Try => Deadline::after(INSIDE),
+            Limit::Until(deadline) => deadline.max(Deadline::after(LATE)),
+        };
+        match side.lock.lock(deadline) {
+            Ok((guard, Acquired::Clean)) => Ok((guard, false)),
+            Ok((guard, Acquired::OwnerDied)) => {
+                self.repair(side);
+                Ok((guard, true))
+            }
+            Err(mp_sync::Error::TimedOut | mp_sync::Error::WouldBlock) => {
+                Err(limit.over(Error::Busy))
+            }
+            Err(_) => Err(Error::Busy),
+        }
+    }
+
+    #[cold]
+    fn repair(&self, side: &Side) {
+        let Words { put, got, .. } = self.words();
+        // What fails here costs memory at worst; what is damaged shows in the call itself.
+        if std::ptr::eq(side, put) {
+            let _ = self.slots.repair_put();
+        } else {
+            let _ = self.slots.repair_got();
+        }
+        // It may have died before it woke whom its commit concerns, on either word.
+        for word in [&put.word, &got.word] {
+            let now = word.load();
+            if now.has_waiters() {
+                word.wake(now, ALL);
+            }
+        }
+    }
+
+    // Putting.
+
+    /// Puts one record.
+    #[inline]
+    pub(crate) fn put(&self, bytes: &[u8], fds: &[OwnedFd], limit: Limit) -> Result<()> {
+        self.check_size(bytes.len(), fds.len())?;
+        match self.put_now(bytes, fds, Attempt::first(limit))? {
+            Ok(now) => {
+                self.wake_getters(now, 1);
+                Ok(())
+            }
+            Err(refused) => self.put_slow(bytes, fds, limit, refused),
+        }
+    }
+
+    /// Whether it can ever be put.
+    #[inline]
+    pub(crate) fn check_size(&self, len: usize, fds: usize) -> Result<()> {
+        let extra = if fds > 0 { 8 } else { 0 };
+        let (size, max) = (len as u64, self.slots.largest() - extra);
+        if size > max {
+            return Err(Error::TooLarge { size, max });
+        }
+        if fds > parcel::MOST {
+            return Err(Error::TooManyDescriptors { count: fds, max: parcel::MOST });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn wake_getters(&self, now: Mark, count: u32) {
+        crash_point!("put: about to wake");
+        if now.has_waiters() {
+            self.words().put.word.wake(now, count);
+        }
+    }
+
+    #[cold]
+    fn put_slow(
+        &self,
+        bytes: &[u8],
+        fds: &[OwnedFd],
+        limit: Limit,
+        mut refused: Refused,
+    ) -> Result<()> {
+        let mut patience = limit.patience();
+        loop {
+            self.await_room(refused, limit, &mut patience)?;
+            match self.put_now(bytes, fds, Attempt::after(limit, &patience))? {
+                Ok(now) => {
+                    self.wake_getters(now, 1);
+                    self.hand_room_on(now, &patience);
+                    return Ok(());
+                }
+                Err(again) => refused = again,
+            }
+        }
+    }
+
+    fn await_room(&self, refused: Refused, limit: Limit, patience: &mut Patience) -> Result<()> {
+        if let Limit::Try = limit {
+            return Err(Error::Full);
+        }
+        match refused {
+            Refused::Full(head) => match self.words().got.word.wait(head, patience) {
+                Nap::Again => Ok(()),
+                Nap::Deadline => Err(Error::TimedOut),
+            },
+            // Nothing tells when there is room again: it may be other sockets of this user that are full.
+            Refused::Crowded(error) => {
+                if self.len() == 0 && patience.age() > INSIDE {
+                    return Err(error.into());
+                }
+                patience.rest(4 * AWAY)
+            }
+            Refused::Owed => patience.rest(AWAY),
+        }
+    }
+
+    /// Who slept may have been woken for all of several: if there is room for more, the next is woken.
+    fn hand_room_on(&self, tail: Mark, patience: &Patience) {
+        let head = self.words().got.word.load();
+        if patience.slept
+            && head.has_waiters()
+            && tail.items_since(head) < self.slots.capacity
+            && tail.units_since(head) < self.slots.max_units
+        {
+            self.words().got.word.wake(head, 1);
+        }
+    }
+
+    #[inline]
+    fn may_put(&self, tail: Mark, items: u64) -> Result<()> {
+        if tail.is_closed() {
+            return Err(Error::Closed);
+        }
+        if self.joinable && tail.items_since(self.words().done.load()) + items > MOST {
+            return Err(Error::TooManyUnfinished);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn put_now(
+        &self,
+        bytes: &[u8],
+        fds: &[OwnedFd],
+        attempt: Attempt,
+    ) -> Result<std::result::Result<Mark, Refused>> {
+        let units = units_of(bytes.len(), !fds.is_empty());
+        let put = &self.words().put;
+        let (guard, _) = self.lock(put, attempt.limit)?;
+        crash_point!("put: the lock is taken");
+        let (tail, mut cursor) = self.slots.tail()?;
+        self.may_put(tail, 1)?;
+        if attempt.is_owed(put) {
+            return Ok(Err(Refused::Owed));
+        }
+        let (items, room, head) = self.slots.room(tail, 1, units);
+        if items < 1 || room < units {
+            attempt.refused(put);
+            return Ok(Err(Refused::Full(head)));
+        }
+        self.slots.place(tail, &mut cursor, units)?;
+        let parcel = if fds.is_empty() {
+            None
+        } else {
+            match self.send(tail, fds)? {
+                Ok(name) => Some((fds.len() as u16, name)),
+                Err(error) => return Ok(Err(Refused::Crowded(error))),
+            }
+        };
+        self.slots.write(&mut cursor, Record { bytes, parcel })?;
+        if tail.is_watched() {
+            self.sockets.show();
+            crash_point!("put: the descriptor shows it");
+        }
+        let now = self.slots.commit_put(tail, &cursor, 1, units)?;
+        attempt.served(put);
+        drop(guard);
+        Ok(Ok(now))
+    }
+
+    /// Sends an item's descriptors ahead of it; gives the parcel's name.
+    #[cold]
+    fn send(&self, tail: Mark, fds: &[OwnedFd]) -> Result<std::result::Result<u64, io::Error>> {
+        for again in [true, false] {
+            let name = self.slots.new_parcel();
+            crash_point!("put: the parcel has its name");
+            match self.sockets.send(name, fds) {
+                Ok(()) => return Ok(Ok(name)),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::ENOBUFS) if again && self.drop_orphans(tail) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS | libc::ETOOMANYREFS) => {
+                        return Ok(Err(error));
+                    }
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        Ok(Err(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// Drops the parcels of those who died before their commit, where no item has any; says whether.
+    fn drop_orphans(&self, tail: Mark) -> bool {
+        let got = &self.words().got;
+        let Ok((_guard, _)) = self.lock(got, Limit::after(LATE)) else { return false };
+        let empty = tail.items_since(got.word.load()) == 0;
+        if empty {
+            self.sockets.drop_all();
+        }
+        empty
+    }
+
+    /// Puts records that `slots::append` wrote one behind the other, of so many units each; on failure,
+    /// says how many were put.
+    pub(crate) fn put_row(
+        &self,
+        row: &[u8],
+        units: &[u64],
+        limit: Limit,
+    ) -> std::result::Result<(), (usize, Error)> {
+        let mut patience: Option<Patience> = None;
+        let (mut done, mut start) = (0, 0);
+        loop {
+            let attempt = match &patience {
+                None => Attempt::first(limit),
+                Some(patience) => Attempt::after(limit, patience),
+            };
+            match self.put_run(&row[start..], &units[done..], attempt) {
+                Err(error) => return Err((done, error)),
+                Ok(Ok((now, items, bytes))) => {
+                    self.wake_getters(now, items as u32);
+                    (done, start) = (done + items, start + bytes);
+                    if done == units.len() {
+                        if let Some(patience) = &patience {
+                            self.hand_room_on(now, patience);
+                        }
+                        return Ok(());
+                    }
+                }
+                Ok(Err(refused)) => {
+                    let patience = patience.get_or_insert_with(|| limit.patience());
+                    self.await_room(refused, limit, patience).map_err(|error| (done, error))?;
+                }
+            }
+        }
+    }
+
+    /// Puts as many of the records as have room, in this queue and in one block; at least one.
+    fn put_run(
+        &self,
+        row: &[u8],
+        units: &[u64],
+        attempt: Attempt,
+    ) -> Result<std::result::Result<(Mark, usize, usize), Refused>> {
+        let put = &self.words().put;
+        let (guard, _) = self.lock(put, attempt.limit)?;
+        let (tail, mut cursor) = self.slots.tail()?;
+        let all = units.iter().sum();
+        self.may_put(tail, units.len() as u64)?;
+        if attempt.is_owed(put) {
+            return Ok(Err(Refused::Owed));
+        }
+        let (items, room, head) = self.slots.room(tail, units.len() as u64, all);
+        if items < 1 || room < units[0] {
+            attempt.refused(put);
+            return Ok(Err(Refused::Full(head)));
+        }
+        self.slots.place(tail, &mut cursor, units[0])?;
+        let room = room.min(self.slots.left(cursor));
+        let mut run = 0;
+        let most = usize::try_from(items).unwrap_or(usize::MAX).min(units.len());
+        let count = units[..most].iter().take_while(|&&units| {
+            run += units;
+            run <= room
+        });
+        let count = count.count();
+        let run = units[..count].iter().sum::<u64>();
+        self.slots.reserve_units(cursor, run)?;
+        let bytes = (run * UNIT) as usize;
+        self.slots.write_row(&mut cursor, &row[..bytes])?;
+        if tail.is_watched() {
+            self.sockets.show();
+        }
+        let now = self.slots.commit_put(tail, &cursor, count as u64, run)?;
+        attempt.served(put);
+        drop(guard);
+        Ok(Ok((now, count, bytes)))
+    }
+
+    // Getting.
+
+    /// Gets one record at least and `max` at most into `batch`, which is empty.
+    #[inline]
+    pub(crate) fn get(&self, max: u64, batch: &mut Batch, limit: Limit) -> Result<()> {
+        match self.get_now(max, batch, Attempt::first(limit))? {
+            Got::Some { .. } => Ok(()),
+            refused => self.get_slow(max, batch, limit, refused),
+        }
+    }
+
+    #[cold]
+    fn get_slow(&self, max: u64, batch: &mut Batch, limit: Limit, mut refused: Got) -> Result<()> {
+        let put = &self.words().put;
+        let mut patience = limit.patience();
+        loop {
+            match refused {
+                Got::Nothing(_) if matches!(limit, Limit::Try) => return Err(Error::Empty),
+                Got::Nothing(tail) => {
+                    if let Nap::Deadline = put.word.wait(tail, &mut patience) {
+                        return Err(Error::TimedOut);
+                    }
+                }
+                Got::Owed => patience.rest(AWAY)?,
+                Got::Some { .. } | Got::Lost => {}
+            }
+            refused = self.get_now(max, batch, Attempt::after(limit, &patience))?;
+            if let Got::Some { left } = refused {
+                // Who slept may have been woken for all of several items: the next is for the next.
+                let tail = put.word.load();
+                if patience.slept && left > 0 && tail.has_waiters() {
+                    put.word.wake(tail, 1);
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    #[inline]
+    fn get_now(&self, max: u64, batch: &mut Batch, attempt: Attempt) -> Result<Got> {
+        let got = &self.words().got;
+        let (guard, died) = self.lock(got, attempt.limit)?;
+        crash_point!("get: the lock is taken");
+        let (head, mut cursor, there, seen) = self.slots.head(died)?;
+        if there == 0 {
+            attempt.refused(got);
+            drop(guard);
+            if seen.is_closed() {
+                return Err(Error::Closed);
+            }
+            if seen.is_watched() {
+                self.hide();
+            }
+            return Ok(Got::Nothing(seen));
+        }
+        if attempt.is_owed(got) {
+            return Ok(Got::Owed);
+        }
+        let (mut items, mut units) = (0, 0);
+        while items < max.min(there) {
+            match self.get_one(&mut cursor, items > 0, batch) {
+                Ok(Some((found, true))) => {
+                    batch.ends.push(batch.bytes.len());
+                    items += 1;
+                    units += found;
+                }
+                Ok(Some((found, false))) => {
+                    self.slots.commit_got(head, &cursor, 1, found)?;
+                    return Ok(Got::Lost);
+                }
+                Ok(None) => break,
+                // What comes before it can be had.
+                Err(_) if items > 0 => break,
+                Err(error) => return Err(error),
+            }
+            if !batch.fds.is_empty() {
+                break;
+            }
+        }
+        crash_point!("get: the records are read");
+        let now = self.slots.commit_got(head, &cursor, items, units)?;
+        attempt.served(got);
+        drop(guard);
+        crash_point!("get: about to wake");
+        if now.has_waiters() {
+            // Of those who wait for bytes, the one that is woken may need more than are there.
+            let count = if self.slots.max_units < MOST { ALL } else { items as u32 };
+            got.word.wake(now, count);
+        }
+        let left = there - items;
+        if left == 0 && seen.is_watched() {
+            self.hide();
+        }
+        Ok(Got::Some { left })
+    }
+
+    /// Reads the record at `cursor`; gives its units, and whether it was whole. `None` where it is not for
+    /// this batch, which has `others`.
+    #[inline]
+    fn get_one(
+        &self,
+        cursor: &mut Cursor,
+        others: bool,
+        batch: &mut Batch,
+    ) -> Result<Option<(u64, bool)>> {
+        let Some(found) = self.slots.find(cursor, others)? else { return Ok(None) };
+        let Some((count, name)) = found.parcel else {
+            self.slots.read(cursor, found, &mut batch.bytes)?;
+            return Ok(Some((found.units, true)));
+        };
+        if others {
+            return Ok(None);
+        }
+        let start = *cursor;
+        self.slots.read(cursor, found, &mut batch.bytes)?;
+        match self.sockets.take(name, usize::from(count)) {
+            Ok(Some(fds)) => {
+                batch.fds = fds;
+                Ok(Some((found.units, true)))
+            }
+            Ok(None) => {
+                batch.bytes.clear();
+                Ok(Some((found.units, false)))
+            }
+            Err(error) => {
+                *cursor = start;
+                batch.bytes.clear();
+                Err(error.into())
+            }
+        }
+    }
+
+    // Closing, readiness, joining.
+
+    pub(crate) fn close(&self) {
+        let Words { put, got, .. } = self.words();
+        // So that nobody hides what this shows. Somebody who stands still does not keep it from closing.
+        let guard = self.lock(put, Limit::Try);
+        if put.word.load().is_watched() {
+            self.sockets.show();
+        }
+        crash_point!("close: about to");
+        if put.word.set(Mark::CLOSED).is_watched() {
+            self.sockets.show();
+        }
+        crash_point!("close: done for those who put");
+        got.word.set(Mark::CLOSED);
+        drop(guard);
+        put.word.wake_all();
+        got.word.wake_all();
+    }
+
+    /// The descriptor that is readable while there is something to get, set to how it is now.
+    pub(crate) fn readiness(&self) -> BorrowedFd<'_> {
+        let Words { put, got, .. } = self.words();
+        if let Ok((_guard, _)) = self.lock(put, Limit::Try) {
+            let mut tail = put.word.load();
+            if !tail.is_watched() {
+                put.word.set(Mark::WATCHED);
+                tail = put.word.load();
+            }
+            if tail.is_closed() || tail.items_since(got.word.load()) > 0 {
+                self.sockets.show();
+            } else {
+                self.sockets.hide();
+            }
+        }
+        self.sockets.near.as_fd()
+    }
+
+    /// Lets the descriptor not be readable, if there is nothing.
+    #[cold]
+    fn hide(&self) {
+        let Words { put, got, .. } = self.words();
+        // With the lock nobody is between showing an item and committing it.
+        if let Ok((_guard, _)) = self.lock(put, Limit::after(LATE)) {
+            let tail = put.word.load();
+            if tail.items_since(got.word.load()) == 0 && !tail.is_closed() {
+                self.sockets.hide();
+            }
+        }
+    }
+
+    /// How many items were put and are not done.
+    pub(crate) fn unfinished(&self) -> u64 {
+        let Words { put, done, .. } = self.words();
+        // Done first: it cannot pass what was put.
+        let done = done.load();
+        put.word.load().items_since(done)
+    }
+
+    pub(crate) fn task_done(&self) -> Result<()> {
+        let Words { put, done, .. } = self.words();
+        match done.finish_one(&put.word) {
+            Ok(_) => Ok(()),
+            Err(NothingLeft) => Err(Error::TooManyDone),
+        }
+    }
+
+    pub(crate) fn join(&self, limit: Limit) -> Result<()> {
+        let Words { put, done, .. } = self.words();
+        let mut patience = limit.patience();
+        loop {
+            let seen = done.load();
+            if put.word.load().items_since(seen) == 0 {
+                return Ok(());
+            }
+            if let Nap::Deadline = done.wait(seen, &mut patience) {
+                return Err(Error::TimedOut);
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Listeners and clients in processes started by each method.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiprocess::core::Deadline;
+use multiprocess::core::sys::net;
+use multiprocess::pipe::{Address, Error, Peer};
+use multiprocess::{AuthKey, Client, Connection, Listener, Lock, Process, Sender, simplex, wait};
+
+use crate::support::Outcome;
+
+crate::cases! {
+    EACH:
+        a_child_that_was_given_address_and_key_connects
+        a_child_listens_and_its_parent_and_siblings_connect
+        what_is_sent_over_a_unix_socket_may_hold_locks_and_pipe_ends
+        a_child_with_another_key_is_turned_away_and_knows
+        a_killed_client_is_the_end_of_its_connection
+        a_client_killed_in_the_hand_shake_keeps_nobody_waiting
+        the_socket_of_a_killed_listener_is_replaced
+        a_child_removes_no_socket_of_its_parent
+        no_key_is_in_arguments_or_environment
+        clients_killed_at_any_time_leave_a_listener_that_works
+    ;
+}
+
+/// How long a wait may take before it counts as hung.
+const HANG: Duration = Duration::from_secs(10);
+/// The limit for news of a death, with room for a busy machine.
+const PROMPT: Duration = Duration::from_secs(2);
+
+fn sleep_for_ever() {
+    thread::sleep(Duration::from_secs(1000));
+}
+
+/// One listener of each kind, with that key.
+fn listeners(key: &AuthKey) -> Result<[Listener; 2], Error> {
+    let builder = || Listener::builder().authkey(key);
+    Ok([builder().bind_private()?, builder().bind("127.0.0.1:0")?])
+}
+
+fn connect<S, R>(address: &Address, key: &AuthKey) -> Result<Connection<S, R>, Error> {
+    Client::builder().authkey(key).timeout(HANG).connect(address)
+}
+
+fn a_child_that_was_given_address_and_key_connects() -> Outcome {
+    let task = |address: Address, key: AuthKey| {
+        let connection = connect::<String, u64>(&address, &key).expect("connects");
+        connection.send("how long?".to_string()).expect("sends");
+        connection.recv().expect("receives")
+    };
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let child = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        let connection = listener.accept_timeout::<u64, String>(HANG)?;
+        connection.send(connection.recv()?.len() as u64)?;
+        assert_eq!(child.result()?, 9);
+        assert!(matches!(connection.recv(), Err(Error::Disconnected)));
+        match listener.last_accepted() {
+            Some(Peer::Unix { pid, .. }) => assert_ne!(pid, std::process::id()),
+            Some(Peer::Tcp(address)) => assert!(address.ip().is_loopback()),
+            other => return Err(format!("{other:?}").into()),
+        }
+    }
+    Ok(())
+}
+
+fn a_child_listens_and_its_parent_and_siblings_connect() -> Outcome {
+    fn serve(tcp: bool, key: AuthKey, tell: Sender<Address>, clients: usize) {
+        let builder = Listener::builder().authkey(&key);
+        let listener = if tcp { builder.bind("localhost:0") } else { builder.bind_private() };
+        let listener = listener.expect("listens");
+        tell.send(listener.address().clone()).expect("tells");
+        // All at a time, answered as they speak.
+        let mut open: Vec<Connection<i64, i64>> = Vec::new();
+        let mut ended = 0;
+        while ended < clients {
+            let mut items: Vec<&dyn multiprocess::Waitable> = vec![&listener];
+            items.extend(open.iter().map(|one| one as &dyn multiprocess::Waitable));
+            let ready = wait(&items, Some(HANG)).expect("waits");
+            assert!(!ready.is_empty(), "nobody came");
+            for index in ready.into_iter().rev() {
+                if index == 0 {
+                    open.extend(listener.try_accept().ok());
+                    continue;
+                }
+                match open[index - 1].try_recv() {
+                    Ok(number) => open[index - 1].send(-number).expect("answers"),
+                    Err(Error::WouldBlock) => {}
+                    Err(Error::Disconnected) => {
+                        open.remove(index - 1);
+                        ended += 1;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+    fn ask(address: Address, key: AuthKey) -> i64 {
+        let connection = connect::<i64, i64>(&address, &key).expect("connects");
+        (1..=100)
+            .map(|number| {
+                connection.send(number).expect("asks");
+                connection.recv().expect("is answered")
+            })
+            .sum()
+    }
+    for tcp in [false, true] {
+        let key = AuthKey::random()?;
+        let (told, tell) = simplex()?;
+        let server = Process::new(serve, (tcp, key.clone(), tell, 3)).start()?;
+        let address: Address = told.recv()?;
+        let sibling = || Process::new(ask, (address.clone(), key.clone())).start();
+        let siblings = [sibling()?, sibling()?];
+        assert_eq!(ask(address.clone(), key.clone()), -5050);
+        for sibling in siblings {
+            assert_eq!(sibling.result()?, -5050);
+        }
+        server.result()?;
+        assert!(!address.as_path().is_some_and(Path::exists));
+    }
+    Ok(())
+}
+
+fn what_is_sent_over_a_unix_socket_may_hold_locks_and_pipe_ends() -> Outcome {
+    type Gift = (Lock, Option<Sender<i32>>);
+    let take = |address: Address| {
+        let connection = Client::connect::<(), Gift>(address).expect("connects");
+        let (lock, sender) = connection.recv().expect("receives");
+        let taken = lock.try_lock().is_ok();
+        sender.expect("a sender").send(i32::from(taken)).expect("sends");
+    };
+    let listener = Listener::new()?;
+    let child = Process::new(take, (listener.address().clone(),)).start()?;
+    let connection = listener.accept_timeout::<Gift, ()>(HANG)?;
+    let (lock, (receiver, sender)) = (Lock::new()?, simplex()?);
+    let guard = lock.lock().unwrap();
+    connection.send((lock.clone(), Some(sender)))?;
+    assert_eq!(receiver.recv()?, 0);
+    drop(guard);
+    child.result()?;
+    Ok(())
+}
+
+fn a_child_with_another_key_is_turned_away_and_knows() -> Outcome {
+    let task = |address: Address, key: AuthKey| {
+        matches!(connect::<(), ()>(&address, &key), Err(Error::Authentication(_)))
+    };
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let wrong = (listener.address().clone(), AuthKey::random()?);
+        let child = Process::new(task, wrong).start()?;
+        let denied = listener.accept_timeout::<(), ()>(HANG);
+        assert!(matches!(denied, Err(Error::Authentication(_))), "{denied:?}");
+        assert!(child.result()?);
+        let right = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        listener.accept_timeout::<(), ()>(HANG)?;
+        assert!(!right.result()?);
+    }
+    Ok(())
+}
+
+fn a_killed_client_is_the_end_of_its_connection() -> Outcome {
+    let task = |address: Address, key: AuthKey| {
+        let connection = connect::<String, ()>(&address, &key).expect("connects");
+        connection.send("here".to_string()).expect("sends");
+        sleep_for_ever();
+    };
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let child = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        let connection = listener.accept_timeout::<(), String>(HANG)?;
+        assert_eq!(connection.recv()?, "here");
+        child.kill()?;
+        let start = Instant::now();
+        assert!(matches!(connection.recv(), Err(Error::Disconnected)));
+        assert!(start.elapsed() < PROMPT);
+        child.join()?;
+    }
+    Ok(())
+}
+
+fn reach(address: &Address) -> std::io::Result<std::os::fd::OwnedFd> {
+    match address {
+        Address::Unix(path) => net::connect_packets(path, Deadline::NEVER),
+        Address::Tcp(host, port) => Ok(TcpStream::connect((&**host, *port))?.into()),
+        _ => Err(std::io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn a_client_killed_in_the_hand_shake_keeps_nobody_waiting() -> Outcome {
+    let silent = |address: Address, ready: Sender<()>| {
+        let stream = TcpStream::from(reach(&address).expect("connects"));
+        (&stream).write_all(&[38, 0, 1, b'm']).expect("begins");
+        ready.send(()).expect("tells");
+        sleep_for_ever();
+    };
+    let task = |address: Address, key: AuthKey| connect::<(), ()>(&address, &key).is_ok();
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let (ready, tell) = simplex()?;
+        let victim = Process::new(silent, (listener.address().clone(), tell)).start()?;
+        ready.recv()?;
+        let before = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        listener.accept_timeout::<(), ()>(HANG)?;
+        assert!(before.result()?);
+        victim.kill()?;
+        victim.join()?;
+        let after = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        listener.accept_timeout::<(), ()>(HANG)?;
+        assert!(after.result()?);
+    }
+    Ok(())
+}
+
+fn the_socket_of_a_killed_listener_is_replaced() -> Outcome {
+    let listen = |address: Address, ready: Sender<()>| {
+        let _listener = Listener::bind(address).expect("listens");
+        ready.send(()).expect("tells");
+        sleep_for_ever();
+    };
+    let directory = std::env::temp_dir().join(format!("mp-listener-{}", std::process::id()));
+    fs::create_dir(&directory)?;
+    let path = directory.join("socket");
+    let address = Address::from(&path);
+    let (ready, tell) = simplex()?;
+    let child = Process::new(listen, (address.clone(), tell)).start()?;
+    ready.recv()?;
+    assert!(matches!(Listener::bind(&address), Err(Error::AddressInUse { .. })));
+    child.kill()?;
+    child.join()?;
+    assert!(matches!(Client::connect::<(), ()>(&address), Err(Error::Connect { .. })));
+    assert!(path.exists());
+    let listener = Listener::bind(&address)?;
+    let task = |address: Address| Client::connect::<(), ()>(address).is_ok();
+    let client = Process::new(task, (address,)).start()?;
+    listener.accept_timeout::<(), ()>(HANG)?;
+    assert!(client.result()?);
+    drop(listener);
+    fs::remove_dir(&directory)?; // which is empty
+    Ok(())
+}
+
+fn a_child_removes_no_socket_of_its_parent() -> Outcome {
+    let listener = Listener::new()?;
+    let path = listener.address().as_path().ok_or("a path")?.to_path_buf();
+    let task = |path: std::path::PathBuf| path.exists();
+    for _ in 0..3 {
+        assert!(Process::new(task, (path.clone(),)).start()?.result()?);
+        assert!(path.exists());
+    }
+    listener.close();
+    assert!(!path.exists());
+    Ok(())
+}
+
+fn no_key_is_in_arguments_or_environment() -> Outcome {
+    let look = |address: Address, key: AuthKey, parent: u32| {
+        let _connection = connect::<(), ()>(&address, &key).expect("connects");
+        let files = ["self".to_string(), parent.to_string()].map(|process| {
+            ["cmdline", "environ"]
+                .map(|file| fs::read(format!("/proc/{process}/{file}")).expect("one's own"))
+        });
+        let bytes = files.as_flattened().concat();
+        bytes.windows(key.as_bytes().len()).any(|window| window == key.as_bytes())
+    };
+    let key = AuthKey::new(b"a-key-that-is-easily-found")?;
+    let [listener, _] = listeners(&key)?;
+    let arguments = (listener.address().clone(), key, std::process::id());
+    let child = Process::new(look, arguments).start()?;
+    listener.accept_timeout::<(), ()>(HANG)?;
+    assert!(!child.result()?);
+    Ok(())
+}
+
+fn clients_killed_at_any_time_leave_a_listener_that_works() -> Outcome {
+    let connects = |address: Address, key: AuthKey, ready: Sender<()>| {
+        ready.send(()).expect("tells");
+        while ready.send(()).is_ok() {
+            if let Ok(connection) = connect::<Vec<u8>, ()>(&address, &key) {
+                let _ = connection.send(vec![7; 100_000]);
+            }
+        }
+    };
+    let task = |address: Address, key: AuthKey| {
+        let connection = connect::<Vec<u8>, ()>(&address, &key).expect("connects");
+        connection.send(vec![8; 10]).expect("sends");
+    };
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        for round in 0..15_u64 {
+            let (ready, tell) = simplex()?;
+            let arguments = (listener.address().clone(), key.clone(), tell);
+            let victim = Process::new(connects, arguments).start()?;
+            ready.recv()?;
+            // Between a few and some thousand steps of the hand-shake.
+            let end = Instant::now() + Duration::from_micros(300 * (round * 7 % 15));
+            let mut open: Vec<Connection<(), Vec<u8>>> = Vec::new();
+            while Instant::now() < end {
+                open.extend(listener.accept_timeout(Duration::from_micros(500)).ok());
+            }
+            victim.kill()?;
+            victim.join()?;
+            for connection in open {
+                match connection.recv_timeout(PROMPT) {
+                    Ok(bytes) => assert!(bytes == [7; 100_000]),
+                    Err(Error::Disconnected) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let child = Process::new(task, (listener.address().clone(), key.clone())).start()?;
+        loop {
+            // What the last victim has left behind comes first.
+            let connection = listener.accept_timeout::<(), Vec<u8>>(HANG)?;
+            if connection.recv_timeout(HANG).is_ok_and(|bytes| bytes == [8; 10]) {
+                break;
+            }
+        }
+        child.result()?;
+    }
+    Ok(())
+}
