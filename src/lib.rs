@@ -20,6 +20,7 @@
 //! | Module | Crate | Has |
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
+//! | [`pool`] | `mp-pool` | [`Pool`], [`AsyncResult`]: `apply`, `map`, `imap` in worker processes |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`], [`Listener`], [`Client`] |
 //! | [`queue`] | `mp-queue` | [`Queue`], [`JoinableQueue`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
@@ -41,6 +42,7 @@
 
 pub use mp_core as core;
 pub use mp_pipe as pipe;
+pub use mp_pool as pool;
 pub use mp_process as process;
 pub use mp_queue as queue;
 pub use mp_shmem as shmem;
@@ -51,6 +53,7 @@ pub use mp_pipe::{
     AuthKey, Client, Connection, Listener, Receiver, SendError, Sender, Waitable, duplex, simplex,
     wait,
 };
+pub use mp_pool::{AsyncResult, Pool, TaskError};
 pub use mp_process::{
     AnyChild, Child, CurrentProcess, Error, ExitStatus, ParentProcess, Process, ProcessError,
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,

@@ -11,6 +11,7 @@ mod crash;
 mod listener;
 mod notes;
 mod pipe;
+mod pool;
 mod queue;
 mod reexports;
 mod shmem;
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
         sync::CASES,
         queue::CASES,
         shmem::CASES,
+        pool::CASES,
         listener::CASES,
         pipe::CASES,
         notes::CASES,

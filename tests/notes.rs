@@ -27,6 +27,11 @@
 //! | `Queue(3)`: `put`, `get`, `full()`, `empty()`, `qsize()`; getting from an empty one without waiting fails | `queue::put_get_full_empty_and_length_are_exact_between_processes` |
 //! | `put` waits while the queue is full, `get` while it is empty; both take a timeout | `queue::a_full_queue_blocks_until_a_process_gets`, `queue::timeouts_bound_the_whole_call_and_are_not_empty_or_full` |
 //! | `close()` closes the queue | `queue::close_ends_those_who_wait_and_lets_what_is_left_be_got` |
+//! | `Pool(4)`, `apply_async(func, args)` in a loop, `close()`, `join()` | `a_pool_runs_what_is_submitted_and_is_closed_and_joined` |
+//! | `apply()` waits for each task, `map()` for all; `apply_async()` and `map_async()` do not | `apply_and_map_wait_and_their_async_forms_do_not` |
+//! | what a task of a pool returns comes back | `tasks_of_a_pool_return_values` |
+//! | a pool without a number has as many processes as the system says | `a_pool_has_as_many_processes_as_the_system_says` |
+//! | processes of a pool cannot use a `Queue` to communicate | `a_pool_and_a_queue_work_together`: here they can |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::collections::BTreeMap;
@@ -34,8 +39,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess::{
-    Array, Connection, Error, Lock, Process, Receiver, Run, Semaphore, Sender, StartMethod, Value,
-    current_process, duplex, pipe, simplex,
+    Array, Connection, Error, Lock, Pool, Process, Queue, Receiver, Run, Semaphore, Sender,
+    StartMethod, Value, cpu_count, current_process, duplex, pipe, simplex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +63,11 @@ crate::cases! {
         a_lock_keeps_others_out
         a_semaphore_counts_and_blocks_at_zero
         a_terminated_holder_of_a_lock_deadlocks_nobody
+        a_pool_runs_what_is_submitted_and_is_closed_and_joined
+        apply_and_map_wait_and_their_async_forms_do_not
+        tasks_of_a_pool_return_values
+        a_pool_has_as_many_processes_as_the_system_says
+        a_pool_and_a_queue_work_together
         a_pipe_carries_a_list_and_its_answer
         a_pipe_has_two_directions_or_one
         one_recv_receives_one_message
@@ -78,6 +88,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("with-daemon", with_daemon),
     ("prints-in-main", prints_in_main),
     ("list-and-answer", list_and_answer),
+    ("pool-of-four", pool_of_four),
 ];
 
 /// Runs a program of the notes under this test's start method; gives its lines.
@@ -432,6 +443,89 @@ fn no_end_need_be_closed_by_who_does_not_use_it() -> Outcome {
     // Ours: the child has the end it was given and no other, so it sees the end of this one, by drop alone.
     drop(sender);
     assert_eq!(p.result()?, 3);
+    Ok(())
+}
+
+fn worker(msg: String) {
+    println!("{msg}");
+    thread::sleep(random_pause() / 10);
+}
+
+fn pool_of_four(arguments: &[String]) {
+    begin(arguments);
+    let pool = Pool::new(4).expect("a pool");
+    for i in 0..10 {
+        let _ = pool.apply_async(worker, (format!("hello {i}"),));
+    }
+    pool.close();
+    pool.join().expect("joins");
+    println!("all done");
+}
+
+fn a_pool_runs_what_is_submitted_and_is_closed_and_joined() -> Outcome {
+    let mut lines = lines_of("pool-of-four")?;
+    assert_eq!(lines.pop().as_deref(), Some("all done"));
+    lines.sort_unstable();
+    let all: Vec<String> = (0..10).map(|i| format!("hello {i}")).collect();
+    assert_eq!(lines, all);
+    Ok(())
+}
+
+fn apply_and_map_wait_and_their_async_forms_do_not() -> Outcome {
+    let pool = Pool::new(2)?;
+    let count = Value::new(0)?;
+    let add = |count: Value<i32>| {
+        thread::sleep(Duration::from_millis(2));
+        count.update(|n| *n += 1);
+    };
+    for n in 1..=5 {
+        pool.apply(add, (count.clone(),))?;
+        assert_eq!(count.get(), n);
+    }
+    pool.map(add, vec![count.clone(); 5])?;
+    assert_eq!(count.get(), 10);
+    let gate = multiprocess::Event::new()?;
+    let wait = |gate: multiprocess::Event| gate.wait().is_ok();
+    let one = pool.apply_async(wait, (gate.clone(),));
+    let many = pool.map_async(wait, vec![gate.clone(); 3]);
+    assert!(!one.is_ready() && !many.is_ready());
+    gate.set();
+    assert_eq!((one.get()?, many.get()?), (true, vec![true; 3]));
+    Ok(())
+}
+
+fn tasks_of_a_pool_return_values() -> Outcome {
+    let pool = Pool::new(3)?;
+    let func = |msg: String| format!("{msg} done");
+    let results: Vec<_> = (0..4).map(|i| pool.apply_async(func, (format!("hello {i}"),))).collect();
+    pool.close();
+    pool.join()?;
+    for (i, result) in results.iter().enumerate() {
+        assert_eq!(result.get()?, format!("hello {i} done"));
+    }
+    Ok(())
+}
+
+fn a_pool_has_as_many_processes_as_the_system_says() -> Outcome {
+    let pool = Pool::builder().build()?;
+    assert_eq!(pool.workers().len(), cpu_count());
+    let squares = pool.map(|x: i32| x * x, 0..10)?;
+    assert_eq!(squares[9], 81);
+    Ok(())
+}
+
+fn a_pool_and_a_queue_work_together() -> Outcome {
+    let put = |queue: Queue<u32>, n: u32| queue.put(n).map_err(|error| error.to_string());
+    let get = |queue: Queue<u32>| queue.get().map_err(|error| error.to_string());
+    let (pool, queue) = (Pool::new(2)?, Queue::unbounded()?);
+    for n in 0..10 {
+        pool.apply_async(put, (queue.clone(), n)).get()??;
+    }
+    assert_eq!((0..10).map(|_| queue.get()).collect::<Result<Vec<_>, _>>()?.len(), 10);
+    // One task waits for what another puts.
+    let got = pool.apply_async(get, (queue.clone(),));
+    pool.apply(put, (queue, 7))??;
+    assert_eq!(got.get()??, 7);
     Ok(())
 }
 

@@ -25,6 +25,10 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     let queue: mp::Queue<u8> = mp::queue::Queue::unbounded()?;
     assert!(queue.is_empty());
     let fd: mp::Fd = mp::core::Fd::from(std::fs::File::open("/dev/null")?);
+    let pool: mp::Pool = mp::pool::Pool::new(1)?;
+    let squared: mp::AsyncResult<i32> = pool.apply_async(|x: i32| x * x, (3,));
+    assert_eq!(squared.get(), Ok::<i32, mp::TaskError>(9));
+    drop(pool);
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())
 }

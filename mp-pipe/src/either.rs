@@ -179,6 +179,15 @@ impl RxLink {
             }
         }
     }
+
+    pub(crate) fn bell(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Ring(ring) => ring.bell(),
+            Self::Stream(stream) => {
+                matches!(stream.poll(Deadline::PASSED), Ok(false)).then(|| stream.as_fd())
+            }
+        }
+    }
 }
 
 /// An end as it travels: through which of the two.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mp_core::{Deadline, Decoder, Encoder, Message};
@@ -195,6 +195,65 @@ impl<T> Sender<T> {
         self.link.send_with(len, Deadline::NEVER, write)
     }
 
+    /// Sends a message of `len` bytes that `write` writes in place, if that can be done without waiting.
+    ///
+    /// # Panics
+    ///
+    /// Where `write` uses this sender.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldBlock`] while the pipe is full, and `write` is not called then; else as
+    /// [`send_bytes`](Self::send_bytes).
+    pub fn try_send_with<Out>(
+        &self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Out,
+    ) -> Result<Out> {
+        self.link.send_with(len, Deadline::PASSED, write).map_err(would_block)
+    }
+
+    /// Sends a message as it was encoded: bytes and descriptors.
+    ///
+    /// For those who encode for themselves, several values in one message say; others use [`send`](Self::send).
+    /// Waits while the pipe is full.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`] for more descriptors than a message can carry; else as [`send_bytes`](Self::send_bytes).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_core::{Decoder, Encoder};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (receiver, sender) = mp_pipe::simplex::<()>()?;
+    /// let mut encoder = Encoder::new();
+    /// encoder.put("squares")?.put(&vec![1, 4, 9])?;
+    /// sender.send_message(&encoder.finish())?;
+    ///
+    /// let (name, squares) = receiver.recv_message_with(|bytes, descriptors| {
+    ///     let mut decoder = Decoder::new(bytes, descriptors);
+    ///     mp_core::Result::Ok((decoder.get::<String>()?, decoder.get::<Vec<i32>>()?))
+    /// })??;
+    /// assert_eq!((name.as_str(), squares.len()), ("squares", 3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_message(&self, message: &Message) -> Result<()> {
+        self.link.send(message.bytes(), message.fds(), Deadline::NEVER)
+    }
+
+    /// Sends a message as it was encoded, if that can be done without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldBlock`] while the pipe is full; else as [`send_message`](Self::send_message).
+    pub fn try_send_message(&self, message: &Message) -> Result<()> {
+        self.link.send(message.bytes(), message.fds(), Deadline::PASSED).map_err(would_block)
+    }
+
     /// Closes this end: the other one receives what was sent before, and then the end.
     ///
     /// Dropping it does the same. Sending afterwards is [`Error::Disconnected`].
@@ -341,6 +400,33 @@ impl<T> Receiver<T> {
         self.link.poll(Deadline::after(timeout))
     }
 
+    /// What to wait for until receiving would not wait; `None` where it would not.
+    ///
+    /// For those who receive from many, with [`try_recv`](Self::try_recv) and the like, and wait only now and then:
+    /// asked each time before a wait with poll(2), and good for that one wait, it costs less than
+    /// [`as_fd`](AsFd::as_fd), which any event loop can keep. That it can be read does not promise a message.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_core::Deadline;
+    /// use mp_core::sys::fd::{PollFd, poll};
+    ///
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (receiver, sender) = mp_pipe::simplex()?;
+    /// let bell = receiver.bell().expect("nothing was sent");
+    /// sender.send(7)?;
+    /// poll(&mut [PollFd::readable(bell)], Deadline::NEVER)?;
+    /// assert!(receiver.bell().is_none());
+    /// assert_eq!(receiver.try_recv()?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.link.bell()
+    }
+
     /// Receives one message as bytes: as [`send_bytes`](Sender::send_bytes) sent it, or the encoding of a value.
     ///
     /// Waits for it.
@@ -415,6 +501,34 @@ impl<T> Receiver<T> {
     /// As [`recv_bytes`](Self::recv_bytes).
     pub fn recv_with<Out>(&self, read: impl FnOnce(&[u8]) -> Out) -> Result<Out> {
         self.link.recv_with(Deadline::NEVER, read)
+    }
+
+    /// Receives one message as it was encoded: `read` gets its bytes, a copy that nobody else can write to, and
+    /// its descriptors.
+    ///
+    /// Waits for it. The other end of [`send_message`](Sender::send_message). `read` may use this receiver.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes`](Self::recv_bytes); [`Error::Io`] with `EMFILE` where this process has no numbers left for
+    /// the descriptors: the message is lost.
+    pub fn recv_message_with<Out>(
+        &self,
+        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
+    ) -> Result<Out> {
+        self.link.recv(Deadline::NEVER, read)
+    }
+
+    /// Receives one message as it was encoded, if one is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldBlock`] where none is; else as [`recv_message_with`](Self::recv_message_with).
+    pub fn try_recv_message_with<Out>(
+        &self,
+        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
+    ) -> Result<Out> {
+        self.link.recv(Deadline::PASSED, read).map_err(would_block)
     }
 
     /// Closes this end: sending is [`Error::Disconnected`] then, and so is receiving.

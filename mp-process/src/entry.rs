@@ -6,6 +6,7 @@
 //! linker's build id, or, where there is none, the file's device, inode, size and time of change.
 #![expect(unsafe_code, reason = "walks the loaded objects and turns an address into a function")]
 
+use std::any::Any;
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::mem;
@@ -88,16 +89,19 @@ pub(crate) fn run<R: Serialize>(target: impl FnOnce() -> mp_core::Result<R>) -> 
         }
         Err(error) => Outcome::Undecodable(error.to_string()),
     }));
-    result.unwrap_or_else(|payload| {
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_string())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "with a payload that is not text".to_string());
-        // A payload may panic again when it is dropped.
-        mem::forget(payload);
-        Outcome::Panicked(message)
-    })
+    result.unwrap_or_else(|payload| Outcome::Panicked(panic_message(payload)))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
+    let message = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_string())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "with a payload that is not text".to_string());
+    // A payload may panic again when it is dropped.
+    mem::forget(payload);
+    message
 }
 
 /// What tells one build of an object from another.
@@ -152,7 +156,11 @@ impl From<Unresolved> for Error {
 
 impl Address {
     pub(crate) fn of(trampoline: Trampoline) -> Result<Self, Unresolved> {
-        let address = trampoline as usize;
+        Self::of_code(trampoline as usize)
+    }
+
+    /// Of any code of this program.
+    pub(crate) fn of_code(address: usize) -> Result<Self, Unresolved> {
         Object::with(
             |object| object.has_code_at(address),
             |object| {
@@ -165,7 +173,16 @@ impl Address {
 
     /// The function in this process.
     pub(crate) fn resolve(&self) -> Result<Trampoline, Unresolved> {
-        let address = Object::with(
+        let address = self.resolve_code()?;
+        // SAFETY: the address lies in the code of the object, and the object is of the same build as that
+        // in the sender, which made the offset from a Trampoline. Requests come from processes of this
+        // program only, over inherited sockets.
+        Ok(unsafe { mem::transmute::<usize, Trampoline>(address) })
+    }
+
+    /// Where that code is in this process.
+    pub(crate) fn resolve_code(&self) -> Result<usize, Unresolved> {
+        Object::with(
             |object| object.path == self.object,
             |object| {
                 let identity = object.identity()?;
@@ -182,11 +199,7 @@ impl Address {
                     .ok_or(Unresolved::Missing("the target's address is not in the program's code"))
             },
         )
-        .unwrap_or(Err(Unresolved::Missing("the library with the target is not loaded")))?;
-        // SAFETY: the address lies in the code of the object, and the object is of the same build as that
-        // in the sender, which made the offset from a Trampoline. Requests come from processes of this
-        // program only, over inherited sockets.
-        Ok(unsafe { mem::transmute::<usize, Trampoline>(address) })
+        .unwrap_or(Err(Unresolved::Missing("the library with the target is not loaded")))
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {

@@ -33,6 +33,7 @@
 //! | have it end with this program | [`Process::daemon`] |
 //! | choose how it is started | [`StartMethod`], [`Process::start_method`], [`set_start_method`] |
 //! | learn where one is | [`current_process`], [`parent_process`], [`active_children`] |
+//! | call functions in a process that runs already, as a pool does | [`Function`] |
 //! | be ready to be re-executed | [`init`], [`test_support!`] |
 //!
 //! # What runs, and how it gets there
@@ -66,6 +67,7 @@ mod current;
 mod entry;
 mod error;
 mod family;
+mod function;
 mod process;
 mod protocol;
 mod start;
@@ -77,6 +79,7 @@ pub use child::{AnyChild, Child};
 pub use current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
 pub use error::{Error, ExitStatus, ProcessError, Result};
 pub use family::active_children;
+pub use function::{Convention, Function};
 pub use process::Process;
 pub use start::{StartMethod, set_start_method, start_method};
 pub use target::{Args, Run, Target};
@@ -97,6 +100,7 @@ mod tests {
         is_send_and_sync::<ProcessError>();
         is_send_and_sync::<ExitStatus>();
         is_send_and_sync::<StartMethod>();
+        is_send_and_sync::<Function>();
     }
 }
 

@@ -230,6 +230,33 @@ impl<'a> Decoder<'a> {
         Ok(value)
     }
 
+    /// Reads a vector and appends its elements to `elements`: numbers by one copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); then `elements` is as before.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_core::{Decoder, encode};
+    ///
+    /// # fn main() -> mp_core::Result<()> {
+    /// let mut squares = vec![1, 4];
+    /// let message = encode(&vec![9, 16])?;
+    /// Decoder::new(message.bytes(), Vec::new()).append_to(&mut squares)?;
+    /// assert_eq!(squares, [1, 4, 9, 16]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn append_to<T: DeserializeOwned>(&mut self, elements: &mut Vec<T>) -> Result<()> {
+        match direct::append_to(self.rest, elements)? {
+            Some(used) => self.rest = &self.rest[used..],
+            None => elements.append(&mut self.get::<Vec<T>>()?),
+        }
+        Ok(())
+    }
+
     /// Ends the message.
     ///
     /// # Errors
@@ -295,6 +322,23 @@ mod tests {
         assert_eq!(encode(&bytes[..]).unwrap().bytes(), encode(&(&bytes,)).unwrap().bytes());
         assert_eq!(decode::<(Vec<u64>,)>(encode(&numbers).unwrap()).unwrap().0, numbers);
         assert_eq!(decode::<Vec<u64>>(encode(&(&numbers,)).unwrap()).unwrap(), numbers);
+    }
+
+    #[test]
+    fn elements_are_appended_or_nothing_is() {
+        let mut numbers = vec![1_u64];
+        let message = encode(&vec![2_u64, 3]).unwrap();
+        Decoder::new(message.bytes(), Vec::new()).append_to(&mut numbers).unwrap();
+        assert_eq!(numbers, [1, 2, 3]);
+        for cut in 0..message.bytes().len() {
+            let mut decoder = Decoder::new(&message.bytes()[..cut], Vec::new());
+            assert!(decoder.append_to(&mut numbers).is_err());
+            assert_eq!(numbers, [1, 2, 3]);
+        }
+        let mut words = vec!["a".to_string()];
+        let message = encode(&vec!["b".to_string()]).unwrap();
+        Decoder::new(message.bytes(), Vec::new()).append_to(&mut words).unwrap();
+        assert_eq!(words, ["a", "b"]);
     }
 
     #[test]

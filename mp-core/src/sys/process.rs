@@ -375,6 +375,20 @@ impl Ignored {
     }
 }
 
+/// Lets `signal` do nothing in this process.
+///
+/// Unlike a signal that is [ignored](ignore_signal), it does in programs that are executed from here what it
+/// does by default (execve(2)). System calls that it interrupts go on by themselves (sigaction(2), `SA_RESTART`).
+pub fn disregard_signal(signal: i32) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: zeros are an action without flags and with an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action is a local that the call only reads; its handler does nothing.
+    unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+}
+
 /// How many CPUs this process may use: its affinity now, and the quota of its control group.
 ///
 /// The quota is read once; the affinity each time, as it is what changes.

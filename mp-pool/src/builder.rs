@@ -1,0 +1,163 @@
+//! What a pool is to be, before it is.
+
+use std::fmt;
+use std::time::Duration;
+
+use mp_core::Encoder;
+use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
+
+use crate::body::Body;
+use crate::call::Begin;
+use crate::engine::{Engine, Settings};
+use crate::{Error, Pool, Result};
+
+/// What a pool is to be. Made by [`Pool::builder`].
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use std::sync::OnceLock;
+/// use std::time::Duration;
+/// use mp_pool::Pool;
+///
+/// static MODEL: OnceLock<String> = OnceLock::new();
+///
+/// fn load(path: String) {
+///     MODEL.set(format!("the model in {path}")).expect("is loaded once in each worker");
+/// }
+///
+/// fn ask(question: String) -> String {
+///     format!("{question} {}", MODEL.get().expect("was loaded"))
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let pool = Pool::builder()
+///         .workers(2)
+///         .initializer(load, ("weights.bin".to_string(),))
+///         .max_tasks_per_child(1000)
+///         .task_timeout(Duration::from_secs(60))
+///         .build()?;
+///     assert_eq!(pool.apply(ask, ("which?".to_string(),))?, "which? the model in weights.bin");
+///     Ok(())
+/// }
+/// ```
+#[must_use = "there is no pool before it is built"]
+pub struct Builder {
+    workers: Option<usize>,
+    initializer: Option<(Function, Result<Body>)>,
+    tasks_per_worker: Option<u64>,
+    task_timeout: Option<Duration>,
+    method: Option<StartMethod>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            workers: None,
+            initializer: None,
+            tasks_per_worker: None,
+            task_timeout: None,
+            method: None,
+        }
+    }
+
+    /// How many workers there are; without this, one for each CPU that this process may use.
+    #[doc(alias = "processes")]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Has each worker call `initializer` with `args` before its first task. What it returns is dropped.
+    ///
+    /// A function by its name or a closure that captures nothing, and a tuple, as for
+    /// [`Process::new`](mp_process::Process::new). [`build`](Self::build) waits for it. Where it panics or ends the
+    /// worker, the pool is not built; if that happens to the worker that replaces one, another is tried, with pauses,
+    /// and after eight in a row no more.
+    ///
+    /// Python: `initializer` and `initargs`. There a failing one is called again and again, for ever.
+    #[doc(alias = "initargs")]
+    pub fn initializer<F, A>(mut self, initializer: F, args: A) -> Self
+    where
+        F: Target<A> + Copy + 'static,
+        A: Args,
+    {
+        let mut encoder = Encoder::new();
+        let body = match args.encode(&mut encoder) {
+            Ok(()) => Body::pack(encoder.finish()).map_err(Error::Io),
+            Err(error) => Err(Error::Encode(error.to_string())),
+        };
+        self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
+        self
+    }
+
+    /// How many tasks a worker runs before another takes its place, so that what it leaks goes back to the system.
+    /// Without this, as many as come. A chunk of `map` is one task.
+    #[doc(alias = "maxtasksperchild")]
+    pub fn max_tasks_per_child(mut self, tasks: usize) -> Self {
+        self.tasks_per_worker = Some(tasks as u64);
+        self
+    }
+
+    /// How long a task may run. One that does not end in time is
+    /// [`TaskError::TimedOut`](crate::TaskError::TimedOut); its worker is killed, and another started. The time that a
+    /// task waits for its turn does not count.
+    ///
+    /// Python: has none.
+    pub fn task_timeout(mut self, timeout: Duration) -> Self {
+        self.task_timeout = Some(timeout);
+        self
+    }
+
+    /// How workers are started; without this, by [`mp_process::start_method`].
+    ///
+    /// The pool has a thread, and a program with threads cannot fork: by [`StartMethod::Fork`] only the first workers
+    /// are started, and those that replace them by [`StartMethod::ForkServer`].
+    #[doc(alias = "context")]
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// Starts the workers. Returns once all run, and have called the initializer if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoWorkers`] and [`Error::NoTasks`] for numbers that are zero; [`Error::Start`] where a worker cannot
+    /// be started: in a worker, or another daemon, for one, which may not start processes;
+    /// [`Error::Initializer`], [`Error::DiedInInitializer`] and [`Error::Encode`] where the initializer fails;
+    /// [`Error::Io`] where memory, descriptors or threads are short.
+    pub fn build(self) -> Result<Pool> {
+        let workers = self.workers.unwrap_or_else(cpu_count);
+        if workers == 0 {
+            return Err(Error::NoWorkers);
+        }
+        if self.tasks_per_worker == Some(0) {
+            return Err(Error::NoTasks);
+        }
+        let initializer = match self.initializer {
+            None => None,
+            Some((function, body)) => Some((function, body?)),
+        };
+        let settings = Settings {
+            workers,
+            initializer,
+            tasks_per_worker: self.tasks_per_worker,
+            task_timeout: self.task_timeout,
+            method: self.method.unwrap_or_else(start_method),
+        };
+        Engine::start(settings).map(Pool::with)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("workers", &self.workers)
+            .field("tasks_per_worker", &self.tasks_per_worker)
+            .field("task_timeout", &self.task_timeout)
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}

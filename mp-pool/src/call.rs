@@ -1,0 +1,106 @@
+//! How functions are called in a worker: what their arguments look like on the way, and their results.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use mp_core::{Decoder, Encoder, Result};
+use mp_process::{Args, Convention, Target};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+thread_local! {
+    /// How many items of its chunk the last call had done when it panicked.
+    static REACHED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which item of its chunk the last call panicked at, if it had a chunk.
+pub(crate) fn take_reached() -> Option<usize> {
+    REACHED.take()
+}
+
+/// The results of a chunk. Where the call of an item unwinds, their number tells which item it was.
+struct Results<R>(Vec<R>);
+
+impl<R> Drop for Results<R> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            REACHED.set(Some(self.0.len()));
+        }
+    }
+}
+
+/// A tuple of arguments; one value.
+pub(crate) struct Once<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for Once<A>
+where
+    F: Target<A>,
+    F::Output: Serialize,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let arguments = A::decode(arguments)?;
+        result.put(&function.call(arguments))?;
+        Ok(())
+    }
+}
+
+/// A tuple of arguments; nothing.
+pub(crate) struct Begin<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for Begin<A>
+where
+    F: Target<A>,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, _: &mut Encoder) -> Result<()> {
+        let arguments = A::decode(arguments)?;
+        let _ = function.call(arguments);
+        Ok(())
+    }
+}
+
+/// A vector of arguments; a vector of values.
+pub(crate) struct Each<A>(PhantomData<A>);
+
+impl<F, A, R> Convention<F> for Each<A>
+where
+    F: Fn(A) -> R,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let items: Vec<A> = arguments.get()?;
+        let mut results = Results(Vec::with_capacity(items.len()));
+        results.0.extend(items.into_iter().map(function));
+        result.put(&results.0)?;
+        Ok(())
+    }
+}
+
+/// A number of tuples of arguments; a vector of values.
+pub(crate) struct EachOf<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for EachOf<A>
+where
+    F: Target<A> + Copy,
+    F::Output: Serialize,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let count: usize = arguments.get()?;
+        let mut results = Results(Vec::new());
+        for _ in 0..count {
+            let item = A::decode(arguments)?;
+            results.0.push(function.call(item));
+        }
+        result.put(&results.0)?;
+        Ok(())
+    }
+}
+
+/// Encodes a chunk for [`EachOf`].
+pub(crate) fn encode_each_of<A: Args>(items: &[A], encoder: &mut Encoder) -> Result<()> {
+    encoder.put(&items.len())?;
+    items.iter().try_for_each(|item| item.encode(encoder))
+}

@@ -1,0 +1,85 @@
+//! The thread that calls back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crate::result::{isolated, lock};
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Callback>,
+    thread: Option<JoinHandle<()>>,
+    /// Whether a thread was started that has not ended.
+    runs: bool,
+    /// Whether it is to end once nothing waits.
+    closed: bool,
+}
+
+/// Callbacks of a pool, called one after the other, by a thread that is there once there is one.
+#[derive(Default)]
+pub(crate) struct Callbacks {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Callbacks {
+    /// Has `callback` called. Where the pool has ended already, calls it.
+    pub(crate) fn call(self: &Arc<Self>, callback: Callback) {
+        let mut queue = lock(&self.queue);
+        if !queue.runs {
+            let us = Arc::clone(self);
+            let thread = match queue.closed {
+                true => None,
+                false => {
+                    let thread = thread::Builder::new().name("mp-pool-callbacks".to_string());
+                    thread.spawn(move || us.run()).ok()
+                }
+            };
+            let Some(thread) = thread else {
+                drop(queue);
+                return isolated(callback);
+            };
+            queue.thread = Some(thread);
+            queue.runs = true;
+        }
+        queue.waiting.push_back(callback);
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    fn run(&self) {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(callback) = queue.waiting.pop_front() {
+                drop(queue);
+                isolated(callback);
+                queue = lock(&self.queue);
+            } else if queue.closed {
+                queue.runs = false;
+                return;
+            } else {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Has the thread end once all callbacks were called, and waits for that; not in a callback.
+    pub(crate) fn finish(&self) {
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        let here = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        let thread = match &queue.thread {
+            Some(thread) if here(thread) => None,
+            _ => queue.thread.take(),
+        };
+        drop(queue);
+        self.changed.notify_all();
+        if let Some(thread) = thread {
+            // Panics end within the callback.
+            let _ = thread.join();
+        }
+    }
+}

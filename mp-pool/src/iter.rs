@@ -1,0 +1,273 @@
+//! Tasks whose input comes, and whose results go, one after the other.
+
+use std::any::type_name;
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use mp_core::{Encoder, Message};
+use mp_process::Function;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::TaskError;
+use crate::body::Body;
+use crate::call::Once;
+use crate::engine::{Engine, Task};
+use crate::result::{Outcome, Sink, Stream, decode_one};
+
+/// So many tasks for each worker are in flight, if nobody says otherwise.
+pub(crate) const WINDOW_EACH: usize = 32;
+
+/// Makes a task's body of what was encoded.
+pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
+    let message = encoded.map_err(|error| TaskError::Encode(error.to_string()))?;
+    Body::pack(message)
+        .map_err(|error| TaskError::Encode(format!("the arguments cannot be put aside: {error}")))
+}
+
+/// Tasks of one call, some of them in flight.
+pub(crate) struct Flow {
+    engine: Arc<Engine>,
+    stream: Arc<Stream>,
+    function: Function,
+    name: &'static str,
+    submitted: usize,
+    /// How many results were taken.
+    taken: usize,
+    /// What has come, as it came.
+    arrived: VecDeque<(usize, Outcome)>,
+    /// What has come before its turn, from the next one on.
+    ordered: VecDeque<Option<Outcome>>,
+}
+
+impl Flow {
+    pub(crate) fn new<F>(engine: &Arc<Engine>, function: Function) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            stream: Stream::new(),
+            function,
+            name: type_name::<F>(),
+            submitted: 0,
+            taken: 0,
+            arrived: VecDeque::new(),
+            ordered: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.submitted - self.taken
+    }
+
+    /// Submits the next task, with `len` items of the input from `first` on.
+    pub(crate) fn submit(&mut self, body: Result<Body, TaskError>, first: usize, len: usize) {
+        let part = self.submitted;
+        self.submitted += 1;
+        match body {
+            Ok(body) => self.engine.submit(Task {
+                function: self.function,
+                name: self.name,
+                items: Some((first, len)),
+                body,
+                sink: Arc::clone(&self.stream) as Arc<dyn Sink>,
+                part,
+            }),
+            Err(error) => self.stream.deliver(part, Err(error)),
+        }
+    }
+
+    /// Waits for the next outcome that comes. There must be one in flight.
+    pub(crate) fn next_to_come(&mut self) -> Outcome {
+        if self.arrived.is_empty() {
+            self.stream.take(&mut self.arrived);
+        }
+        self.taken += 1;
+        match self.arrived.pop_front() {
+            Some((_, outcome)) => outcome,
+            None => unreachable!("a stream gives at least one"),
+        }
+    }
+
+    /// Waits for the outcome of the first task that none was taken of. There must be one in flight.
+    pub(crate) fn next_in_order(&mut self) -> Outcome {
+        loop {
+            if let Some(Some(_)) = self.ordered.front()
+                && let Some(Some(outcome)) = self.ordered.pop_front()
+            {
+                self.taken += 1;
+                return outcome;
+            }
+            if self.arrived.is_empty() {
+                self.stream.take(&mut self.arrived);
+            }
+            for (part, outcome) in self.arrived.drain(..) {
+                let place = part - self.taken;
+                if self.ordered.len() <= place {
+                    self.ordered.resize_with(place + 1, || None);
+                }
+                self.ordered[place] = Some(outcome);
+            }
+        }
+    }
+}
+
+impl Drop for Flow {
+    /// Nobody will take the results of what is not begun.
+    fn drop(&mut self) {
+        if self.in_flight() > self.arrived.len() {
+            self.engine.cancel(&(Arc::clone(&self.stream) as Arc<dyn Sink>), false);
+        }
+    }
+}
+
+/// Results in the order of the input. Made by [`Pool::imap`](crate::Pool::imap).
+///
+/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun.
+pub struct Imap<I, F, R> {
+    tasks: Tasks<I, F, R>,
+}
+
+/// Results as they come. Made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
+///
+/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun.
+pub struct ImapUnordered<I, F, R> {
+    tasks: Tasks<I, F, R>,
+}
+
+/// What both do.
+struct Tasks<I, F, R> {
+    flow: Flow,
+    input: std::iter::Fuse<I>,
+    window: usize,
+    of: PhantomData<fn(F) -> R>,
+}
+
+impl<I, F, A, R> Tasks<I, F, R>
+where
+    I: Iterator<Item = A>,
+    F: Fn(A) -> R + Copy + 'static,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    fn new(engine: &Arc<Engine>, function: F, input: I) -> Self {
+        let flow = Flow::new::<F>(engine, Function::new::<F, Once<(A,)>>(function));
+        let window = engine.size().saturating_mul(WINDOW_EACH);
+        Self { flow, input: input.fuse(), window, of: PhantomData }
+    }
+
+    /// Submits until so many tasks are in flight.
+    fn fill(&mut self, window: usize) {
+        while self.flow.in_flight() < window {
+            let Some(item) = self.input.next() else { return };
+            let mut encoder = Encoder::new();
+            let encoded = encoder.put(&item).map(|_| ());
+            drop(item);
+            let first = self.flow.submitted;
+            self.flow.submit(pack(encoded.map(|()| encoder.finish())), first, 1);
+        }
+    }
+
+    fn next(&mut self, take: fn(&mut Flow) -> Outcome) -> Option<Result<R, TaskError>> {
+        if self.flow.in_flight() == 0 {
+            self.fill(self.window);
+        }
+        if self.flow.in_flight() == 0 {
+            return None;
+        }
+        let outcome = take(&mut self.flow);
+        // So that workers go on while the caller does; many at a time, as long as each worker has one.
+        let few = (self.window / 2).max(self.flow.engine.size()).min(self.window - 1);
+        if self.flow.in_flight() <= few {
+            self.fill(self.window);
+        }
+        Some(decode_one(&outcome))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let flying = self.flow.in_flight();
+        let (least, most) = self.input.size_hint();
+        (least.saturating_add(flying), most.and_then(|most| most.checked_add(flying)))
+    }
+}
+
+macro_rules! iterator {
+    ($name:ident, $take:ident) => {
+        impl<I, F, A, R> $name<I, F, R>
+        where
+            I: Iterator<Item = A>,
+            F: Fn(A) -> R + Copy + 'static,
+            A: Serialize + DeserializeOwned,
+            R: Serialize + DeserializeOwned,
+        {
+            pub(crate) fn new(engine: &Arc<Engine>, function: F, input: I) -> Self {
+                let mut tasks = Tasks::new(engine, function, input);
+                // One for each worker; the rest of the window with the first result, when it is known.
+                tasks.fill(engine.size());
+                Self { tasks }
+            }
+
+            /// Sets how many items of the input are taken ahead of the results: 32 for each worker, unless it is set,
+            /// and never less than one in all.
+            ///
+            /// One for each worker is taken at once, when the call is made, the others with the first result.
+            ///
+            /// Python: takes the whole input at once, up to 3.14.
+            #[doc(alias = "buffersize")]
+            #[must_use]
+            pub fn window(mut self, items: usize) -> Self {
+                self.tasks.window = items.max(1);
+                self
+            }
+        }
+
+        impl<I, F, A, R> Iterator for $name<I, F, R>
+        where
+            I: Iterator<Item = A>,
+            F: Fn(A) -> R + Copy + 'static,
+            A: Serialize + DeserializeOwned,
+            R: Serialize + DeserializeOwned,
+        {
+            type Item = Result<R, TaskError>;
+
+            fn next(&mut self) -> Option<Self::Item> {
+                self.tasks.next(Flow::$take)
+            }
+
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                self.tasks.size_hint()
+            }
+        }
+
+        impl<I, F, A, R> ExactSizeIterator for $name<I, F, R>
+        where
+            I: ExactSizeIterator<Item = A>,
+            F: Fn(A) -> R + Copy + 'static,
+            A: Serialize + DeserializeOwned,
+            R: Serialize + DeserializeOwned,
+        {
+        }
+
+        impl<I, F, A, R> FusedIterator for $name<I, F, R>
+        where
+            I: Iterator<Item = A>,
+            F: Fn(A) -> R + Copy + 'static,
+            A: Serialize + DeserializeOwned,
+            R: Serialize + DeserializeOwned,
+        {
+        }
+
+        impl<I, F, R> fmt::Debug for $name<I, F, R> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("taken", &self.tasks.flow.taken)
+                    .field("in_flight", &self.tasks.flow.in_flight())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+iterator!(Imap, next_in_order);
+iterator!(ImapUnordered, next_to_come);

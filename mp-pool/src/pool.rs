@@ -1,0 +1,522 @@
+//! The pool.
+
+use std::any::type_name;
+use std::fmt;
+use std::sync::Arc;
+
+use mp_core::Encoder;
+use mp_process::{Args, Function, Target};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::body::Body;
+use crate::builder::Builder;
+use crate::call::{Each, EachOf, Once, encode_each_of};
+use crate::chunk;
+use crate::engine::{Engine, Task};
+use crate::iter::{Flow, Imap, ImapUnordered, pack};
+use crate::result::{AsyncResult, Job, Sink, decode_chunk};
+use crate::{Error, Result, TaskError};
+
+/// So many chunks of a `map` for each worker are under way at a time.
+const CHUNKS_EACH: usize = 8;
+
+/// Processes that wait for tasks, and run them.
+///
+/// A task is a function by its name or a closure that captures nothing, with its arguments. It runs in one of the
+/// workers; what it returns comes back. All methods take `&self`: any number of threads may use a pool at a time.
+///
+/// Every task ends: with its value, or with a [`TaskError`] that says what became of it. A task that panics costs no
+/// process. A worker that dies, or is killed, costs the task that it runs and no other, and is replaced.
+///
+/// Dropping the pool [terminates](Self::terminate) it. To have all tasks done first, [`close`](Self::close) and
+/// [`join`](Self::join) it, or wait for their results.
+///
+/// Workers are daemons: they end with this process, also when that is killed, and may not start processes. So a pool
+/// cannot be made in a worker of another: that is an error.
+///
+/// Python: `multiprocessing.Pool`.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let pool = Pool::new(2)?;
+///     assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
+///
+///     let one = pool.apply_async(square, (12,));
+///     let two = pool.apply_async(|name: String, times: usize| name.repeat(times), ("ha".into(), 2));
+///     assert_eq!((one.get()?, two.get()?), (144, "haha".to_string()));
+///
+///     pool.close();
+///     pool.join()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// # Example: a worker that dies
+///
+/// ```standalone_crate
+/// use mp_pool::{Pool, TaskError};
+///
+/// fn crash(code: i32) {
+///     std::process::exit(code);
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let pool = Pool::new(1)?;
+///     let crashes = pool.apply_async(crash, (3,));
+///     let goes_on = pool.apply_async(|x: i32| x + 1, (1,));
+///     assert!(matches!(crashes.get(), Err(TaskError::WorkerDied { exit_code: Some(3), .. })));
+///     assert_eq!(goes_on.get()?, 2);
+///     Ok(())
+/// }
+/// ```
+///
+/// # Example: what is no task
+///
+/// A closure that captures does not compile: pass what it needs as an argument.
+///
+/// ```compile_fail,E0080
+/// let pool = mp_pool::Pool::new(2).unwrap();
+/// let factor = 3;
+/// let _ = pool.map(move |x: i32| x * factor, 0..10);
+/// ```
+#[doc(alias("multiprocessing.Pool", "ProcessPoolExecutor"))]
+pub struct Pool {
+    engine: Arc<Engine>,
+}
+
+impl Pool {
+    /// Starts a pool of so many workers.
+    ///
+    /// Returns once they all run. [`builder`](Self::builder) sets more than their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::build`].
+    pub fn new(workers: usize) -> Result<Self> {
+        Self::builder().workers(workers).build()
+    }
+
+    /// What a pool can be: number of workers, initializer, limits.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn with(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// Runs a task and gives what it returns.
+    ///
+    /// Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// What became of the task instead.
+    pub fn apply<F, A, R>(&self, function: F, args: A) -> Result<R, TaskError>
+    where
+        F: Target<A, Output = R> + Copy + 'static,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        self.apply_async(function, args).get()
+    }
+
+    /// Submits a task.
+    ///
+    /// Does not wait: for a worker to be free, or to take its arguments, however large they are. They are encoded
+    /// here and now. What goes wrong is in the result.
+    #[doc(alias = "submit")]
+    pub fn apply_async<F, A, R>(&self, function: F, args: A) -> AsyncResult<R>
+    where
+        F: Target<A, Output = R> + Copy + 'static,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        let job = Job::one(self.engine.callbacks());
+        let mut encoder = Encoder::new();
+        let encoded = args.encode(&mut encoder);
+        drop(args);
+        match pack(encoded.map(|()| encoder.finish())) {
+            Ok(body) => self.engine.submit(Task {
+                function: Function::new::<F, Once<A>>(function),
+                name: type_name::<F>(),
+                items: None,
+                body,
+                sink: Arc::clone(&job) as Arc<dyn Sink>,
+                part: 0,
+            }),
+            Err(error) => job.deliver(0, Err(error)),
+        }
+        AsyncResult::of_one(job, Arc::clone(&self.engine))
+    }
+
+    /// Calls `function` with each item of `input` and gives the results, in that order.
+    ///
+    /// Waits for them all. The items go to the workers in chunks: four for each worker, or more where that would make
+    /// them longer than 32 KiB of items or results. Chunks of numbers are copied as a whole, and no more of them is
+    /// under way than keeps the workers busy. If the length of the input is not known it is collected first.
+    ///
+    /// # Errors
+    ///
+    /// What became of the first item without a result: then what no worker has begun is not run.
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_pool::{Pool, TaskError};
+    ///
+    /// fn invert(x: i32) -> i32 {
+    ///     assert_ne!(x, 0, "zero has no inverse");
+    ///     1000 / x
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let pool = Pool::new(2)?;
+    ///     assert_eq!(pool.map(invert, [1, 2, 4])?, [1000, 500, 250]);
+    ///     let Err(TaskError::Panicked(message)) = pool.map(invert, -3..3) else {
+    ///         panic!("there is no inverse of zero");
+    ///     };
+    ///     assert!(message.contains("zero has no inverse"));
+    ///     assert_eq!(message.task().items(), Some(3..4)); // the fourth item
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn map<F, I, A, R>(&self, function: F, input: I) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let input = input.into_iter();
+        match exact_len(&input) {
+            Some(len) => self.map_in_chunks(function, input, self.chunk::<A, R>(len), len),
+            None => {
+                let items: Vec<A> = input.collect();
+                let len = items.len();
+                self.map_in_chunks(function, items.into_iter(), self.chunk::<A, R>(len), len)
+            }
+        }
+    }
+
+    /// As [`map`](Self::map), in chunks of so many items.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::ZeroChunk`] for zero; else as there.
+    #[doc(alias = "chunksize")]
+    pub fn map_chunked<F, I, A, R>(
+        &self,
+        function: F,
+        input: I,
+        chunk: usize,
+    ) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        if chunk == 0 {
+            return Err(TaskError::ZeroChunk);
+        }
+        let input = input.into_iter();
+        let len = input.size_hint().0;
+        self.map_in_chunks(function, input, chunk, len)
+    }
+
+    /// As [`map`](Self::map), but does not wait.
+    ///
+    /// Takes the whole input. Python: `map_async`.
+    pub fn map_async<F, I, A, R>(&self, function: F, input: I) -> AsyncResult<Vec<R>>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let function = (Function::new::<F, Each<A>>(function), type_name::<F>());
+        self.submit_chunks(function, input.into_iter().collect(), |items: &[A], encoder| {
+            encoder.put(items).map(drop)
+        })
+    }
+
+    /// Calls `function` with each tuple of `input` as its arguments and gives the results, in that order.
+    ///
+    /// Waits for them all; as [`map`](Self::map).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_pool::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let power = |base: u64, exponent: u32| base.pow(exponent);
+    ///     assert_eq!(pool.starmap(power, [(2, 10), (3, 4)])?, [1024, 81]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn starmap<F, I, A, R>(&self, function: F, input: I) -> Result<Vec<R>, TaskError>
+    where
+        F: Target<A, Output = R> + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        self.starmap_async(function, input).get()
+    }
+
+    /// As [`starmap`](Self::starmap), but does not wait.
+    pub fn starmap_async<F, I, A, R>(&self, function: F, input: I) -> AsyncResult<Vec<R>>
+    where
+        F: Target<A, Output = R> + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        let function = (Function::new::<F, EachOf<A>>(function), type_name::<F>());
+        self.submit_chunks(function, input.into_iter().collect(), encode_each_of::<A>)
+    }
+
+    /// Calls `function` with each item of `input`; gives the results one by one, in that order, as soon as they are
+    /// there.
+    ///
+    /// No more of the input is taken than a [window](Imap::window) ahead of the results, so it may be endless. An item
+    /// without a result is an error in its place, and those behind it follow. Where the length of the input is known,
+    /// so is that of the results: a progress bar can show how much is left.
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_pool::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let endless = pool.imap(|x: u64| x * x, 1..);
+    ///     let large = endless.map_while(Result::ok).find(|square| *square > 1000);
+    ///     assert_eq!(large, Some(1024));
+    ///
+    ///     let results = pool.imap(|x: i32| 6 / x, [3, 0, 2]);
+    ///     assert_eq!(results.len(), 3);
+    ///     let results: Vec<_> = results.collect();
+    ///     assert_eq!((&results[0], &results[2]), (&Ok(2), &Ok(3)));
+    ///     assert!(results[1].is_err());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn imap<F, I, A, R>(&self, function: F, input: I) -> Imap<I::IntoIter, F, R>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        Imap::new(&self.engine, function, input.into_iter())
+    }
+
+    /// As [`imap`](Self::imap), but gives the results in the order they come.
+    pub fn imap_unordered<F, I, A, R>(
+        &self,
+        function: F,
+        input: I,
+    ) -> ImapUnordered<I::IntoIter, F, R>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        ImapUnordered::new(&self.engine, function, input.into_iter())
+    }
+
+    fn chunk<A, R>(&self, len: usize) -> usize {
+        chunk::default_size(len, self.engine.size(), size_of::<A>().max(size_of::<R>()))
+    }
+
+    fn map_in_chunks<F, I, A, R>(
+        &self,
+        function: F,
+        mut input: I,
+        chunk: usize,
+        len: usize,
+    ) -> Result<Vec<R>, TaskError>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        I: Iterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let mut flow = Flow::new::<F>(&self.engine, Function::new::<F, Each<A>>(function));
+        let window = self.engine.size().saturating_mul(CHUNKS_EACH);
+        let mut results = Vec::new();
+        results.try_reserve_exact(len).map_err(|error| TaskError::Decode(error.to_string()))?;
+        let mut items = Vec::new();
+        let mut first = 0;
+        loop {
+            while flow.in_flight() < window {
+                items.extend(input.by_ref().take(chunk));
+                if items.is_empty() {
+                    break;
+                }
+                encode_chunk(
+                    &items,
+                    first,
+                    &|items, encoder| encoder.put(items).map(drop),
+                    &mut |chunk| {
+                        flow.submit(chunk.body, chunk.first, chunk.len);
+                    },
+                );
+                first += items.len();
+                items.clear();
+            }
+            if flow.in_flight() == 0 {
+                return Ok(results);
+            }
+            decode_chunk(&flow.next_in_order(), &mut results)?;
+        }
+    }
+
+    fn submit_chunks<A, R>(
+        &self,
+        (function, name): (Function, &'static str),
+        items: Vec<A>,
+        encode: impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
+    ) -> AsyncResult<Vec<R>>
+    where
+        R: DeserializeOwned,
+    {
+        let size = self.chunk::<A, R>(items.len());
+        let mut chunks = Vec::with_capacity(chunk::count(items.len(), size));
+        for (index, items) in items.chunks(size).enumerate() {
+            encode_chunk(items, index * size, &encode, &mut |chunk| chunks.push(chunk));
+        }
+        drop(items);
+        let job = Job::many(chunks.len(), self.engine.callbacks());
+        for (part, chunk) in chunks.into_iter().enumerate() {
+            match chunk.body {
+                Ok(body) => self.engine.submit(Task {
+                    function,
+                    name,
+                    items: Some((chunk.first, chunk.len)),
+                    body,
+                    sink: Arc::clone(&job) as Arc<dyn Sink>,
+                    part,
+                }),
+                Err(error) => job.deliver(part, Err(error)),
+            }
+        }
+        AsyncResult::of_chunks(job, Arc::clone(&self.engine))
+    }
+
+    /// Takes no more tasks; those it has are done, and then the workers end. Does not wait for that.
+    ///
+    /// Further tasks are [`TaskError::Closed`]. Closing again changes nothing.
+    pub fn close(&self) {
+        self.engine.close();
+    }
+
+    /// Ends the workers at once, by SIGKILL, and with [`TaskError::Terminated`] all tasks that have not ended.
+    ///
+    /// Does not wait. Python: the results of tasks that have not ended are never ready.
+    pub fn terminate(&self) {
+        self.engine.terminate();
+    }
+
+    /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StillOpen`] where it was not.
+    pub fn join(&self) -> Result<()> {
+        if self.engine.is_open() {
+            return Err(Error::StillOpen);
+        }
+        self.engine.join();
+        Ok(())
+    }
+
+    /// The numbers of the processes that work now.
+    #[must_use]
+    pub fn workers(&self) -> Vec<u32> {
+        self.engine.pids()
+    }
+}
+
+/// Chunks with more descriptors are cut in two, down to single items: those that are under way are open here too.
+const MOST_DESCRIPTORS: usize = 16;
+
+/// A chunk of the input, to be sent.
+struct Chunk {
+    body: Result<Body, TaskError>,
+    first: usize,
+    len: usize,
+}
+
+/// Encodes items, the first of which is number `first` of the input, and gives them to `take`, in order.
+fn encode_chunk<A>(
+    items: &[A],
+    first: usize,
+    encode: &impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
+    take: &mut impl FnMut(Chunk),
+) {
+    let len = items.len();
+    let mut encoder = Encoder::new();
+    let encoded = encode(items, &mut encoder).map(|()| encoder.finish());
+    // One item that cannot be encoded fails alone; and of many with descriptors there may be too many for this
+    // process to have at a time.
+    let cut = match &encoded {
+        Ok(message) => message.fds().len() > MOST_DESCRIPTORS,
+        Err(_) => true,
+    };
+    if cut && len > 1 {
+        drop(encoded);
+        let (some, others) = items.split_at(len / 2);
+        encode_chunk(some, first, encode, take);
+        encode_chunk(others, first + some.len(), encode, take);
+    } else {
+        take(Chunk { body: pack(encoded), first, len });
+    }
+}
+
+/// The length of what is to come, where that is known.
+fn exact_len(input: &impl Iterator) -> Option<usize> {
+    match input.size_hint() {
+        (least, Some(most)) if least == most => Some(least),
+        _ => None,
+    }
+}
+
+impl Drop for Pool {
+    /// Terminates the pool, and waits until its processes have ended.
+    fn drop(&mut self) {
+        if self.engine.is_ours() {
+            self.engine.terminate();
+            self.engine.join();
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("workers", &self.engine.size()).finish_non_exhaustive()
+    }
+}

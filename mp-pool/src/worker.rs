@@ -1,0 +1,383 @@
+//! What a worker does, and what passes between it and the pool.
+//!
+//! Down a pipe of its own come functions, each once, and tasks, which name a function by its number; up come their
+//! results, in the order of the tasks. A worker has several tasks waiting in its pipe. Which of them it has begun it
+//! says in [`Claims`], memory that it shares with the pool, and there the pool can take back those that it has not:
+//! when the worker dies, or another is idle.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mp_core::sys::{clock, process};
+use mp_core::{Decoder, Encoder, Message};
+use mp_pipe::{Connection, Sender};
+use mp_process::Function;
+use mp_shmem::RawArray;
+
+use crate::body::{is_long, put_aside, take_aside};
+use crate::call::take_reached;
+
+/// The terminal's interrupt, signal(7).
+const SIGINT: i32 = 2;
+
+/// Each message begins with so many bytes.
+pub(crate) const HEADER: usize = 16;
+
+/// What a message to a worker begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// The task's number in its worker's pipe, from 1 on and around.
+    pub(crate) number: u32,
+    /// The function's number; what follows is the function itself where `define` is set.
+    pub(crate) function: u32,
+    pub(crate) define: bool,
+    /// Whether the body lies in the last descriptor.
+    pub(crate) aside: bool,
+}
+
+impl Order {
+    pub(crate) fn to_bytes(self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..4].copy_from_slice(&self.number.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.function.to_le_bytes());
+        bytes[8] = u8::from(self.define);
+        bytes[9] = u8::from(self.aside);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, body) = bytes.split_first_chunk::<HEADER>()?;
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| header[at + n]));
+        let order = Self {
+            number: word(0),
+            function: word(4),
+            define: header[8] != 0,
+            aside: header[9] != 0,
+        };
+        Some((order, body))
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    /// What follows is the value.
+    Value = 0,
+    /// What follows, here and below, is a text.
+    Panicked = 1,
+    Unencodable = 2,
+    Undecodable = 3,
+}
+
+/// What a message from a worker begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) number: u32,
+    pub(crate) status: Status,
+    pub(crate) aside: bool,
+    /// Which item of a chunk panicked.
+    pub(crate) item: Option<u32>,
+}
+
+impl Report {
+    /// As two numbers, which an encoder can put.
+    fn to_words(self) -> (u64, u64) {
+        let kind = u64::from(self.status as u8) | u64::from(self.aside) << 8;
+        let item = self.item.map_or(u64::MAX, u64::from);
+        (u64::from(self.number) | kind << 32, item)
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (first, rest) = bytes.split_first_chunk::<8>()?;
+        let (second, body) = rest.split_first_chunk::<8>()?;
+        let (first, second) = (u64::from_le_bytes(*first), u64::from_le_bytes(*second));
+        let status = match (first >> 32) as u8 {
+            0 => Status::Value,
+            1 => Status::Panicked,
+            2 => Status::Unencodable,
+            3 => Status::Undecodable,
+            _ => return None,
+        };
+        let aside = first >> 40 & 1 != 0;
+        let item = u32::try_from(second).ok();
+        Some((Self { number: first as u32, status, aside, item }, body))
+    }
+}
+
+/// Which tasks of its pipe a worker has begun, and which the pool has taken back.
+#[derive(Clone, Debug)]
+pub(crate) struct Claims {
+    /// The number of the task begun last, in the upper half, and in the lower that of the last one taken back, with
+    /// all before it that were not begun; then the time at which that task was begun.
+    ///
+    /// Both sides change the first word by compare and exchange only: so of worker and pool one gets a task.
+    words: RawArray<AtomicU64>,
+}
+
+/// Whether `a` comes after `b`, of numbers that go around.
+pub(crate) fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
+}
+
+impl Claims {
+    pub(crate) fn new() -> mp_shmem::Result<Self> {
+        // A whole line, so that nothing else lies beside it.
+        Ok(Self { words: RawArray::zeroed(16)? })
+    }
+
+    pub(crate) fn words(&self) -> &RawArray<AtomicU64> {
+        &self.words
+    }
+
+    /// The worker begins a task. Whether it still may.
+    fn begin(&self, number: u32, timed: bool) -> bool {
+        if timed {
+            // Before the claim, whose Release makes it visible with that.
+            self.words[1].store(clock::monotonic_nanos(), Ordering::Relaxed);
+        }
+        let word = &self.words[0];
+        let mut seen = word.load(Ordering::Acquire);
+        loop {
+            if !is_after(number, seen as u32) {
+                return false;
+            }
+            // None before it will be asked for, so it is as good as taken back: the halves stay close together
+            // however often the numbers go around.
+            let mine = u64::from(number) << 32 | u64::from(number);
+            match word.compare_exchange_weak(seen, mine, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The number of the task begun last.
+    pub(crate) fn begun(&self) -> u32 {
+        (self.words[0].load(Ordering::Acquire) >> 32) as u32
+    }
+
+    /// The time at which it was begun, or that of a later one. For workers that say so.
+    pub(crate) fn since(&self) -> u64 {
+        self.words[1].load(Ordering::Acquire)
+    }
+
+    /// Takes back all tasks up to `last` that are not begun. Gives the number of the last one that is.
+    pub(crate) fn take_back(&self, last: u32) -> u32 {
+        let word = &self.words[0];
+        let mut seen = word.load(Ordering::Acquire);
+        loop {
+            let wanted = seen & !u64::from(u32::MAX) | u64::from(last);
+            match word.compare_exchange_weak(seen, wanted, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return (seen >> 32) as u32,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// The function that a worker is started with: serves tasks until the pool closes the pipe.
+pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed: bool) {
+    // At a terminal it comes to the whole group: what becomes of the workers is for their parent to say, whose end is
+    // theirs.
+    process::disregard_signal(SIGINT);
+    let (sender, receiver) = link.split();
+    if words.len() != 16 {
+        return;
+    }
+    let mut worker = Worker {
+        sender,
+        claims: Claims { words },
+        timed,
+        functions: Vec::new(),
+        buffer: Message::default(),
+    };
+    // Ends with the pipe: closed by the pool, or with it.
+    while let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| worker.take(bytes, fds)) {}
+}
+
+struct Worker {
+    sender: Sender<()>,
+    claims: Claims,
+    /// Whether it says when it begins a task.
+    timed: bool,
+    /// By their numbers. A text says why there is none.
+    functions: Vec<Result<Function, String>>,
+    /// Where results are encoded.
+    buffer: Message,
+}
+
+/// A buffer up to this long is kept for the next result.
+const KEPT: usize = 1 << 20;
+
+impl Worker {
+    /// Does what a message says; `None` once that is of no use any more.
+    fn take(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<()> {
+        let (order, body) = Order::read(bytes)?;
+        if order.define {
+            let function = mp_core::decode(Message::new(body.to_vec(), Vec::new()));
+            self.functions.push(function.map_err(|error| error.to_string()));
+            return Some(());
+        }
+        if !self.claims.begin(order.number, self.timed) {
+            return Some(());
+        }
+        if !order.aside {
+            return self.run(&order, body, fds);
+        }
+        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
+        {
+            Ok(body) => self.run(&order, &body, fds),
+            Err(error) => {
+                let why = format!("the arguments cannot be taken over: {error}");
+                self.fail(order.number, Status::Undecodable, None, &why)
+            }
+        }
+    }
+
+    fn run(&mut self, order: &Order, body: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
+        let number = order.number;
+        let function = match self.functions.get(order.function as usize) {
+            Some(Ok(function)) => *function,
+            Some(Err(why)) => {
+                let why = why.clone();
+                return self.fail(number, Status::Undecodable, None, &why);
+            }
+            None => return None,
+        };
+        let report = Report { number, status: Status::Value, aside: false, item: None };
+        let mut result = Encoder::reuse(std::mem::take(&mut self.buffer));
+        let mut arguments = Decoder::new(body, fds);
+        // Two numbers can always be encoded.
+        result.put(&report.to_words()).ok()?;
+        match function.try_call(&mut arguments, &mut result) {
+            Ok(Ok(())) => {}
+            Ok(Err(mp_core::Error::Encode(why))) => {
+                return self.fail(number, Status::Unencodable, None, &why);
+            }
+            Ok(Err(mp_core::Error::Decode(why))) => {
+                return self.fail(number, Status::Undecodable, None, &why);
+            }
+            Ok(Err(other)) => {
+                return self.fail(number, Status::Unencodable, None, &other.to_string());
+            }
+            Err(panic) => {
+                let item = take_reached().and_then(|item| u32::try_from(item).ok());
+                return self.fail(number, Status::Panicked, item, &panic);
+            }
+        }
+        // What a worker's descriptors are of goes no further than the call.
+        drop(arguments);
+        let mut message = result.finish();
+        if is_long(message.bytes().len() - HEADER) {
+            match aside(message, report) {
+                Ok(short) => message = short,
+                Err(error) => {
+                    let why = format!("the result cannot be put aside: {error}");
+                    return self.fail(number, Status::Unencodable, None, &why);
+                }
+            }
+        }
+        match self.sender.send_message(&message) {
+            Ok(()) => {}
+            Err(mp_pipe::Error::Disconnected) => return None,
+            Err(error) => return self.fail(number, Status::Unencodable, None, &error.to_string()),
+        }
+        if message.bytes().len() <= KEPT {
+            self.buffer = message;
+        }
+        Some(())
+    }
+
+    fn fail(&self, number: u32, status: Status, item: Option<u32>, why: &str) -> Option<()> {
+        let (first, second) = Report { number, status, aside: false, item }.to_words();
+        // A text that long says nothing more.
+        let why = &why.as_bytes()[..why.len().min(32 << 10)];
+        let bytes = [&first.to_le_bytes()[..], &second.to_le_bytes(), why].concat();
+        self.sender.send_bytes(&bytes).ok()
+    }
+}
+
+/// Puts the body of a result into a file.
+fn aside(message: Message, report: Report) -> std::io::Result<Message> {
+    let (mut bytes, mut fds) = message.into_parts();
+    fds.push(put_aside(&bytes[HEADER..])?);
+    bytes.truncate(HEADER);
+    let (first, second) = Report { aside: true, ..report }.to_words();
+    bytes[..8].copy_from_slice(&first.to_le_bytes());
+    bytes[8..].copy_from_slice(&second.to_le_bytes());
+    Ok(Message::new(bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn of_worker_and_pool_one_gets_a_task() {
+        let claims = Claims::new().unwrap();
+        assert!(claims.begin(1, false));
+        assert!(claims.begin(2, true));
+        assert_eq!((claims.begun(), claims.since() > 0), (2, true));
+        assert_eq!(claims.take_back(4), 2);
+        assert!(!claims.begin(3, false) && !claims.begin(4, false));
+        assert_eq!(claims.begun(), 2);
+        assert!(claims.begin(5, false));
+        assert_eq!(claims.take_back(5), 5);
+    }
+
+    #[test]
+    fn numbers_go_around() {
+        assert!(is_after(1, u32::MAX) && !is_after(u32::MAX, 1) && !is_after(3, 3));
+        let claims = Claims::new().unwrap();
+        for number in [1 << 30, 2 << 30, 3 << 30, u32::MAX] {
+            claims.take_back(number);
+        }
+        assert!(claims.begin(0, false) && !claims.begin(u32::MAX, false));
+    }
+
+    #[test]
+    fn two_threads_never_get_the_same_task() {
+        let claims = Claims::new().unwrap();
+        let worker = claims.clone();
+        let begun = std::thread::spawn(move || {
+            (1..=20_000).filter(|&number| worker.begin(number, false)).collect::<Vec<u32>>()
+        });
+        let mut taken = Vec::new();
+        let mut last = 0;
+        while last < 20_000 {
+            let upper = last + 7;
+            let begun = claims.take_back(upper);
+            taken.extend((last + 1..=upper).filter(|&number| is_after(number, begun)));
+            last = upper.max(begun);
+        }
+        let begun = begun.join().unwrap();
+        let both: Vec<_> =
+            taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
+        assert!(both.is_empty(), "{both:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, item: Option<u32>) {
+            let order = Order { number, function, define, aside };
+            let bytes = order.to_bytes();
+            prop_assert_eq!(Order::read(&bytes), Some((order, &[][..])));
+            for status in
+                [Status::Value, Status::Panicked, Status::Unencodable, Status::Undecodable]
+            {
+                let report = Report { number, status, aside, item };
+                let (first, second) = report.to_words();
+                let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
+                prop_assert_eq!(Report::read(&bytes), Some((report, &[][..])));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_header_or_none(bytes: Vec<u8>) {
+            let _ = Order::read(&bytes);
+            let _ = Report::read(&bytes);
+        }
+    }
+}
