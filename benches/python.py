@@ -7,6 +7,7 @@ step is one call or two. Processes are forked, as they are on the other side, an
 import multiprocessing as mp
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 PROCESSES = 4
 
@@ -46,6 +47,45 @@ def together(step, steps):
     return elapsed / (share * PROCESSES)
 
 
+def nothing():
+    pass
+
+
+def square(x):
+    return x * x
+
+
+def pool(case, steps):
+    """Nanoseconds for each task or item of a pool of two, or KiB of a worker that has done some."""
+    if case == "executor_tasks_empty":
+        with ProcessPoolExecutor(2, mp_context=fork) as executor:
+            executor.submit(nothing).result()
+            start = time.perf_counter_ns()
+            for result in [executor.submit(nothing) for _ in range(steps)]:
+                result.result()
+            return (time.perf_counter_ns() - start) / steps
+    with fork.Pool(2) as workers:
+        workers.map(square, range(1000))
+        if case == "pool_worker_pss":
+            lines = open(f"/proc/{workers._pool[0].pid}/smaps_rollup").read().splitlines()
+            return float(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+        start = time.perf_counter_ns()
+        if case == "pool_tasks_empty":
+            for result in [workers.apply_async(nothing) for _ in range(steps)]:
+                result.get()
+        elif case == "pool_round_trip":
+            for _ in range(steps):
+                workers.apply(nothing)
+        elif case == "pool_map":
+            workers.map(square, range(steps))
+        elif case == "pool_imap_unordered":
+            for _ in workers.imap_unordered(square, range(steps)):
+                pass
+        else:
+            raise SystemExit(f"no case {case}")
+        return (time.perf_counter_ns() - start) / steps
+
+
 def queue(shape, size, items):
     """Nanoseconds of the clock for each item that goes from so many processes to so many others."""
     producers, consumers = (int(number) for number in shape.rstrip("c").split("p"))
@@ -75,6 +115,8 @@ def queue(shape, size, items):
 
 
 def main(case, steps):
+    if case.startswith(("pool_", "executor_")):
+        return pool(case, steps)
     lock = fork.Lock()
     semaphore = fork.Semaphore(1)
     value = fork.Value("q", 0)

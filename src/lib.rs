@@ -20,7 +20,9 @@
 //! | Module | Crate | Has |
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
+//! | [`pool`] | `mp-pool` | [`Pool`], [`AsyncResult`]: `apply`, `map`, `imap` in worker processes |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`], [`Listener`], [`Client`] |
+//! | [`queue`] | `mp-queue` | [`Queue`], [`JoinableQueue`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
 //! | [`sync`] | `mp-sync` | [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`], [`Mutex`], [`RwLock`] |
 //! | [`core`] | `mp-core` | messages with descriptors, shared segments, kernel calls: for handles of your own |
@@ -40,7 +42,9 @@
 
 pub use mp_core as core;
 pub use mp_pipe as pipe;
+pub use mp_pool as pool;
 pub use mp_process as process;
+pub use mp_queue as queue;
 pub use mp_shmem as shmem;
 pub use mp_sync as sync;
 
@@ -49,11 +53,13 @@ pub use mp_pipe::{
     AuthKey, Client, Connection, Listener, Receiver, SendError, Sender, Waitable, duplex, simplex,
     wait,
 };
+pub use mp_pool::{AsyncResult, Pool, TaskError};
 pub use mp_process::{
     AnyChild, Child, CurrentProcess, Error, ExitStatus, ParentProcess, Process, ProcessError,
     Result, Run, StartMethod, active_children, cpu_count, current_process, init, parent_process,
     set_start_method, start_method, test_support,
 };
+pub use mp_queue::{JoinableQueue, PutError, Queue};
 pub use mp_shmem::{Array, RawArray, RawValue, ShareableList, SharedMemory, Value};
 pub use mp_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,

@@ -11,6 +11,8 @@ mod crash;
 mod listener;
 mod notes;
 mod pipe;
+mod pool;
+mod queue;
 mod reexports;
 mod shmem;
 mod start;
@@ -22,7 +24,9 @@ fn main() -> std::process::ExitCode {
         start::CASES,
         crash::CASES,
         sync::CASES,
+        queue::CASES,
         shmem::CASES,
+        pool::CASES,
         listener::CASES,
         pipe::CASES,
         notes::CASES,

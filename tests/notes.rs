@@ -18,13 +18,29 @@
 //! | `Lock()`: `acquire()` and `release()` keep others out | `a_lock_keeps_others_out` |
 //! | `Semaphore(number)`: `acquire()` takes one and waits at 0, `release()` adds one, `get_value()` tells | `a_semaphore_counts_and_blocks_at_zero` |
 //! | a process that is terminated while it holds a lock leaves the others in a deadlock | `a_terminated_holder_of_a_lock_deadlocks_nobody` |
+//! | `Pipe()`: the child sends `[12, {'name': 'yuan'}, 'hello']`, prints what it is answered and closes its end | `a_pipe_carries_a_list_and_its_answer` |
+//! | a pipe has two directions; with `duplex=False` the first end only receives and the second only sends | `a_pipe_has_two_directions_or_one` |
+//! | `send(data)`: a text or an object; `recv()` receives one of them | `one_recv_receives_one_message` |
+//! | `recv()` waits while the pipe is empty, and raises `EOFError` once the sending end is closed | `recv_waits_and_fails_once_the_sender_is_closed` |
+//! | each process closes the end it does not use | `no_end_need_be_closed_by_who_does_not_use_it` |
+//! | `Queue()`: a child puts data of any kind, the parent gets it, `while not q.empty(): q.get()` | `queue::a_child_puts_and_its_parent_gets_until_the_queue_is_empty` |
+//! | `Queue(3)`: `put`, `get`, `full()`, `empty()`, `qsize()`; getting from an empty one without waiting fails | `queue::put_get_full_empty_and_length_are_exact_between_processes` |
+//! | `put` waits while the queue is full, `get` while it is empty; both take a timeout | `queue::a_full_queue_blocks_until_a_process_gets`, `queue::timeouts_bound_the_whole_call_and_are_not_empty_or_full` |
+//! | `close()` closes the queue | `queue::close_ends_those_who_wait_and_lets_what_is_left_be_got` |
+//! | `Pool(4)`, `apply_async(func, args)` in a loop, `close()`, `join()` | `a_pool_runs_what_is_submitted_and_is_closed_and_joined` |
+//! | `apply()` waits for each task, `map()` for all; `apply_async()` and `map_async()` do not | `apply_and_map_wait_and_their_async_forms_do_not` |
+//! | what a task of a pool returns comes back | `tasks_of_a_pool_return_values` |
+//! | a pool without a number has as many processes as the system says | `a_pool_has_as_many_processes_as_the_system_says` |
+//! | processes of a pool cannot use a `Queue` to communicate | `a_pool_and_a_queue_work_together`: here they can |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
+use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiprocess::{
-    Array, Error, Lock, Process, Run, Semaphore, StartMethod, Value, current_process,
+    Array, Connection, Error, Lock, Pool, Process, Queue, Receiver, Run, Semaphore, Sender,
+    StartMethod, Value, cpu_count, current_process, duplex, pipe, simplex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +63,16 @@ crate::cases! {
         a_lock_keeps_others_out
         a_semaphore_counts_and_blocks_at_zero
         a_terminated_holder_of_a_lock_deadlocks_nobody
+        a_pool_runs_what_is_submitted_and_is_closed_and_joined
+        apply_and_map_wait_and_their_async_forms_do_not
+        tasks_of_a_pool_return_values
+        a_pool_has_as_many_processes_as_the_system_says
+        a_pool_and_a_queue_work_together
+        a_pipe_carries_a_list_and_its_answer
+        a_pipe_has_two_directions_or_one
+        one_recv_receives_one_message
+        recv_waits_and_fails_once_the_sender_is_closed
+        no_end_need_be_closed_by_who_does_not_use_it
     ;
     ONCE:
         a_daemon_ends_with_its_parent_and_makes_no_processes
@@ -61,6 +87,8 @@ pub(crate) const ROLES: &[Role] = &[
     ("one-function", one_function),
     ("with-daemon", with_daemon),
     ("prints-in-main", prints_in_main),
+    ("list-and-answer", list_and_answer),
+    ("pool-of-four", pool_of_four),
 ];
 
 /// Runs a program of the notes under this test's start method; gives its lines.
@@ -325,6 +353,179 @@ fn a_terminated_holder_of_a_lock_deadlocks_nobody() -> Outcome {
     assert!(lock.lock().is_err());
     child.join()?;
     assert!(lock.lock().is_ok());
+    Ok(())
+}
+
+/// `[12, {'name': 'yuan'}, 'hello']`: in Rust a list of different things is a tuple.
+type List = (i32, BTreeMap<String, String>, String);
+
+fn f(conn: Connection<List, String>) {
+    let name = BTreeMap::from([("name".to_string(), "yuan".to_string())]);
+    conn.send((12, name, "hello".to_string())).expect("sends");
+    let response = conn.recv().expect("receives");
+    println!("response {response}");
+    conn.close();
+}
+
+fn list_and_answer(arguments: &[String]) {
+    begin(arguments);
+    let (parent_conn, child_conn) = duplex().expect("a pipe");
+    let p = Process::new(f, (child_conn,)).start().expect("starts");
+    println!("{:?}", parent_conn.recv().expect("receives"));
+    parent_conn.send("hello".to_string()).expect("sends");
+    p.join().expect("joins");
+    println!("endding");
+}
+
+fn a_pipe_carries_a_list_and_its_answer() -> Outcome {
+    let lines = lines_of("list-and-answer")?;
+    assert_eq!(lines, [r#"(12, {"name": "yuan"}, "hello")"#, "response hello", "endding"]);
+    Ok(())
+}
+
+fn a_pipe_has_two_directions_or_one() -> Outcome {
+    let both = |conn2: Connection<i32, i32>| {
+        conn2.send(conn2.recv().expect("receives") + 1).expect("sends");
+    };
+    let (conn1, conn2) = duplex()?;
+    let p = Process::new(both, (conn2,)).start()?;
+    conn1.send(1)?;
+    assert_eq!(conn1.recv()?, 2);
+    p.join()?;
+    // Ours: the wrong direction does not compile, as the documentation of `simplex` shows and tests.
+    let put = |conn2: Sender<i32>| conn2.send(3).expect("sends");
+    let (conn1, conn2) = simplex()?;
+    let p = Process::new(put, (conn2,)).start()?;
+    assert_eq!(conn1.recv()?, 3);
+    p.join()?;
+    Ok(())
+}
+
+fn one_recv_receives_one_message() -> Outcome {
+    let put = |child_pipe: Sender<(String, Vec<u8>)>| {
+        for text in ["", "a text", "and another"] {
+            child_pipe.send((text.to_string(), vec![7; text.len()])).expect("sends");
+        }
+    };
+    let (parent_pipe, child_pipe) = simplex()?;
+    Process::new(put, (child_pipe,)).start()?.join()?;
+    for text in ["", "a text", "and another"] {
+        assert_eq!(parent_pipe.recv()?, (text.to_string(), vec![7; text.len()]));
+    }
+    Ok(())
+}
+
+fn recv_waits_and_fails_once_the_sender_is_closed() -> Outcome {
+    let put = |conn: Sender<i32>| {
+        thread::sleep(Duration::from_millis(50));
+        conn.send(1).expect("sends");
+        conn.close();
+        sleep_for_ever();
+    };
+    let (receiver, sender) = simplex()?;
+    let start = Instant::now();
+    let p = Process::new(put, (sender,)).start()?;
+    assert_eq!(receiver.recv()?, 1);
+    assert!(start.elapsed() >= Duration::from_millis(50), "it waited");
+    // Python: EOFError.
+    assert!(matches!(receiver.recv(), Err(pipe::Error::Disconnected)));
+    assert!(p.is_alive());
+    p.kill()?;
+    p.join()?;
+    Ok(())
+}
+
+fn no_end_need_be_closed_by_who_does_not_use_it() -> Outcome {
+    let count = |conn: Receiver<i32>| conn.iter().count();
+    let (receiver, sender) = simplex()?;
+    let p = Process::new(count, (receiver,)).start()?;
+    (0..3).try_for_each(|n| sender.send(n))?;
+    // Ours: the child has the end it was given and no other, so it sees the end of this one, by drop alone.
+    drop(sender);
+    assert_eq!(p.result()?, 3);
+    Ok(())
+}
+
+fn worker(msg: String) {
+    println!("{msg}");
+    thread::sleep(random_pause() / 10);
+}
+
+fn pool_of_four(arguments: &[String]) {
+    begin(arguments);
+    let pool = Pool::new(4).expect("a pool");
+    for i in 0..10 {
+        let _ = pool.apply_async(worker, (format!("hello {i}"),));
+    }
+    pool.close();
+    pool.join().expect("joins");
+    println!("all done");
+}
+
+fn a_pool_runs_what_is_submitted_and_is_closed_and_joined() -> Outcome {
+    let mut lines = lines_of("pool-of-four")?;
+    assert_eq!(lines.pop().as_deref(), Some("all done"));
+    lines.sort_unstable();
+    let all: Vec<String> = (0..10).map(|i| format!("hello {i}")).collect();
+    assert_eq!(lines, all);
+    Ok(())
+}
+
+fn apply_and_map_wait_and_their_async_forms_do_not() -> Outcome {
+    let pool = Pool::new(2)?;
+    let count = Value::new(0)?;
+    let add = |count: Value<i32>| {
+        thread::sleep(Duration::from_millis(2));
+        count.update(|n| *n += 1);
+    };
+    for n in 1..=5 {
+        pool.apply(add, (count.clone(),))?;
+        assert_eq!(count.get(), n);
+    }
+    pool.map(add, vec![count.clone(); 5])?;
+    assert_eq!(count.get(), 10);
+    let gate = multiprocess::Event::new()?;
+    let wait = |gate: multiprocess::Event| gate.wait().is_ok();
+    let one = pool.apply_async(wait, (gate.clone(),));
+    let many = pool.map_async(wait, vec![gate.clone(); 3]);
+    assert!(!one.is_ready() && !many.is_ready());
+    gate.set();
+    assert_eq!((one.get()?, many.get()?), (true, vec![true; 3]));
+    Ok(())
+}
+
+fn tasks_of_a_pool_return_values() -> Outcome {
+    let pool = Pool::new(3)?;
+    let func = |msg: String| format!("{msg} done");
+    let results: Vec<_> = (0..4).map(|i| pool.apply_async(func, (format!("hello {i}"),))).collect();
+    pool.close();
+    pool.join()?;
+    for (i, result) in results.iter().enumerate() {
+        assert_eq!(result.get()?, format!("hello {i} done"));
+    }
+    Ok(())
+}
+
+fn a_pool_has_as_many_processes_as_the_system_says() -> Outcome {
+    let pool = Pool::builder().build()?;
+    assert_eq!(pool.workers().len(), cpu_count());
+    let squares = pool.map(|x: i32| x * x, 0..10)?;
+    assert_eq!(squares[9], 81);
+    Ok(())
+}
+
+fn a_pool_and_a_queue_work_together() -> Outcome {
+    let put = |queue: Queue<u32>, n: u32| queue.put(n).map_err(|error| error.to_string());
+    let get = |queue: Queue<u32>| queue.get().map_err(|error| error.to_string());
+    let (pool, queue) = (Pool::new(2)?, Queue::unbounded()?);
+    for n in 0..10 {
+        pool.apply_async(put, (queue.clone(), n)).get()??;
+    }
+    assert_eq!((0..10).map(|_| queue.get()).collect::<Result<Vec<_>, _>>()?.len(), 10);
+    // One task waits for what another puts.
+    let got = pool.apply_async(get, (queue.clone(),));
+    pool.apply(put, (queue, 7))??;
+    assert_eq!(got.get()??, 7);
     Ok(())
 }
 

@@ -13,7 +13,22 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     let value: mp::Value<i32> = mp::shmem::Value::new(1)?;
     let lock: mp::Lock = mp::sync::Lock::new()?;
     assert!(value.get() == 1 && !lock.is_locked());
+    let (one, two): (mp::Connection<u8, u8>, _) = mp::duplex()?;
+    let (receiver, sender): (mp::Receiver<u8>, mp::Sender<u8>) = mp::pipe::simplex()?;
+    let refused: mp::SendError<u8> = {
+        drop(receiver);
+        sender.send(3).unwrap_err()
+    };
+    one.send(refused.value)?;
+    let items: [&dyn mp::Waitable; 1] = [&two];
+    assert!(mp::wait(&items, None)? == [0] && two.recv()? == 3);
+    let queue: mp::Queue<u8> = mp::queue::Queue::unbounded()?;
+    assert!(queue.is_empty());
     let fd: mp::Fd = mp::core::Fd::from(std::fs::File::open("/dev/null")?);
+    let pool: mp::Pool = mp::pool::Pool::new(1)?;
+    let squared: mp::AsyncResult<i32> = pool.apply_async(|x: i32| x * x, (3,));
+    assert_eq!(squared.get(), Ok::<i32, mp::TaskError>(9));
+    drop(pool);
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Both directions in one.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
+use crate::either::{Both, deserialize_both};
 use crate::link::{self, RingReceiver, RingSender};
 use crate::stream::{StreamReceiver, StreamSender};
 use crate::{Receiver, Result, SendError, Sender};
@@ -40,10 +42,12 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let first = Connection {
         sender: Sender::new(RingSender::new(&segment, 0, one.0, 0)?),
         receiver: Receiver::new(RingReceiver::new(&segment, 1, two.0)?),
+        settled: Cell::new(false),
     };
     let second = Connection {
         sender: Sender::new(RingSender::new(&segment, 1, two.1, 0)?),
         receiver: Receiver::new(RingReceiver::new(&segment, 0, one.1)?),
+        settled: Cell::new(false),
     };
     Ok((first, second))
 }
@@ -73,11 +77,13 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
 pub struct Connection<S, R> {
     sender: Sender<S>,
     receiver: Receiver<R>,
+    settled: Cell<bool>,
 }
 
 impl<S, R> Connection<S, R> {
     pub(crate) fn from_stream(sender: StreamSender, receiver: StreamReceiver) -> Self {
-        Self { sender: Sender::new(sender), receiver: Receiver::new(receiver) }
+        let (sender, receiver) = (Sender::new(sender), Receiver::new(receiver));
+        Self { sender, receiver, settled: Cell::new(false) }
     }
 
     /// Makes of it its two halves.
@@ -94,6 +100,18 @@ impl<S, R> Connection<S, R> {
         &self.sender
     }
 
+    /// The half that sends, to send through.
+    ///
+    /// If nothing more comes from the other end, its process most likely ends, and what it has is closed one thing
+    /// after the other: to send right then would seem to work. So it is given a moment, once.
+    #[inline]
+    fn out(&self) -> &Sender<S> {
+        if self.receiver.link().has_ended() && !self.settled.replace(true) {
+            self.sender.link().settle();
+        }
+        &self.sender
+    }
+
     /// The half that receives.
     #[must_use]
     pub fn receiver(&self) -> &Receiver<R> {
@@ -106,7 +124,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As there.
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        self.sender.send_bytes(bytes)
+        self.out().send_bytes(bytes)
     }
 
     /// As [`Sender::try_send_bytes`].
@@ -115,7 +133,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As there.
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        self.sender.try_send_bytes(bytes)
+        self.out().try_send_bytes(bytes)
     }
 
     /// As [`Sender::send_bytes_timeout`].
@@ -124,7 +142,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As there.
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<()> {
-        self.sender.send_bytes_timeout(bytes, timeout)
+        self.out().send_bytes_timeout(bytes, timeout)
     }
 
     /// As [`Sender::send_with`].
@@ -133,7 +151,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As there.
     pub fn send_with<Out>(&self, len: usize, write: impl FnOnce(&mut [u8]) -> Out) -> Result<Out> {
-        self.sender.send_with(len, write)
+        self.out().send_with(len, write)
     }
 
     /// As [`Receiver::poll`].
@@ -205,7 +223,7 @@ impl<S: Serialize, R> Connection<S, R> {
     /// As there.
     #[inline]
     pub fn send(&self, value: S) -> Result<(), SendError<S>> {
-        self.sender.send(value)
+        self.out().send(value)
     }
 
     /// As [`Sender::try_send`].
@@ -214,7 +232,7 @@ impl<S: Serialize, R> Connection<S, R> {
     ///
     /// As there.
     pub fn try_send(&self, value: S) -> Result<(), SendError<S>> {
-        self.sender.try_send(value)
+        self.out().try_send(value)
     }
 
     /// As [`Sender::send_timeout`].
@@ -223,7 +241,7 @@ impl<S: Serialize, R> Connection<S, R> {
     ///
     /// As there.
     pub fn send_timeout(&self, value: S, timeout: Duration) -> Result<(), SendError<S>> {
-        self.sender.send_timeout(value, timeout)
+        self.out().send_timeout(value, timeout)
     }
 }
 
@@ -286,14 +304,14 @@ impl<S, R> fmt::Debug for Connection<S, R> {
 
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let (sender, receiver) = (self.sender.link(), self.receiver.link());
-        link::serialize_both(sender.ring::<Z>()?, receiver.ring::<Z>()?, serializer)
+        Both(self.sender.link(), self.receiver.link()).serialize(serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (sender, receiver) = link::deserialize_both(deserializer)?;
-        Ok(Self { sender: Sender::new(sender), receiver: Receiver::new(receiver) })
+        let (sender, receiver) = deserialize_both(deserializer)?;
+        let (sender, receiver) = (Sender::new(sender), Receiver::new(receiver));
+        Ok(Self { sender, receiver, settled: Cell::new(false) })
     }
 }

@@ -1,4 +1,90 @@
-//! Pipes between processes.
+//! Pipes between processes: what one end sends, the other receives, whole and in order.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (here, there) = mp_pipe::duplex::<String, usize>()?;
+//! // or a process, which is given its end: multiprocess::Process::new(serve, (there,))
+//! let server = std::thread::spawn(move || {
+//!     for question in &there {
+//!         there.send(question.len()).expect("the one who asked waits");
+//!     }
+//! });
+//! here.send("how long is this?".to_string())?;
+//! assert_eq!(here.recv()?, 17);
+//! drop(here); // ends the loop over there
+//! server.join().unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # By task
+//!
+//! | To | Use | Python |
+//! | --- | --- | --- |
+//! | talk in both directions | [`duplex`], which makes two [`Connection`]s | `Pipe()` |
+//! | send in one direction | [`simplex`]: a [`Receiver`] and a [`Sender`] | `Pipe(duplex=False)` |
+//! | give the directions to two threads or processes | [`Connection::split`] | |
+//! | send bytes as they are | [`send_bytes`](Sender::send_bytes), [`recv_bytes_into`](Receiver::recv_bytes_into) | the same |
+//! | write and read them in place | [`send_with`](Sender::send_with), [`recv_with`](Receiver::recv_with) | |
+//! | see whether something is there | [`poll`](Receiver::poll) | `poll` |
+//! | wait for several pipes, children and files | [`wait()`] | `connection.wait` |
+//! | meet a program that was started elsewhere | [`Listener`] and [`Client`], with an [`AuthKey`] | the same |
+//! | wait in an event loop | [`Receiver`'s `as_fd`](Receiver#waiting-for-several) | `fileno` |
+//!
+//! Each call that waits has a form that does not (`try_`) and one with a limit (`_timeout`). What is there wins over a
+//! time that has passed; a timeout too large for the clock waits for ever; time runs on the monotonic clock, and
+//! signals do not stretch it.
+//!
+//! Values are whatever serde can encode, and may hold handles anywhere: locks, shared memory, queues, open files in
+//! an [`Fd`](mp_core::Fd), other pipes' ends. An end that is sent is then there and no longer here; what lies in its
+//! pipe goes with it.
+//!
+//! # When a process dies
+//!
+//! | It | The other end |
+//! | --- | --- |
+//! | had sent messages | receives them all, then [`Error::Disconnected`] |
+//! | was sending one | does not see it |
+//! | had not received some | cannot know; they are lost |
+//! | was to receive, or to make room | has [`Error::Disconnected`] at once, if it waits or looks |
+//!
+//! It is all the same whether the end was dropped or closed, or its process returned, exited, panicked or was killed.
+//! Who sends thousands of messages in a millisecond learns of it within a tick of the kernel's clock, 1 to 10 ms.
+//!
+//! # What differs from Python
+//!
+//! - Each direction has its type, and only those methods that it has.
+//! - The end comes when the process that has the other one is gone, however many others were started meanwhile: a
+//!   child has the ends that it was given, no more.
+//! - A value that could not be sent [comes back](SendError). A receiver's timeout in the middle of a long message loses
+//!   nothing.
+//! - Sending does not return before the receiver can have the message, and never waits for it to be received unless
+//!   the pipe is full.
+//!
+//! # Over a network
+//!
+//! A [`Client`] and its [`Listener`] on one machine, over a Unix socket, get a pipe as any other. Over TCP the same
+//! connection goes through a socket: it carries no handles, ends of it that are split are closed together for the
+//! other side (TCP cannot say that one stops receiving), and a peer whose machine vanishes is noticed after a minute of
+//! silence; one that is sent to and does not answer, as late as the kernel gives up, some minutes later.
+//!
+//! # What a peer can do
+//!
+//! The memory is shared, so a faulty peer can write anything there at any time. Every number read from it is read
+//! once and checked; nonsense is [`Error::Damaged`] and closes the link. Messages are copied out before they are
+//! decoded, except by [`recv_with`](Receiver::recv_with). A peer can always be silent: against that there are timeouts.
+//!
+//! # Limits
+//!
+//! A pipe holds some thousand short messages, or about 256 KiB of long ones; a longer message goes through it piece by
+//! piece while it is received. For each direction there are 64 KiB to 4 MiB of memory, taken as they are needed. A pipe
+//! takes three descriptors, or five with two directions, shared by both ends while they are in one process, and two
+//! more for a receiver that is waited for with others. A message can hold 4,047 descriptors. Linux.
+
+/// The program of the README is one of the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(not(mp_loom))]
 mod address;
@@ -67,4 +153,30 @@ pub fn fuzz_stream(bytes: &[u8]) {
 #[doc(hidden)]
 pub fn fuzz_hand_shake(bytes: &[u8]) {
     auth::run_on(bytes);
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_traits() {
+        // Also of what is not Send itself: it is made anew on the other side.
+        type NotSend = std::rc::Rc<()>;
+        fn end<T: Send + std::fmt::Debug>() {}
+        end::<Connection<NotSend, NotSend>>();
+        end::<Sender<NotSend>>();
+        end::<Receiver<NotSend>>();
+        end::<IntoIter<NotSend>>();
+        fn passed<T: serde::Serialize + serde::de::DeserializeOwned>() {}
+        passed::<Connection<NotSend, NotSend>>();
+        passed::<Sender<NotSend>>();
+        passed::<Receiver<NotSend>>();
+        fn error<T: std::error::Error + Send + Sync + 'static>() {}
+        error::<Error>();
+        error::<SendError<u8>>();
+        fn waited_for(_: &dyn Waitable) {}
+        let (receiver, _sender) = simplex::<u8>().unwrap();
+        waited_for(&receiver);
+    }
 }

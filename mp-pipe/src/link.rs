@@ -17,7 +17,7 @@ use mp_core::sys::clock::coarse_nanos;
 use mp_core::sys::fd::{PollFd, poll, wait_readable};
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
-use mp_core::{Deadline, Segment, fd, spin};
+use mp_core::{Deadline, Segment, crash_point, fd, spin};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
@@ -68,9 +68,14 @@ fn open(fd: OwnedFd) -> Result<Arc<Segment>> {
     Ok(Arc::new(segment))
 }
 
-/// Where the lane's ring and area begin.
+/// How many directions a pipe has.
+fn lanes(segment: &Segment) -> usize {
+    if segment.size() == size(1) { 1 } else { 2 }
+}
+
+/// Where the lane's ring and area begin, of one that there is.
 fn places(segment: &Segment, lane: usize) -> (usize, usize) {
-    let lanes = if segment.size() == size(1) { 1 } else { 2 };
+    let lanes = lanes(segment);
     (RINGS + lane * RING, RINGS + lanes * RING + lane * AREA)
 }
 
@@ -80,7 +85,8 @@ mod mapped {
     #![expect(unsafe_code, reason = "pointers into a mapping that is kept")]
 
     use super::{
-        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, places,
+        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, lanes,
+        places,
     };
     use std::ptr::NonNull;
 
@@ -106,10 +112,10 @@ mod mapped {
 
     /// The lane number `lane` of a pipe.
     pub(crate) fn lane(segment: &Arc<Segment>, lane: usize) -> Result<Lane<ControlRef>> {
-        let (ring, area) = places(segment, lane);
-        if area + AREA > segment.size() {
-            return Err(Error::Damaged("a pipe has no third direction".to_string()));
+        if lane >= lanes(segment) {
+            return Err(Error::Damaged(format!("a pipe has no direction {lane}")));
         }
+        let (ring, area) = places(segment, lane);
         let control = NonNull::from(segment.at::<Control>(CONTROLS + lane * size_of::<Control>())?);
         let (ring, area) = (segment.address(ring, RING)?, segment.address(area, AREA)?);
         Ok(Lane {
@@ -171,7 +177,7 @@ impl Backing for Pages {
 }
 
 /// A segment or socket, to be sent along.
-struct Passed<'a>(BorrowedFd<'a>);
+pub(crate) struct Passed<'a>(pub(crate) BorrowedFd<'a>);
 
 impl Serialize for Passed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -180,7 +186,7 @@ impl Serialize for Passed<'_> {
 }
 
 /// One that was sent along.
-struct Received(OwnedFd);
+pub(crate) struct Received(pub(crate) OwnedFd);
 
 impl<'de> Deserialize<'de> for Received {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -496,6 +502,7 @@ impl RingSender {
         if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
             // It may not wait for the reader to make room for all its fragments, one after the other.
             let aside = aside(bytes)?;
+            crash_point!("send: a body is put aside");
             numbers.push(aside.as_raw_fd());
             return self
                 .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
@@ -519,6 +526,7 @@ impl RingSender {
                 break Err(error);
             }
             begun = true;
+            crash_point!("send: a fragment is sent");
         };
         if result.is_err() && begun && self.state.get() == State::Open {
             // Without it the next message would be taken for the rest of this one.
@@ -545,6 +553,7 @@ impl RingSender {
             tag = Tag { fds: fds.len() as u16, number: self.number.get() };
             for fds in fds.chunks(socket::MAX_FDS) {
                 self.send_descriptors(tag.number, fds, deadline)?;
+                crash_point!("send: some descriptors are sent");
             }
         }
         if !bytes.is_empty() {
@@ -607,6 +616,9 @@ impl RingSender {
             if let Bell::Ended = self.answer()? {
                 return Err(self.ended());
             }
+            if deadline.has_passed() {
+                return self.step(attempt())?.ok_or(Error::TimedOut);
+            }
         }
     }
 
@@ -626,6 +638,7 @@ impl RingSender {
         self.check()?;
         let slot = self.room(deadline, || self.producer.slot(len, false))?;
         let out = write(place::bytes(&self.producer, &slot));
+        crash_point!("send: a body is written in place");
         self.rung(self.producer.commit(&slot, false, Tag::default()))?;
         Ok(out)
     }
@@ -638,6 +651,16 @@ impl RingSender {
 
     pub(crate) fn is_open(&self) -> bool {
         self.state.get() == State::Open
+    }
+
+    /// Gives the other end a moment to be closed, as its process ends.
+    #[cold]
+    pub(crate) fn settle(&self) {
+        let mut fds = [PollFd::hung_up(self.socket.as_fd())];
+        let moment = Deadline::after(Duration::from_millis(10));
+        if self.is_open() && poll(&mut fds, moment).is_ok_and(|ready| ready > 0) {
+            self.state.set(State::Ended);
+        }
     }
 }
 
@@ -809,6 +832,7 @@ impl RingReceiver {
             _ => {}
         }
         self.consumer.append(record, &mut fragments);
+        crash_point!("receive: a fragment is read");
         self.begun.set(record.more);
         self.consume(record);
         if !record.more {
@@ -903,9 +927,15 @@ impl RingReceiver {
             let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
             if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
                 self.listen()?;
-            } else if deadline.has_passed() {
+            }
+            // Also after a bell: there may be no end of them.
+            if deadline.has_passed() {
                 self.consumer.retract();
-                return self.step(self.ready())?.ok_or(Error::TimedOut);
+                return match self.step(self.ready())? {
+                    Some(ready) => Ok(ready),
+                    None if self.state.get() == State::Open => Err(Error::TimedOut),
+                    None => Err(Error::Disconnected),
+                };
             }
         }
     }
@@ -938,7 +968,10 @@ impl RingReceiver {
                 std::cmp::Ordering::Equal if more.is_empty() => {
                     return Err(io::Error::from_raw_os_error(EMFILE).into());
                 }
-                std::cmp::Ordering::Equal => fds.extend(more),
+                std::cmp::Ordering::Equal => {
+                    fds.extend(more);
+                    crash_point!("receive: some descriptors are taken");
+                }
                 std::cmp::Ordering::Greater => {
                     return Err(self.damaged("descriptors are of another message"));
                 }
@@ -1089,6 +1122,12 @@ impl RingReceiver {
             Err(Error::TimedOut) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether nothing more comes, but for what is there.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended
     }
 
     /// Ends the connection.
@@ -1259,25 +1298,28 @@ impl<'de> Deserialize<'de> for RingReceiver {
 }
 
 /// Both ends that one process has of a pipe with two directions: their memory travels once.
-pub(crate) fn serialize_both<S: Serializer>(
-    sender: &RingSender,
-    receiver: &RingReceiver,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    receiver.with_parts(|parts| {
-        (Passed(sender.segment.as_fd()), sender.lane, sender.parts(), receiver.lane, parts)
-            .serialize(serializer)
-    })
+pub(crate) struct Both<'a>(pub(crate) &'a RingSender, pub(crate) &'a RingReceiver);
+
+impl Serialize for Both<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(sender, receiver) = *self;
+        receiver.with_parts(|parts| {
+            (Passed(sender.segment.as_fd()), sender.lane, sender.parts(), receiver.lane, parts)
+                .serialize(serializer)
+        })
+    }
 }
 
-/// Reads what [`serialize_both`] wrote.
-pub(crate) fn deserialize_both<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<(RingSender, RingReceiver), D::Error> {
-    let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
-        Deserialize::deserialize(deserializer)?;
-    let segment = open(segment.0).map_err(D::Error::custom)?;
-    let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
-    let receiver = RingReceiver::from_parts(&segment, back, receiver).map_err(D::Error::custom)?;
-    Ok((sender, receiver))
+/// What that becomes.
+pub(crate) struct BothReceived(pub(crate) RingSender, pub(crate) RingReceiver);
+
+impl<'de> Deserialize<'de> for BothReceived {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
+            Deserialize::deserialize(deserializer)?;
+        let segment = open(segment.0).map_err(D::Error::custom)?;
+        let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
+        let receiver = RingReceiver::from_parts(&segment, back, receiver);
+        Ok(Self(sender, receiver.map_err(D::Error::custom)?))
+    }
 }

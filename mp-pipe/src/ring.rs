@@ -29,6 +29,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
+use mp_core::crash_point;
+
 use crate::memory::{
     self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
 };
@@ -43,6 +45,8 @@ pub(crate) struct Control {
     /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
     tail: Line,
     /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
+    ///
+    /// The second word is 1 where the reader cannot make barriers for the writer.
     head: Line,
     /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
     ///
@@ -238,6 +242,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         }
         self.backing.ring(capacity).map_err(Broken::Memory)?;
         self.lane.ring.store(at, header(Kind::Pad, false, 0, 0));
+        crash_point!("send: the end of the ring is padded");
         // The reader sees the pad together with what comes behind it.
         self.tail.set(tail + pad as u64);
         Ok(Some(0))
@@ -316,6 +321,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     pub(crate) fn write(&self, slot: &Slot, bytes: &[u8]) {
         debug_assert!(bytes.len() == slot.len);
         self.memory(slot).write(slot.body, bytes);
+        crash_point!("send: a body is written");
     }
 
     /// The body's bytes, in place.
@@ -354,6 +360,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             _ => slot.len as u32,
         };
         ring.store(slot.at, header(slot.kind, more, tag.fds, len));
+        crash_point!("send: a record is written");
         let tail = self.tail.get() + slot.size as u64;
         if slot.kind == Kind::Area {
             self.bodies.borrow_mut().push_back((tail, slot.body));
@@ -370,16 +377,23 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         } else {
             publish(&self.lane.control.tail.word, tail, ordering!(TailStore, Release));
         }
+        crash_point!("send: the tail is stored");
         let sleeps = &self.lane.control.reader_sleeps.word;
-        taken!(RingReader)
+        let wanted = taken!(RingReader)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("send: the reader is about to be rung for");
+        }
+        wanted
     }
 
     /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
     /// that this end would need for each. A barrier costs as much as all the rest of a short message.
     pub(crate) fn rush(&self, rushes: bool) {
-        if self.rushes.get() == rushes || !self.may_rush {
+        let rushes =
+            rushes && self.may_rush && self.lane.control.head.second.load(Ordering::Relaxed) == 0;
+        if self.rushes.get() == rushes {
             return;
         }
         let flag = &self.lane.control.tail.second;
@@ -387,6 +401,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             // A reader that does not see this is before it: by its own barrier, what it announced is seen by
             // whatever this end does from here on.
             announce(flag, 1);
+            crash_point!("send: barriers are left to the reader");
         } else {
             // A reader that sees this sees every message before it.
             flag.store(0, Ordering::Release);
@@ -412,6 +427,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
             Err(_) => ring.write(at + HEADER, bytes),
         }
+        crash_point!("send: a short message is written");
         Some(self.publish(tail + size as u64))
     }
 
@@ -421,12 +437,14 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             return Err(Broken::Damaged("the ring's head went back"));
         };
         self.lane.ring.store(at, header(Kind::Abort, false, 0, 0));
+        crash_point!("send: an abort is written");
         Ok(self.publish(self.tail.get() + HEADER as u64))
     }
 
     /// Says that this end is about to sleep until there is room. Look once more before doing so.
     pub(crate) fn announce(&self) {
         announce(&self.lane.control.writer_sleeps.word, 1);
+        crash_point!("send: the wait for room is announced");
     }
 
     /// Says that it is awake again.
@@ -471,6 +489,8 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         if !head.is_multiple_of(8) || head > LAST {
             return Err(Broken::Damaged("the ring's head is none"));
         }
+        let can_make_barriers = memory::barrier_for_both();
+        lane.control.head.second.store(u64::from(!can_make_barriers), Ordering::Relaxed);
         let (published, tail) = (Cell::new(head), Cell::new(head));
         Ok(Self { lane, head: Cell::new(head), published, tail })
     }
@@ -596,6 +616,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// the ring is free that it does not know of: then it has three quarters to fill before it could wait.
     #[inline]
     pub(crate) fn consume(&self, record: &Record) -> bool {
+        crash_point!("receive: a record is read");
         self.advance(record.size, record.kind == Kind::Area)
     }
 
@@ -618,11 +639,17 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     pub(crate) fn publish(&self) -> bool {
         let head = self.head.get();
         self.published.set(head);
+        crash_point!("receive: the head is about to be stored");
         publish(&self.lane.control.head.word, head, ordering!(HeadStore, Release));
+        crash_point!("receive: the head is stored");
         let sleeps = &self.lane.control.writer_sleeps.word;
-        taken!(RingWriter)
+        let wanted = taken!(RingWriter)
             && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0
+            && sleeps.swap(0, Ordering::SeqCst) != 0;
+        if wanted {
+            crash_point!("receive: the writer is about to be rung for");
+        }
+        wanted
     }
 
     /// Says that this end is about to sleep until there is a record. Look once more before doing so.
@@ -630,6 +657,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// Gives whether the writer is sure to see it. If not, sleep for moments only.
     pub(crate) fn announce(&self) -> bool {
         announce(&self.lane.control.reader_sleeps.word, 1);
+        crash_point!("receive: the wait is announced");
         self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
     }
 
@@ -658,6 +686,7 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         } else {
             self.lane.ring.read(at, &mut bytes[..len]);
         }
+        crash_point!("receive: a short message is read");
         self.advance(HEADER + len.next_multiple_of(8), false)
     }
 
@@ -739,12 +768,14 @@ pub(crate) mod bench {
 
         fn lane(&self) -> Lane<Arc<Control>> {
             let start = NonNull::from(&self.words[0]).cast::<u8>();
+            // SAFETY: within the words.
+            let area = unsafe { start.add(RING) };
             Lane {
                 control: Arc::clone(&self.control),
                 // SAFETY: the words are so long, aligned, and outlive both ends in every test.
                 ring: unsafe { Memory::new(start, RING) },
                 // SAFETY: as above; the area lies behind the ring.
-                area: unsafe { Memory::new(start.add(RING), AREA) },
+                area: unsafe { Memory::new(area, AREA) },
             }
         }
 

@@ -63,7 +63,8 @@ pub fn wait(items: &[&dyn Waitable], timeout: Option<Duration>) -> Result<Vec<us
                 }
             }
         }
-        if !ready.is_empty() {
+        // Also where none is: there may be no end of such wake-ups.
+        if !ready.is_empty() || deadline.has_passed() {
             return Ok(ready);
         }
     }

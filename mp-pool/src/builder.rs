@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use mp_core::Encoder;
 use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
-use serde::Serialize;
 
 use crate::body::Body;
-use crate::call::Once;
+use crate::call::Begin;
 use crate::engine::{Engine, Settings};
 use crate::{Error, Pool, Result};
 
@@ -70,7 +69,7 @@ impl Builder {
         self
     }
 
-    /// Has each worker call `initializer` with `args` before its first task.
+    /// Has each worker call `initializer` with `args` before its first task. What it returns is dropped.
     ///
     /// A function by its name or a closure that captures nothing, and a tuple, as for
     /// [`Process::new`](mp_process::Process::new). [`build`](Self::build) waits for it. Where it panics or ends the
@@ -82,7 +81,6 @@ impl Builder {
     pub fn initializer<F, A>(mut self, initializer: F, args: A) -> Self
     where
         F: Target<A> + Copy + 'static,
-        F::Output: Serialize,
         A: Args,
     {
         let mut encoder = Encoder::new();
@@ -90,7 +88,7 @@ impl Builder {
             Ok(()) => Body::pack(encoder.finish()).map_err(Error::Io),
             Err(error) => Err(Error::Encode(error.to_string())),
         };
-        self.initializer = Some((Function::new::<F, Once<A>>(initializer), body));
+        self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
         self
     }
 

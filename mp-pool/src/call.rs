@@ -45,6 +45,21 @@ where
     }
 }
 
+/// A tuple of arguments; nothing.
+pub(crate) struct Begin<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for Begin<A>
+where
+    F: Target<A>,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, _: &mut Encoder) -> Result<()> {
+        let arguments = A::decode(arguments)?;
+        let _ = function.call(arguments);
+        Ok(())
+    }
+}
+
 /// A vector of arguments; a vector of values.
 pub(crate) struct Each<A>(PhantomData<A>);
 

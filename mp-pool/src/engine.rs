@@ -14,6 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -39,7 +40,7 @@ const MOST_FAILURES: u32 = 8;
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the first and each further failure.
-const BACK_OFF: Duration = Duration::from_millis(10);
+const BACK_OFF: Duration = Duration::from_millis(4);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// Between the end of an idle worker and the start of another: at the end of the program workers are ended
 /// before this thread is.
@@ -237,7 +238,8 @@ impl State {
         let worker = &mut self.workers[index];
         let mut result = Ok(());
         while result.is_ok() && worker.functions <= function as usize {
-            let define = Order { number: 0, function: worker.functions as u32, define: true, aside: false };
+            let define =
+                Order { number: 0, function: worker.functions as u32, define: true, aside: false };
             let body = &self.functions[worker.functions];
             result = send_order(&worker.sender, define, body);
             worker.functions += usize::from(result.is_ok());
@@ -407,8 +409,7 @@ fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, L
         leaving: false,
     };
     let limit = Deadline::NEVER;
-    let mut link =
-        Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
+    let mut link = Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
     if let Some((function, body)) = &settings.initializer
         && let Err(error) = send_initializer(&mut worker, function, body)
     {
@@ -463,7 +464,7 @@ fn initializer_failed(report: Report, text: &[u8]) -> String {
     match report.status {
         Status::Panicked => format!("it panicked: {text}"),
         Status::Undecodable => format!("its arguments cannot be read: {text}"),
-        Status::Unencodable | Status::Value => format!("its result cannot be sent: {text}"),
+        Status::Unencodable | Status::Value => text.into_owned(),
     }
 }
 
@@ -481,6 +482,8 @@ fn dismiss(links: Vec<Link>) {
 pub(crate) struct Engine {
     state: Mutex<State>,
     settings: Settings,
+    /// The process that has the workers: one that is forked from it has this object too.
+    owner: u32,
     /// Set to have the thread look at the state.
     event: Event,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -536,6 +539,7 @@ impl Engine {
         let engine = Arc::new(Self {
             state: Mutex::new(state),
             settings,
+            owner: std::process::id(),
             event,
             thread: Mutex::new(None),
             callbacks: Arc::default(),
@@ -544,8 +548,11 @@ impl Engine {
         let (hand_over, take_over) = mpsc::channel();
         let us = Arc::clone(&engine);
         let run = move || {
-            if let Ok(links) = take_over.recv() {
-                Dispatcher::new(us, links, keys).run();
+            let Ok(links) = take_over.recv() else { return };
+            let dispatcher = Dispatcher::new(Arc::clone(&us), links, keys);
+            if catch_unwind(AssertUnwindSafe(|| dispatcher.run())).is_err() {
+                // A mistake of this crate's: nobody shall wait for ever.
+                us.terminate();
             }
         };
         let builder = thread::Builder::new().name("mp-pool".to_string()).stack_size(512 << 10);
@@ -557,6 +564,11 @@ impl Engine {
 
     pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
         &self.callbacks
+    }
+
+    /// Whether this is the process that has the workers.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner == std::process::id()
     }
 
     /// How many workers there are to be.
@@ -933,7 +945,8 @@ impl Dispatcher {
                 continue;
             }
             if !link.ended {
-                link.ended = process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
+                link.ended =
+                    process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
             }
             let given_up = link.killed && link.limit.has_passed();
             if link.ended || given_up {

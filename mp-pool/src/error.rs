@@ -18,8 +18,7 @@ pub enum Error {
     Start(mp_process::Error),
     /// The initializer's arguments cannot be encoded.
     Encode(String),
-    /// The initializer panicked, its arguments could not be decoded, or its result not be encoded: the text says
-    /// which and why.
+    /// The initializer panicked, or its arguments could not be decoded: the text says which and why.
     Initializer(String),
     /// A worker ended while it ran the initializer.
     DiedInInitializer {

@@ -24,9 +24,8 @@ pub(crate) const WINDOW_EACH: usize = 32;
 /// Makes a task's body of what was encoded.
 pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
     let message = encoded.map_err(|error| TaskError::Encode(error.to_string()))?;
-    Body::pack(message).map_err(|error| {
-        TaskError::Encode(format!("the arguments cannot be put aside: {error}"))
-    })
+    Body::pack(message)
+        .map_err(|error| TaskError::Encode(format!("the arguments cannot be put aside: {error}")))
 }
 
 /// Tasks of one call, some of them in flight.
@@ -171,13 +170,18 @@ where
     }
 
     fn next(&mut self, take: fn(&mut Flow) -> Outcome) -> Option<Result<R, TaskError>> {
-        self.fill(self.window);
+        if self.flow.in_flight() == 0 {
+            self.fill(self.window);
+        }
         if self.flow.in_flight() == 0 {
             return None;
         }
         let outcome = take(&mut self.flow);
-        // So that workers go on while the caller does.
-        self.fill(self.window);
+        // So that workers go on while the caller does; many at a time, as long as each worker has one.
+        let few = (self.window / 2).max(self.flow.engine.size()).min(self.window - 1);
+        if self.flow.in_flight() <= few {
+            self.fill(self.window);
+        }
         Some(decode_one(&outcome))
     }
 
@@ -199,7 +203,7 @@ macro_rules! iterator {
         {
             pub(crate) fn new(engine: &Arc<Engine>, function: F, input: I) -> Self {
                 let mut tasks = Tasks::new(engine, function, input);
-                // One for each worker; the rest of the window once it is known to stay as it is.
+                // One for each worker; the rest of the window with the first result, when it is known.
                 tasks.fill(engine.size());
                 Self { tasks }
             }
@@ -207,8 +211,7 @@ macro_rules! iterator {
             /// Sets how many items of the input are taken ahead of the results: 32 for each worker, unless it is set,
             /// and never less than one in all.
             ///
-            /// One for each worker is taken at once, when the call is made, the others when the first result is asked
-            /// for.
+            /// One for each worker is taken at once, when the call is made, the others with the first result.
             ///
             /// Python: takes the whole input at once, up to 3.14.
             #[doc(alias = "buffersize")]

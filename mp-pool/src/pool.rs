@@ -9,6 +9,7 @@ use mp_process::{Args, Function, Target};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::body::Body;
 use crate::builder::Builder;
 use crate::call::{Each, EachOf, Once, encode_each_of};
 use crate::chunk;
@@ -248,7 +249,7 @@ impl Pool {
     {
         let function = (Function::new::<F, Each<A>>(function), type_name::<F>());
         self.submit_chunks(function, input.into_iter().collect(), |items: &[A], encoder| {
-            encoder.put(items).map(|_| ())
+            encoder.put(items).map(drop)
         })
     }
 
@@ -376,9 +377,14 @@ impl Pool {
                 if items.is_empty() {
                     break;
                 }
-                let mut encoder = Encoder::new();
-                let encoded = encoder.put(&items[..]).map(|_| ());
-                flow.submit(pack(encoded.map(|()| encoder.finish())), first, items.len());
+                encode_chunk(
+                    &items,
+                    first,
+                    &|items, encoder| encoder.put(items).map(drop),
+                    &mut |chunk| {
+                        flow.submit(chunk.body, chunk.first, chunk.len);
+                    },
+                );
                 first += items.len();
                 items.clear();
             }
@@ -398,16 +404,19 @@ impl Pool {
     where
         R: DeserializeOwned,
     {
-        let chunk = self.chunk::<A, R>(items.len());
-        let job = Job::many(chunk::count(items.len(), chunk), self.engine.callbacks());
-        for (part, items) in items.chunks(chunk).enumerate() {
-            let mut encoder = Encoder::new();
-            let encoded = encode(items, &mut encoder);
-            match pack(encoded.map(|()| encoder.finish())) {
+        let size = self.chunk::<A, R>(items.len());
+        let mut chunks = Vec::with_capacity(chunk::count(items.len(), size));
+        for (index, items) in items.chunks(size).enumerate() {
+            encode_chunk(items, index * size, &encode, &mut |chunk| chunks.push(chunk));
+        }
+        drop(items);
+        let job = Job::many(chunks.len(), self.engine.callbacks());
+        for (part, chunk) in chunks.into_iter().enumerate() {
+            match chunk.body {
                 Ok(body) => self.engine.submit(Task {
                     function,
                     name,
-                    items: Some((part * chunk, items.len())),
+                    items: Some((chunk.first, chunk.len)),
                     body,
                     sink: Arc::clone(&job) as Arc<dyn Sink>,
                     part,
@@ -452,6 +461,42 @@ impl Pool {
     }
 }
 
+/// Chunks with more descriptors are cut in two, down to single items: those that are under way are open here too.
+const MOST_DESCRIPTORS: usize = 16;
+
+/// A chunk of the input, to be sent.
+struct Chunk {
+    body: Result<Body, TaskError>,
+    first: usize,
+    len: usize,
+}
+
+/// Encodes items, the first of which is number `first` of the input, and gives them to `take`, in order.
+fn encode_chunk<A>(
+    items: &[A],
+    first: usize,
+    encode: &impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
+    take: &mut impl FnMut(Chunk),
+) {
+    let len = items.len();
+    let mut encoder = Encoder::new();
+    let encoded = encode(items, &mut encoder).map(|()| encoder.finish());
+    // One item that cannot be encoded fails alone; and of many with descriptors there may be too many for this
+    // process to have at a time.
+    let cut = match &encoded {
+        Ok(message) => message.fds().len() > MOST_DESCRIPTORS,
+        Err(_) => true,
+    };
+    if cut && len > 1 {
+        drop(encoded);
+        let (some, others) = items.split_at(len / 2);
+        encode_chunk(some, first, encode, take);
+        encode_chunk(others, first + some.len(), encode, take);
+    } else {
+        take(Chunk { body: pack(encoded), first, len });
+    }
+}
+
 /// The length of what is to come, where that is known.
 fn exact_len(input: &impl Iterator) -> Option<usize> {
     match input.size_hint() {
@@ -463,8 +508,10 @@ fn exact_len(input: &impl Iterator) -> Option<usize> {
 impl Drop for Pool {
     /// Terminates the pool, and waits until its processes have ended.
     fn drop(&mut self) {
-        self.engine.terminate();
-        self.engine.join();
+        if self.engine.is_ours() {
+            self.engine.terminate();
+            self.engine.join();
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{slice, thread};
 use std::time::Duration;
+use std::{slice, thread};
 
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::{Deadline, Decoder};
@@ -381,7 +381,8 @@ impl<R> AsyncResult<R> {
     #[doc(alias = "successful")]
     #[must_use]
     pub fn is_successful(&self) -> bool {
-        self.is_ready() && self.job.with_outcomes(|outcomes| outcomes.iter().flatten().all(Result::is_ok))
+        self.is_ready()
+            && self.job.with_outcomes(|outcomes| outcomes.iter().flatten().all(Result::is_ok))
     }
 
     /// Ends the task with [`TaskError::Cancelled`], also if it runs: then its worker is killed, and another started.

@@ -225,7 +225,8 @@ impl Worker {
         if !order.aside {
             return self.run(&order, body, fds);
         }
-        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd)) {
+        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
+        {
             Ok(body) => self.run(&order, &body, fds),
             Err(error) => {
                 let why = format!("the arguments cannot be taken over: {error}");
@@ -352,7 +353,8 @@ mod tests {
             last = upper.max(begun);
         }
         let begun = begun.join().unwrap();
-        let both: Vec<_> = taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
+        let both: Vec<_> =
+            taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
         assert!(both.is_empty(), "{both:?}");
     }
 
@@ -360,7 +362,8 @@ mod tests {
         #[test]
         fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, item: Option<u32>) {
             let order = Order { number, function, define, aside };
-            prop_assert_eq!(Order::read(&order.to_bytes()), Some((order, &[][..])));
+            let bytes = order.to_bytes();
+            prop_assert_eq!(Order::read(&bytes), Some((order, &[][..])));
             for status in
                 [Status::Value, Status::Panicked, Status::Unencodable, Status::Undecodable]
             {

@@ -25,11 +25,7 @@ pub trait Convention<F> {
     /// # Errors
     ///
     /// Where the arguments cannot be read or the result cannot be written.
-    fn call(
-        function: F,
-        arguments: &mut Decoder<'_>,
-        result: &mut Encoder,
-    ) -> mp_core::Result<()>;
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> mp_core::Result<()>;
 }
 
 /// The code that a [`Function`] stands for.
@@ -150,7 +146,8 @@ impl Function {
 
 impl Serialize for Function {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let address = Address::of_code(self.key()).map_err(|why| S::Error::custom(Error::from(why)))?;
+        let address =
+            Address::of_code(self.key()).map_err(|why| S::Error::custom(Error::from(why)))?;
         let mut writer = Writer::new();
         address.write(&mut writer);
         writer.into_bytes().serialize(serializer)

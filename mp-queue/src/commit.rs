@@ -85,7 +85,12 @@ impl Mark {
         let items = (self.0 >> Self::ITEMS).wrapping_add(items) & MOST;
         let units = (self.0 >> Self::UNITS).wrapping_add(units) & MOST;
         let flags = self.0 & Self::FLAGS;
-        Self(items << Self::ITEMS | units << Self::UNITS | (self.0 & Self::SLOT ^ Self::SLOT) | flags)
+        Self(
+            items << Self::ITEMS
+                | units << Self::UNITS
+                | (self.0 & Self::SLOT ^ Self::SLOT)
+                | flags,
+        )
     }
 
     /// Whether something else happened than that somebody went to sleep.

@@ -11,9 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::blocking::{Core, Limit};
 use crate::queue::{deserialize, get, get_many, kind, put, put_many, serialize, surface};
-use crate::{
-    Builder, Error, GetManyError, IntoIter, Iter, PutError, PutManyError, Result,
-};
+use crate::{Builder, Error, GetManyError, IntoIter, Iter, PutError, PutManyError, Result};
 
 /// A [`Queue`](crate::Queue) that counts what was put and not yet done, and can wait until all is.
 ///

@@ -94,8 +94,6 @@ mod models;
 mod parcel;
 #[cfg(not(mp_loom))]
 mod queue;
-#[cfg(all(test, not(mp_loom)))]
-mod scribble;
 #[cfg(not(mp_loom))]
 mod slots;
 mod word;
@@ -106,3 +104,35 @@ pub use {
     joinable::JoinableQueue,
     queue::{Builder, IntoIter, Iter, Queue},
 };
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_traits() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        // Whatever the items are: they are encoded by whoever puts them.
+        is_send_and_sync::<Queue<*const u8>>();
+        is_send_and_sync::<JoinableQueue<std::rc::Rc<u8>>>();
+        is_send_and_sync::<Builder>();
+        is_send_and_sync::<Iter<'_, *const u8>>();
+        is_send_and_sync::<IntoIter<*const u8>>();
+        is_send_and_sync::<Error>();
+        is_send_and_sync::<PutError<u8>>();
+    }
+
+    #[test]
+    fn outside_of_a_message_a_queue_is_a_clear_error() {
+        let queue = Queue::<u8>::unbounded().unwrap();
+        let error = serde_json::to_string(&queue).unwrap_err();
+        assert!(error.to_string().contains("multiprocess message"), "{error}");
+    }
+
+    #[test]
+    fn a_queue_of_another_kind_is_refused() {
+        let queue = Queue::<u8>::unbounded().unwrap();
+        let message = mp_core::encode(&queue).unwrap();
+        assert!(mp_core::decode::<JoinableQueue<u8>>(message).is_err());
+    }
+}

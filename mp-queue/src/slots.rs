@@ -494,10 +494,8 @@ impl Slots {
             if entry.number.load(Ordering::Relaxed) > cursor.number {
                 entry.reserved.store(0, Ordering::Relaxed);
                 crash_point!("put: about to free an orphan");
-                self.segment.release(
-                    start_of_block(block) as usize,
-                    size_of_block(block) as usize,
-                )?;
+                self.segment
+                    .release(start_of_block(block) as usize, size_of_block(block) as usize)?;
                 entry.number.store(0, Ordering::Relaxed);
             }
         }
@@ -800,7 +798,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
+        #![proptest_config(ProptestConfig::with_cases(120))]
 
         /// Against a queue of std's, with deaths in between that may change nothing.
         #[test]

@@ -75,7 +75,6 @@ mod imp {
         MarkBeforeSleep,
         ClearWakesAll,
         CloseWakes,
-        HandOn,
         DoneWakes,
     }
 

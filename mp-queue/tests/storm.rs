@@ -24,7 +24,9 @@ fn main() {
         test("kills_unbounded", || {
             storm::<()>("unbounded", 2400, &Queue::unbounded().unwrap(), |_| None);
         }),
-        test("kills_bounded", || storm::<()>("bounded", 1500, &Queue::bounded(7).unwrap(), |_| None)),
+        test("kills_bounded", || {
+            storm::<()>("bounded", 1500, &Queue::bounded(7).unwrap(), |_| None)
+        }),
         test("kills_bounded_in_bytes", || {
             let queue = Builder::new().max_bytes(100_000).queue().unwrap();
             storm::<()>("bounded in bytes", 800, &queue, |_| None);
@@ -175,11 +177,7 @@ fn storm<H: Handle>(
         child.kill();
         // With get_many, up to five.
         lost_at_most += if produces { 0 } else { 5 };
-        children.push((
-            next,
-            produces,
-            if produces { produce(next) } else { consume(next) },
-        ));
+        children.push((next, produces, if produces { produce(next) } else { consume(next) }));
     }
     for (_, produces, child) in children {
         lost_at_most += if produces { 0 } else { 5 };
@@ -188,7 +186,9 @@ fn storm<H: Handle>(
     while !queue.is_empty() {
         // One whose descriptors went with the killed is passed over, so the queue may turn out empty.
         match queue.get_timeout(Duration::from_millis(50)) {
-            Ok(item) => _ = had[(item.producer * ITEMS + item.number) as usize].fetch_add(1, SeqCst),
+            Ok(item) => {
+                _ = had[(item.producer * ITEMS + item.number) as usize].fetch_add(1, SeqCst)
+            }
             Err(Error::TimedOut) => assert!(queue.is_empty()),
             Err(error) => panic!("{error}"),
         }
@@ -262,7 +262,8 @@ fn exact(producers: u64, consumers: u64, queue: &Queue<(u64, u64)>) {
         }
         child.succeed();
     }
-    let total = |of: usize| (0..consumers as usize).map(|n| sums[2 * n + of].load(SeqCst)).sum::<u64>();
+    let total =
+        |of: usize| (0..consumers as usize).map(|n| sums[2 * n + of].load(SeqCst)).sum::<u64>();
     let all = producers * EACH;
     assert_eq!((total(0), total(1)), (all, all * (all - 1) / 2));
     assert!(queue.is_empty());
@@ -318,10 +319,7 @@ fn killed_sleepers() {
         let start = Instant::now();
         queue.put(1).unwrap();
         queue.put(2).unwrap();
-        assert_eq!(
-            results.get_timeout(HANG).unwrap() + results.get_timeout(HANG).unwrap(),
-            3
-        );
+        assert_eq!(results.get_timeout(HANG).unwrap() + results.get_timeout(HANG).unwrap(), 3);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         children.into_iter().for_each(Child::succeed);
     }

@@ -88,7 +88,9 @@ impl RawLock {
     #[must_use]
     #[inline]
     pub fn take_free(&self) -> Option<RawLockGuard<'_>> {
-        self.word.lock_free(owner::me()).then(|| RawLockGuard { word: &self.word, of_thread: PhantomData })
+        self.word
+            .lock_free(owner::me())
+            .then(|| RawLockGuard { word: &self.word, of_thread: PhantomData })
     }
 }
 

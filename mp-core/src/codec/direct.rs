@@ -100,6 +100,29 @@ fn decode_as<T, E: Copy + Default + 'static>(bytes: &[u8]) -> Option<Result<(T, 
     ))
 }
 
+/// Appends the elements of an encoded vector to `numbers`; gives its length in bytes.
+fn append_as<T, E: Copy + 'static>(bytes: &[u8], numbers: &mut Vec<T>) -> Option<Result<usize>> {
+    if identity::<T>() != TypeId::of::<E>() {
+        return None;
+    }
+    let mut read = || {
+        let (len, rest) = bytes.split_first_chunk::<8>()?;
+        let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+        let size = len.checked_mul(size_of::<E>())?;
+        let raw = rest.get(..size)?;
+        numbers.reserve(len);
+        let old = numbers.len();
+        let end = numbers.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: there is room for len more elements, which are size bytes, as T is E; raw has as many, and a
+        // vector that is borrowed exclusively overlaps nothing.
+        unsafe { std::ptr::copy_nonoverlapping(raw.as_ptr(), end.cast(), size) };
+        // SAFETY: len elements behind the old end were just written, and any bits are a number.
+        unsafe { numbers.set_len(old + len) };
+        Some(8 + size)
+    };
+    Some(read().ok_or_else(|| Error::Decode("it ends before its last element".to_string())))
+}
+
 /// A number alone.
 #[inline]
 fn encode_one<T: ?Sized, E: Copy + 'static>(value: &T, bytes: &mut Vec<u8>) -> bool {
@@ -122,29 +145,6 @@ fn decode_one<T, E: Copy + 'static>(bytes: &[u8]) -> Option<Result<(T, usize)>> 
     };
     // SAFETY: T is E, checked above, a number, of which any bits are one; raw has as many bytes.
     Some(Ok((unsafe { raw.as_ptr().cast::<T>().read_unaligned() }, size)))
-}
-
-/// Appends the elements of an encoded vector to `numbers`; gives its length in bytes.
-fn append_as<T, E: Copy + 'static>(bytes: &[u8], numbers: &mut Vec<T>) -> Option<Result<usize>> {
-    if identity::<T>() != TypeId::of::<E>() {
-        return None;
-    }
-    let mut read = || {
-        let (len, rest) = bytes.split_first_chunk::<8>()?;
-        let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
-        let size = len.checked_mul(size_of::<E>())?;
-        let raw = rest.get(..size)?;
-        numbers.reserve(len);
-        let old = numbers.len();
-        let end = numbers.spare_capacity_mut().as_mut_ptr();
-        // SAFETY: there is room for len more elements, which are size bytes, as T is E; raw has as many, and a
-        // vector that is borrowed exclusively overlaps nothing.
-        unsafe { std::ptr::copy_nonoverlapping(raw.as_ptr(), end.cast(), size) };
-        // SAFETY: len elements behind the old end were just written, and any bits are a number.
-        unsafe { numbers.set_len(old + len) };
-        Some(8 + size)
-    };
-    Some(read().ok_or_else(|| Error::Decode("it ends before its last element".to_string())))
 }
 
 macro_rules! numbers {

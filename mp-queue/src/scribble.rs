@@ -1,1 +1,0 @@
-//! A peer that writes anything anywhere: no call may panic, hang or do worse than err.
