@@ -21,6 +21,7 @@
 //! | --- | --- | --- |
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
 //! | [`pool`] | `mp-pool` | [`Pool`], [`AsyncResult`]: `apply`, `map`, `imap` in worker processes |
+//! | [`manager`] | `mp-manager` | [`Manager`] and its proxies: [`Dict`], [`List`], [`Namespace`], [`Shared`] and more |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`], [`Listener`], [`Client`] |
 //! | [`queue`] | `mp-queue` | [`Queue`], [`JoinableQueue`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
@@ -41,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 pub use mp_core as core;
+pub use mp_manager as manager;
 pub use mp_pipe as pipe;
 pub use mp_pool as pool;
 pub use mp_process as process;
@@ -49,6 +51,7 @@ pub use mp_shmem as shmem;
 pub use mp_sync as sync;
 
 pub use mp_core::Fd;
+pub use mp_manager::{Dict, List, Manager, Namespace, Object, Shared};
 pub use mp_pipe::{
     AuthKey, Client, Connection, Listener, Receiver, SendError, Sender, Waitable, duplex, simplex,
     wait,

@@ -9,6 +9,7 @@
 
 mod crash;
 mod listener;
+mod manager;
 mod notes;
 mod pipe;
 mod pool;
@@ -27,6 +28,7 @@ fn main() -> std::process::ExitCode {
         queue::CASES,
         shmem::CASES,
         pool::CASES,
+        manager::CASES,
         listener::CASES,
         pipe::CASES,
         notes::CASES,

@@ -29,6 +29,13 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     let squared: mp::AsyncResult<i32> = pool.apply_async(|x: i32| x * x, (3,));
     assert_eq!(squared.get(), Ok::<i32, mp::TaskError>(9));
     drop(pool);
+    let manager: mp::Manager = mp::manager::Manager::new()?;
+    let object: mp::Shared<mp::Object> = manager.shared(mp::Object::None)?;
+    let (dict, list): (mp::Dict<u8, u8>, mp::List<u8>) = (manager.dict()?, manager.list([])?);
+    let names: mp::Namespace = manager.namespace()?;
+    assert!(dict.is_empty()? && list.is_empty()? && names.items()?.is_empty());
+    assert!(object.call(|object: &mut mp::Object| object.is_none(), ())?);
+    drop(manager);
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())
 }

@@ -198,7 +198,8 @@ impl Link {
             talk.functions.insert(function.key(), number);
         }
         if message.bytes().len() <= KEPT {
-            talk.buffer = message;
+            // Without the descriptors: an object lives for as long as there is one.
+            talk.buffer = Encoder::reuse(message).finish();
         }
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
             let mut decoder = Decoder::new(bytes, fds);

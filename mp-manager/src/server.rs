@@ -241,7 +241,8 @@ impl Talk<'_> {
             Err(_) => return None,
         }
         if message.bytes().len() <= KEPT {
-            self.buffer = message;
+            // Without the descriptors: they are others' ends.
+            self.buffer = Encoder::reuse(message).finish();
         }
         Some(())
     }

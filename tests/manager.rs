@@ -1,0 +1,861 @@
+//! Managers: their objects are used, passed around, and outlive whoever is killed.
+
+use std::collections::{HashMap, HashSet};
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiprocess::core::sys::random;
+use multiprocess::manager::{
+    Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
+    Queue, RLock, Result, Semaphore, Set, Value,
+};
+use multiprocess::{
+    Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex, queue,
+    simplex,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Outcome, eventually, runs};
+
+crate::cases! {
+    EACH:
+        the_ten_processes_of_the_notes
+        every_proxy_works_in_a_child
+        dicts_of_lists_are_shared_through
+        proxies_travel_by_pipe_queue_and_managers
+        rows_go_in_batches_and_are_updated_in_the_server
+        an_object_lives_as_long_as_a_proxy
+        an_object_of_killed_holders_goes
+        a_panic_reaches_its_caller_and_leaves_the_object
+        what_blocks_one_client_blocks_no_other
+        a_killed_holder_of_a_lock_frees_it
+        a_killed_waiter_is_waited_for_by_nobody
+        a_killed_server_is_an_error_at_once
+        the_server_ends_with_a_killed_parent
+        a_shutdown_ends_a_server_that_does_not_listen
+        a_forked_copy_has_connections_of_its_own
+    ;
+    THREADED:
+        proxies_travel_to_the_workers_of_a_pool
+        conditions_events_and_barriers_bring_processes_together
+    ;
+    ONCE:
+        a_panic_in_a_blocking_type_says_so
+        errors_name_what_is_wrong
+        a_thread_that_ends_frees_what_it_held
+        what_is_long_travels
+        proxies_of_another_type_are_refused
+    ;
+    SLOW:
+        the_notes_two_hundred_times
+        clients_killed_under_load_leave_a_server_that_is_as_before
+    ;
+}
+
+/// How long a wait may take before it counts as hung.
+const HANG: Duration = Duration::from_secs(10);
+/// The limit for news of a death, with room for a busy machine.
+const PROMPT: Duration = Duration::from_secs(2);
+
+fn sleep_for_ever() {
+    thread::sleep(Duration::from_secs(1000));
+}
+
+/// The example of the notes; gives what it prints.
+fn notes() -> std::result::Result<(String, String), Box<dyn std::error::Error>> {
+    fn f(d: Dict<Object, Object>, l: List<i32>, n: i32) {
+        d.insert(n.into(), "1".into()).unwrap();
+        d.insert("2".into(), 2.into()).unwrap();
+        l.push(n).unwrap();
+    }
+    let manager = Manager::new()?;
+    let d = manager.dict::<Object, Object>()?;
+    let l = manager.list(0..5)?;
+    let start = |n| Process::new(f, (d.clone(), l.clone(), n)).start();
+    let children: Vec<_> = (0..10).map(start).collect::<std::result::Result<_, _>>()?;
+    for child in children {
+        child.result()?;
+    }
+    Ok((d.to_string(), l.to_string()))
+}
+
+/// The items between the first and the last character, sorted.
+fn sorted(text: &str) -> Vec<&str> {
+    let mut items: Vec<&str> = text[1..text.len() - 1].split(", ").collect();
+    items.sort_unstable();
+    items
+}
+
+fn check_notes() -> Outcome {
+    let (dict, list) = notes()?;
+    let expected =
+        "{0: '1', 1: '1', 2: '1', 3: '1', 4: '1', 5: '1', 6: '1', 7: '1', 8: '1', 9: '1', '2': 2}";
+    assert!(dict.starts_with('{') && dict.ends_with('}'));
+    assert_eq!(sorted(&dict), sorted(expected), "{dict}");
+    assert!(list.starts_with("[0, 1, 2, 3, 4, ") && list.ends_with(']'), "{list}");
+    assert_eq!(sorted(&list), sorted("[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"), "{list}");
+    Ok(())
+}
+
+fn the_ten_processes_of_the_notes() -> Outcome {
+    check_notes()
+}
+
+fn the_notes_two_hundred_times() -> Outcome {
+    (0..200).try_for_each(|_| check_notes())
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Account {
+    balance: i64,
+    history: Vec<String>,
+}
+
+impl Account {
+    fn deposit(&mut self, amount: i64, from: String) -> i64 {
+        assert!(amount > 0, "an amount of {amount} is none");
+        self.balance += amount;
+        self.history.push(from);
+        self.balance
+    }
+}
+
+/// One proxy of each type.
+type Collections = (
+    Dict<String, i32>,
+    List<String>,
+    Set<i32>,
+    Namespace,
+    Value<f64>,
+    Array<u8>,
+    Queue<String>,
+    Shared<Account>,
+);
+type Locks =
+    (JoinableQueue<i32>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier);
+
+fn collections(manager: &Manager) -> Result<Collections> {
+    Ok((
+        manager.dict()?,
+        manager.list(["a".to_string()])?,
+        manager.set([1, 2, 2])?,
+        manager.namespace()?,
+        manager.value(1.5)?,
+        manager.array([1, 2, 3])?,
+        manager.queue(2)?,
+        manager.shared(Account::default())?,
+    ))
+}
+
+fn locks(manager: &Manager) -> Result<Locks> {
+    Ok((
+        manager.joinable_queue(0)?,
+        manager.lock()?,
+        manager.rlock()?,
+        manager.semaphore(2)?,
+        manager.bounded_semaphore(1)?,
+        manager.condition()?,
+        manager.event()?,
+        manager.barrier(1)?,
+    ))
+}
+
+fn use_collections(proxies: Collections) -> Result<()> {
+    let (dict, list, set, names, value, array, queue, account) = proxies;
+    assert_eq!(dict.insert("k".into(), 1)?, None);
+    assert_eq!(dict.insert("k".into(), 2)?, Some(1));
+    assert_eq!(dict.get_or_insert("k".into(), 9)?, 2);
+    assert_eq!(dict.get_or_insert("l".into(), 9)?, 9);
+    assert!(dict.contains_key(&"l".into())? && !dict.contains_key(&"m".into())?);
+    assert_eq!(dict.remove(&"k".into())?, Some(2));
+    assert_eq!(dict.get(&"k".into())?, None);
+    assert_eq!((dict.len()?, dict.keys()?, dict.values()?), (1, vec!["l".into()], vec![9]));
+
+    list.push("c".into())?;
+    list.insert(1, "b".into())?;
+    list.reverse()?;
+    assert_eq!(list.to_vec()?, ["c", "b", "a"]);
+    list.sort()?;
+    assert_eq!((list.index(&"b".into())?, list.contains(&"x".into())?), (Some(1), false));
+    assert_eq!((list.remove(0)?, list.get(0)?), ("a".into(), Some("b".into())));
+    list.set(0, "d".into())?;
+    list.extend(["e".into(), "e".into()])?;
+    assert_eq!((list.count(&"e".into())?, list.remove_item(&"e".into())?), (2, true));
+    list.update(0, |item: &mut String| item.push('!'), ())?;
+    assert_eq!((list.pop()?, list.len()?), (Some("e".into()), 2));
+
+    assert!(!set.insert(1)? && set.insert(3)? && set.contains(&3)? && set.remove(&1)?);
+    assert_eq!((set.to_set()?, set.pop()?), (HashSet::from([2, 3]), Some(3)));
+
+    names.set("x", 1)?;
+    names.set("y", vec![Object::None])?;
+    assert_eq!(names.remove("x")?, 1.into());
+    assert!(names.contains("y")? && matches!(names.get("x"), Err(Error::KeyMissing)));
+
+    value.set(value.get()? + 1.0)?;
+    value.update(|value: &mut f64, by: f64| *value *= by, (2.0,))?;
+
+    assert!(matches!(array.set(3, 0), Err(Error::OutOfRange { index: 3, len: 3 })));
+    array.set(0, 7)?;
+    assert_eq!(array.update(1, |item: &mut u8| *item += 1, ()).map(|()| array.get(1))??, Some(3));
+
+    queue.put("first".into())?;
+    queue.put("second".into())?;
+    assert!(matches!(queue.try_put("x".into()), Err(refused) if refused.value == "x"));
+    assert!(queue.put_timeout("x".into(), Duration::from_millis(5)).is_err());
+    assert!(queue.is_full()? && queue.len()? == 2 && queue.capacity()? == Some(2));
+    assert_eq!(queue.get()?, "first");
+
+    assert_eq!(account.call(Account::deposit, (5, "child".to_string()))?, 5);
+    Ok(())
+}
+
+fn use_locks(proxies: Locks) -> Result<()> {
+    let (tasks, lock, rlock, semaphore, bounded, condition, event, barrier) = proxies;
+    tasks.put_many([1, 2, 3])?;
+    assert_eq!(tasks.get_many(2)?, [1, 2]);
+    assert!(matches!(tasks.join_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
+    tasks.get()?;
+    (0..3).try_for_each(|_| tasks.task_done())?;
+    tasks.join()?;
+    assert!(matches!(tasks.task_done(), Err(Error::TooManyDone)));
+    assert!(matches!(tasks.try_get(), Err(Error::Empty)));
+    assert!(matches!(tasks.get_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
+
+    let guard = lock.lock()?;
+    assert!(lock.is_locked()? && !LockGuard::owner_died(&guard));
+    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+    assert!(matches!(lock.lock(), Err(Error::Deadlock)));
+    LockGuard::release(guard)?;
+    assert!(matches!(lock.release(), Err(Error::NotOwner)));
+    lock.acquire()?;
+    lock.release()?;
+
+    let guards = (rlock.lock()?, rlock.lock()?);
+    drop(guards.0);
+    assert!(rlock.is_locked()?);
+    drop(guards.1);
+    assert!(!rlock.is_locked()?);
+
+    let permit = semaphore.permit()?;
+    semaphore.acquire()?;
+    assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock)));
+    assert!(matches!(semaphore.acquire_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
+    drop(permit);
+    semaphore.release()?;
+    semaphore.release()?;
+    assert_eq!(semaphore.value()?, 3);
+    assert!(matches!(bounded.release(), Err(Error::TooManyReleases { initial: 1 })));
+
+    let (guard, notified) = condition.wait_timeout(condition.lock()?, Duration::from_millis(5))?;
+    assert!(!notified);
+    drop(guard);
+    let held = lock.lock()?;
+    let (held, _) = condition.wait_timeout(held, Duration::from_millis(5))?;
+    drop(held);
+    assert!(!lock.is_locked()?);
+
+    assert!(!event.is_set()? && !event.wait_timeout(Duration::from_millis(5))?);
+    event.set()?;
+    event.wait()?;
+    event.clear()?;
+
+    assert_eq!((barrier.wait()?, barrier.parties()?, barrier.n_waiting()?), (0, 1, 0));
+    barrier.abort()?;
+    assert!(barrier.is_broken()? && matches!(barrier.wait(), Err(Error::Broken)));
+    barrier.reset()?;
+    barrier.wait()?;
+    Ok(())
+}
+
+fn every_proxy_works_in_a_child() -> Outcome {
+    let manager = Manager::new()?;
+    let (ours, theirs) = (collections(&manager)?, locks(&manager)?);
+    let task = |collections: Collections, locks: Locks| {
+        use_collections(collections).unwrap();
+        use_locks(locks).unwrap();
+    };
+    Process::new(task, (ours.clone(), theirs.clone())).start()?.result()?;
+    let (dict, list, set, names, value, array, queue, account) = ours;
+    assert_eq!(dict.to_string(), "{'l': 9}");
+    assert_eq!(dict.to_map()?, HashMap::from([("l".to_string(), 9)]));
+    assert_eq!(list.to_string(), "['d!', 'c']");
+    assert_eq!(set.to_string(), "{2}");
+    assert_eq!(names.to_string(), "Namespace(y=[None])");
+    assert_eq!(value.to_string(), "5.0");
+    assert_eq!(array.to_string(), "[7, 3, 3]");
+    assert_eq!(queue.get()?, "second");
+    let history = |account: &mut Account| account.history.clone();
+    assert_eq!(account.call(history, ())?, ["child"]);
+    // And here.
+    Ok(use_locks((
+        theirs.0,
+        theirs.1,
+        theirs.2,
+        manager.semaphore(2)?,
+        theirs.4,
+        theirs.5,
+        theirs.6,
+        theirs.7,
+    ))?)
+}
+
+fn dicts_of_lists_are_shared_through() -> Outcome {
+    let manager = Manager::new()?;
+    let lists: Dict<String, List<i32>> = manager.dict()?;
+    lists.insert("a".into(), manager.list([1])?)?;
+    let task = |lists: Dict<String, List<i32>>| {
+        let list = lists.get(&"a".to_string()).unwrap().expect("a list");
+        list.push(2).unwrap();
+        // In the server too.
+        let push =
+            |list: &mut List<i32>, item: i32| list.push(item).map_err(|error| error.to_string());
+        lists.update(&"a".to_string(), push, (3,)).unwrap().unwrap();
+    };
+    Process::new(task, (lists.clone(),)).start()?.result()?;
+    assert_eq!(lists.to_string(), "{'a': [1, 2, 3]}");
+    Ok(())
+}
+
+fn proxies_travel_by_pipe_queue_and_managers() -> Outcome {
+    type Way = (Value<i32>, i32);
+    fn add(way: Way) {
+        way.0.update(|value: &mut i32, by: i32| *value += by, (way.1,)).unwrap();
+    }
+    let (one, other) = (Manager::new()?, Manager::new()?);
+    let value = one.value(0)?;
+    let (ours, theirs) = duplex::<Way, ()>()?;
+    let queue = queue::Queue::<Way>::unbounded()?;
+    let (by_other, by_itself) = (other.queue::<Way>(0)?, one.queue::<Way>(0)?);
+    let task = |pipe: multiprocess::Connection<(), Way>,
+                queue: queue::Queue<Way>,
+                managers: (Queue<Way>, Queue<Way>)| {
+        add(pipe.recv().unwrap());
+        add(queue.get().unwrap());
+        add(managers.0.get().unwrap());
+        add(managers.1.get().unwrap());
+    };
+    let proxies = (by_other.clone(), by_itself.clone());
+    let child = Process::new(task, (theirs, queue.clone(), proxies)).start()?;
+    ours.send((value.clone(), 1))?;
+    queue.put((value.clone(), 10))?;
+    by_other.put((value.clone(), 100))?;
+    by_itself.put((value.clone(), 1000))?;
+    child.result()?;
+    assert_eq!(value.get()?, 1111);
+    Ok(())
+}
+
+fn proxies_travel_to_the_workers_of_a_pool() -> Outcome {
+    let manager = Manager::new()?;
+    let dict: Dict<u32, u32> = manager.dict()?;
+    let pool = Pool::new(2)?;
+    let square = |(dict, n): (Dict<u32, u32>, u32)| {
+        dict.insert(n, n * n).unwrap();
+    };
+    pool.map(square, (0..50).map(|n| (dict.clone(), n)))?;
+    assert_eq!(dict.to_map()?, (0..50).map(|n| (n, n * n)).collect());
+    Ok(())
+}
+
+fn rows_go_in_batches_and_are_updated_in_the_server() -> Outcome {
+    let manager = Manager::new()?;
+    let dict: Dict<u32, u64> = manager.dict()?;
+    let count = |dict: Dict<u32, u64>| {
+        for n in 0..1000 {
+            dict.update(&(n % 10), |value: &mut u64, by: u64| *value += by, (1,)).unwrap();
+        }
+        dict.extend((100..10_000).map(|n| (n, u64::from(n)))).unwrap();
+    };
+    dict.extend((0..10).map(|n| (n, 0)))?;
+    let start = |_| Process::new(count, (dict.clone(),)).start();
+    let children: Vec<_> = (0..3).map(start).collect::<std::result::Result<_, _>>()?;
+    for child in children {
+        child.result()?;
+    }
+    let keys = [0, 9, 100, 9_999, 10_000];
+    assert_eq!(dict.get_many(&keys)?, [Some(300), Some(300), Some(100), Some(9_999), None]);
+    assert_eq!((0..10).map(|n| dict.get(&n)).collect::<Result<Vec<_>>>()?, [Some(300); 10]);
+    assert!(matches!(dict.update(&10, |_: &mut u64| (), ()), Err(Error::KeyMissing)));
+    assert_eq!(dict.len()?, 10 + 9_900);
+    Ok(())
+}
+
+/// Says when it is dropped, which is in the server.
+#[derive(Serialize, Deserialize)]
+struct Mourned(Sender<()>);
+
+fn an_object_lives_as_long_as_a_proxy() -> Outcome {
+    let manager = Manager::new()?;
+    let (end, sender) = simplex::<()>()?;
+    let object = manager.shared(Mourned(sender))?;
+    let alive =
+        |end: &multiprocess::Receiver<()>| end.poll(Duration::from_millis(100)).map(|over| !over);
+    // In a pipe that nobody reads yet.
+    let (ours, theirs) = duplex::<Shared<Mourned>, ()>()?;
+    ours.send(object)?;
+    assert!(alive(&end)?);
+    // In a process only, which this one does not keep alive.
+    let (task_end, begun) = simplex::<()>()?;
+    let task = |pipe: multiprocess::Connection<(), Shared<Mourned>>, begun: Sender<()>| {
+        let object = pipe.recv().unwrap();
+        begun.send(()).unwrap();
+        object.call(|_: &mut Mourned| (), ()).unwrap();
+        pipe.recv().unwrap_err();
+    };
+    let child = Process::new(task, (theirs, begun)).start()?;
+    task_end.recv()?;
+    assert!(alive(&end)?);
+    drop(ours);
+    child.result()?;
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    Ok(())
+}
+
+fn an_object_of_killed_holders_goes() -> Outcome {
+    let manager = Manager::new()?;
+    let (end, sender) = simplex::<()>()?;
+    let object = manager.shared(Mourned(sender))?;
+    let (begun, begin) = simplex::<()>()?;
+    let task = |object: Shared<Mourned>, begin: Sender<()>| {
+        let clones = [object.clone(), object];
+        clones[0].call(|_: &mut Mourned| (), ()).unwrap();
+        begin.send(()).unwrap();
+        sleep_for_ever();
+    };
+    let child = Process::new(task, (object.clone(), begin)).start()?;
+    begun.recv()?;
+    drop(object);
+    assert!(!end.poll(Duration::from_millis(100))?);
+    child.kill()?;
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    child.join()?;
+    Ok(())
+}
+
+fn a_panic_reaches_its_caller_and_leaves_the_object() -> Outcome {
+    let manager = Manager::new()?;
+    let account = manager.shared(Account::default())?;
+    let task = |account: Shared<Account>| {
+        let error = account.call(Account::deposit, (0, "child".to_string())).unwrap_err();
+        assert!(
+            matches!(&error, Error::Panicked(why) if why == "an amount of 0 is none"),
+            "{error}"
+        );
+        account.call(Account::deposit, (1, "child".to_string())).unwrap()
+    };
+    assert!(!account.is_poisoned()?);
+    assert_eq!(Process::new(task, (account.clone(),)).start()?.result()?, 1);
+    assert!(account.is_poisoned()?);
+    account.clear_poison()?;
+    assert!(!account.is_poisoned()?);
+    assert_eq!(account.call(|account: &mut Account| account.balance, ())?, 1);
+    Ok(())
+}
+
+fn what_blocks_one_client_blocks_no_other() -> Outcome {
+    let manager = Manager::new()?;
+    let (queue, lock, event) = (manager.queue::<i32>(0)?, manager.lock()?, manager.event()?);
+    let (begun, begin) = simplex::<()>()?;
+    let waiters = {
+        let get = |queue: Queue<i32>, begin: Sender<()>| {
+            begin.send(()).unwrap();
+            queue.get().unwrap()
+        };
+        let wait = |event: Event| event.wait().unwrap();
+        let lock_it = |lock: Lock| drop(lock.lock().unwrap());
+        (
+            Process::new(get, (queue.clone(), begin)).start()?,
+            Process::new(wait, (event.clone(),)).start()?,
+            Process::new(lock_it, (lock.clone(),)).start()?,
+        )
+    };
+    let guard = lock.lock()?;
+    begun.recv()?;
+    thread::sleep(Duration::from_millis(50));
+    // Others get on, with the same objects too.
+    let start = Instant::now();
+    assert!(matches!(queue.try_get(), Err(Error::Empty)));
+    assert!(!event.is_set()? && lock.is_locked()?);
+    assert!(start.elapsed() < PROMPT);
+    queue.put(7)?;
+    event.set()?;
+    drop(guard);
+    assert_eq!(waiters.0.result()?, 7);
+    waiters.1.result()?;
+    waiters.2.result()?;
+    Ok(())
+}
+
+fn a_killed_holder_of_a_lock_frees_it() -> Outcome {
+    let manager = Manager::new()?;
+    let (lock, seats) = (manager.lock()?, manager.semaphore(1)?);
+    let (begun, begin) = simplex::<()>()?;
+    let hold = |lock: Lock, seats: Semaphore, begin: Sender<()>| {
+        let _held = (lock.lock().unwrap(), seats.permit().unwrap());
+        begin.send(()).unwrap();
+        sleep_for_ever();
+    };
+    let child = Process::new(hold, (lock.clone(), seats.clone(), begin)).start()?;
+    begun.recv()?;
+    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+    child.kill()?;
+    let start = Instant::now();
+    let guard = lock.lock()?;
+    assert!(LockGuard::owner_died(&guard));
+    drop(guard);
+    assert!(!LockGuard::owner_died(&lock.lock()?));
+    drop(seats.permit()?);
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    child.join()?;
+    Ok(())
+}
+
+fn a_killed_waiter_is_waited_for_by_nobody() -> Outcome {
+    let manager = Manager::new()?;
+    let (queue, condition, barrier) =
+        (manager.queue::<i32>(0)?, manager.condition()?, manager.barrier(2)?);
+    let lock = manager.lock()?;
+    let held = lock.lock()?;
+    type Proxies = (Queue<i32>, Condition, Barrier, Lock);
+    let wait = |proxies: Proxies, which: u8, begin: Sender<()>| {
+        let (queue, condition, barrier, lock) = proxies;
+        let guard = condition.lock().unwrap();
+        begin.send(()).unwrap();
+        if which == 0 {
+            drop(condition.wait(guard).unwrap());
+            return;
+        }
+        drop(guard);
+        match which {
+            1 => drop(queue.get().unwrap()),
+            2 => drop(barrier.wait().unwrap()),
+            _ => drop(lock.lock().unwrap()),
+        }
+    };
+    let proxies = (queue.clone(), condition.clone(), barrier.clone(), lock.clone());
+    let mut children: Vec<Child<()>> = Vec::new();
+    for which in 0..4 {
+        let (begun, begin) = simplex::<()>()?;
+        children.push(Process::new(wait, (proxies.clone(), which, begin)).start()?);
+        begun.recv()?;
+    }
+    // The first one waits once the lock is to be had; the others soon.
+    drop(condition.lock()?);
+    eventually("a party waits", || barrier.n_waiting().unwrap() == 1)?;
+    thread::sleep(Duration::from_millis(20));
+    for child in &children {
+        child.kill()?;
+        child.join()?;
+    }
+    // An item, a notification, the lock: not for the dead.
+    queue.put(1)?;
+    let guard = condition.lock()?;
+    condition.notify_one()?;
+    drop(guard);
+    assert_eq!(queue.get_timeout(HANG)?, 1);
+    eventually("the barrier breaks", || barrier.is_broken().unwrap())?;
+    drop(held);
+    drop(lock.lock_timeout(HANG)?);
+    Ok(())
+}
+
+fn a_killed_server_is_an_error_at_once() -> Outcome {
+    let manager = Manager::new()?;
+    let (queue, dict, lock) =
+        (manager.queue::<i32>(0)?, manager.dict::<i32, i32>()?, manager.lock()?);
+    let (begun, begin) = simplex::<()>()?;
+    let wait = |queue: Queue<i32>, begin: Sender<()>| {
+        begin.send(()).unwrap();
+        let ended = queue.get().unwrap_err();
+        (
+            matches!(ended, Error::ServerDied),
+            matches!(queue.put(1).unwrap_err().reason, Error::ServerDied),
+        )
+    };
+    let child = Process::new(wait, (queue, begin)).start()?;
+    begun.recv()?;
+    thread::sleep(Duration::from_millis(20));
+    let guard = lock.lock()?;
+    kill(manager.pid());
+    let start = Instant::now();
+    assert!(matches!(dict.insert(1, 1), Err(Error::ServerDied)));
+    assert!(matches!(dict.len(), Err(Error::ServerDied)));
+    assert!(matches!(manager.event(), Err(Error::ServerDied)));
+    drop(guard);
+    assert_eq!(dict.to_string(), "<Dict: the manager's server has ended>");
+    assert!(start.elapsed() < PROMPT);
+    assert_eq!(child.result()?, (true, true));
+    assert!(start.elapsed() < PROMPT);
+    manager.shutdown()?;
+    manager.shutdown()?;
+    Ok(())
+}
+
+fn kill(pid: u32) {
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+}
+
+fn the_server_ends_with_a_killed_parent() -> Outcome {
+    let task = |begin: Sender<(u32, Value<i32>)>| {
+        let manager = Manager::new().unwrap();
+        begin.send((manager.pid(), manager.value(1).unwrap())).unwrap();
+        sleep_for_ever();
+    };
+    let (begun, begin) = simplex()?;
+    let child = Process::new(task, (begin,)).start()?;
+    let (pid, value) = begun.recv()?;
+    assert_eq!(value.get()?, 1);
+    child.kill()?;
+    child.join()?;
+    eventually("the server ends", || !runs(pid))?;
+    assert!(matches!(value.get(), Err(Error::ServerDied)));
+    Ok(())
+}
+
+fn a_shutdown_ends_a_server_that_does_not_listen() -> Outcome {
+    let manager = Manager::new()?;
+    let value = manager.value(1)?;
+    let pid = manager.pid();
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGSTOP) }, 0);
+    manager.shutdown()?;
+    assert!(!runs(pid) && matches!(value.get(), Err(Error::ServerDied)));
+    Ok(())
+}
+
+fn a_forked_copy_has_connections_of_its_own() -> Outcome {
+    let manager = Manager::new()?;
+    let (value, lock) = (manager.value(0)?, manager.lock()?);
+    let guard = lock.lock()?;
+    let theirs = (value.clone(), lock.clone());
+    let child = Process::fork(move || {
+        // Captured, not sent.
+        let (value, lock) = theirs;
+        assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+        for _ in 0..500 {
+            value.update(|value: &mut i32| *value += 1, ()).unwrap();
+        }
+    });
+    let child = child.start()?;
+    for _ in 0..500 {
+        value.update(|value: &mut i32| *value += 1, ())?;
+    }
+    child.result()?;
+    assert_eq!(value.get()?, 1000);
+    assert!(lock.is_locked()?);
+    drop(guard);
+    assert!(!lock.is_locked()?);
+    Ok(())
+}
+
+fn conditions_events_and_barriers_bring_processes_together() -> Outcome {
+    const ROUNDS: i32 = 50;
+    let manager = Manager::new()?;
+    let (condition, turn) = (manager.condition()?, manager.value(0)?);
+    let (barrier, event) = (manager.barrier(3)?, manager.event()?);
+    let play = |condition: Condition, turn: Value<i32>, barrier: Barrier, event: Event, me: i32| {
+        event.wait().unwrap();
+        for round in 0..ROUNDS {
+            let guard = condition.lock().unwrap();
+            let guard = condition.wait_while(guard, || Ok(turn.get()? != 2 * round + me)).unwrap();
+            turn.set(2 * round + me + 1).unwrap();
+            condition.notify_all().unwrap();
+            drop(guard);
+        }
+        barrier.wait().unwrap()
+    };
+    let start = |me| {
+        let proxies = (condition.clone(), turn.clone(), barrier.clone(), event.clone(), me);
+        Process::new(play, proxies).start()
+    };
+    let (one, two) = (start(0)?, start(1)?);
+    event.set()?;
+    let mut indexes = [barrier.wait()?, one.result()?, two.result()?];
+    indexes.sort_unstable();
+    assert_eq!((indexes, turn.get()?), ([0, 1, 2], 2 * ROUNDS));
+    Ok(())
+}
+
+fn a_panic_in_a_blocking_type_says_so() -> Outcome {
+    /// Panics when it is decoded.
+    #[derive(Clone, Serialize, Debug)]
+    struct Bad;
+    impl<'de> Deserialize<'de> for Bad {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> std::result::Result<Self, D::Error> {
+            panic!("never");
+        }
+    }
+    let manager = Manager::new()?;
+    let queue = manager.queue::<Option<Bad>>(0)?;
+    let error = queue.put(Some(Bad)).unwrap_err();
+    assert!(matches!(error.reason, Error::Panicked(ref why) if why == "never"));
+    queue.put(None)?;
+    assert!(queue.get()?.is_none());
+    Ok(())
+}
+
+fn errors_name_what_is_wrong() -> Outcome {
+    let manager = Manager::new()?;
+    assert!(matches!(manager.barrier(0), Err(Error::NoParties)));
+    let (other, lock) = (Manager::new()?, manager.lock()?);
+    let condition = other.condition()?;
+    assert!(matches!(condition.wait(lock.lock()?), Err(Error::OtherManager)));
+    assert!(!lock.is_locked()?);
+    let list = manager.list([1])?;
+    assert!(matches!(list.remove(1), Err(Error::OutOfRange { index: 1, len: 1 })));
+    assert!(matches!(list.insert(2, 0), Err(Error::OutOfRange { index: 2, len: 1 })));
+    let dead = manager.shared_by(|| -> Account { panic!("no account") }, ());
+    assert!(matches!(dead, Err(Error::Panicked(why)) if why == "no account"));
+    // A daemon has no processes of its own.
+    let task = || matches!(Manager::new(), Err(Error::Start(_)));
+    assert!(Process::new(task, ()).daemon(true).start()?.result()?);
+    Ok(())
+}
+
+fn a_thread_that_ends_frees_what_it_held() -> Outcome {
+    let manager = Manager::new()?;
+    let (lock, value) = (manager.lock()?, manager.value(0)?);
+    let theirs = (lock.clone(), value.clone());
+    thread::spawn(move || {
+        theirs.0.acquire().unwrap();
+        theirs.1.set(1).unwrap();
+    })
+    .join()
+    .unwrap();
+    assert!(LockGuard::owner_died(&lock.lock_timeout(HANG)?));
+    let threads = (0..8).map(|_| {
+        let value = value.clone();
+        thread::spawn(move || {
+            for _ in 0..100 {
+                value.update(|value: &mut i32| *value += 1, ()).unwrap();
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().unwrap();
+    }
+    assert_eq!(value.get()?, 801);
+    Ok(())
+}
+
+fn what_is_long_travels() -> Outcome {
+    let manager = Manager::new()?;
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let value = manager.value(bytes.clone())?;
+    assert!(value.get()? == bytes);
+    value.update(|bytes: &mut Vec<u8>| bytes.reverse(), ())?;
+    let reversed = value.get()?;
+    assert!(reversed.iter().rev().eq(&bytes));
+    Ok(())
+}
+
+fn proxies_of_another_type_are_refused() -> Outcome {
+    let manager = Manager::new()?;
+    let (ours, theirs) = duplex::<List<i32>, ()>()?;
+    let (ours, theirs): (_, multiprocess::Connection<(), List<i32>>) = (ours, theirs);
+    ours.send(manager.list([1])?)?;
+    let message = theirs.receiver().recv_message_with(|bytes, fds| {
+        multiprocess::core::decode::<Dict<i32, i32>>(multiprocess::core::Message::new(
+            bytes.to_vec(),
+            fds,
+        ))
+    })??;
+    assert!(matches!(message.len(), Err(Error::WrongType)));
+    let message = multiprocess::core::encode(&message)?;
+    let lock: Lock = multiprocess::core::decode(message)?;
+    assert!(matches!(lock.lock(), Err(Error::WrongType)));
+    Ok(())
+}
+
+/// A number below `end` that nobody can foresee.
+fn random(end: u64) -> u64 {
+    let mut bytes = [0; 8];
+    random::fill(&mut bytes).unwrap();
+    u64::from_le_bytes(bytes) % end
+}
+
+/// Resident memory of a process in KiB.
+fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn clients_killed_under_load_leave_a_server_that_is_as_before() -> Outcome {
+    const KILLS: usize = 1000;
+    type Proxies = (Dict<u32, u64>, Lock, Queue<u64>, Value<u64>, Dict<u32, List<u32>>);
+    /// Writes, and says how far it has been told that a write is done.
+    fn load(proxies: Proxies, me: u32, done: Sender<u64>) {
+        let (dict, lock, queue, shared, lists) = proxies;
+        let first = dict.get(&me).unwrap().unwrap_or(0);
+        for n in first + 1.. {
+            dict.insert(me, n).unwrap();
+            done.send(n).unwrap();
+            let guard = lock.lock().unwrap();
+            // Undisturbed: equal at the end of each turn, and repaired where a turn was cut.
+            let seen = shared.get().unwrap();
+            assert!(seen % 2 == 0 || LockGuard::owner_died(&guard));
+            shared.set(seen | 1).unwrap();
+            shared.set((seen | 1) + 1).unwrap();
+            drop(guard);
+            queue.put(n).unwrap();
+            let _ = queue.get_timeout(Duration::from_millis(1));
+            let list = lists.get_or_insert(me, List::clone(&lists.values().unwrap()[0])).unwrap();
+            list.push(me).unwrap();
+            list.pop().unwrap();
+        }
+    }
+    let manager = Manager::new()?;
+    let lists = manager.dict()?;
+    lists.insert(1000, manager.list([0])?)?;
+    let proxies: Proxies =
+        (manager.dict()?, manager.lock()?, manager.queue(0)?, manager.value(0)?, lists);
+    let mut acknowledged = [0_u64; 4];
+    let mut after_warm_up = (0, 0);
+    let mut running: Vec<(usize, Child<()>, multiprocess::Receiver<u64>)> = Vec::new();
+    for kill in 0..KILLS {
+        while running.len() < 3 {
+            let me = (0..4).find(|me| running.iter().all(|one| one.0 != *me)).expect("a number");
+            let (done, tell) = simplex()?;
+            running.push((
+                me,
+                Process::new(load, (proxies.clone(), me as u32, tell)).start()?,
+                done,
+            ));
+        }
+        thread::sleep(Duration::from_micros(random(4000)));
+        let (me, child, done) = running.swap_remove(random(3) as usize);
+        child.kill()?;
+        child.join()?;
+        assert_eq!(child.exit_code(), Some(-libc::SIGKILL), "it ended by itself");
+        acknowledged[me] = done.iter().last().unwrap_or(0).max(acknowledged[me]);
+        let stored = proxies.0.get(&(me as u32))?.unwrap_or(0);
+        assert!(stored >= acknowledged[me], "a write of {me} is lost: {stored} {acknowledged:?}");
+        let guard = proxies.1.lock_timeout(HANG)?;
+        if LockGuard::owner_died(&guard) {
+            proxies.3.update(|seen: &mut u64| *seen += *seen % 2, ())?;
+        }
+        drop(guard);
+        if kill == KILLS / 5 {
+            after_warm_up = (memory(manager.pid()), descriptors(manager.pid()));
+        }
+    }
+    for (_, child, _) in running {
+        child.kill()?;
+        child.join()?;
+    }
+    while proxies.2.try_get().is_ok() {}
+    eventually("connections end", || descriptors(manager.pid()) <= after_warm_up.1)?;
+    let now = memory(manager.pid());
+    println!("server: {after_warm_up:?} after a fifth, {now} KiB at the end");
+    assert!(now < after_warm_up.0 + 4096, "{after_warm_up:?} KiB and descriptors, now {now} KiB");
+    assert_eq!(process::id(), multiprocess::current_process().pid());
+    Ok(())
+}
