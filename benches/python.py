@@ -114,7 +114,39 @@ def queue(shape, size, items):
     return (time.perf_counter_ns() - start) / items
 
 
+def manager(case, steps):
+    """Nanoseconds of the clock for each step of one client of a manager's dict, or of four together."""
+    step, clients = case.split("_")[2], int(case[-2])
+    with fork.Manager() as server:
+        shared = server.dict()
+        barrier = fork.Barrier(clients + 1)
+
+        def work():
+            for key in range(100):
+                shared[key] = key
+            barrier.wait()
+            for n in range(steps // clients):
+                if step == "set":
+                    shared[n % 100] = n
+                else:
+                    shared[n % 100]
+            barrier.wait()
+
+        children = [fork.Process(target=work) for _ in range(clients)]
+        for child in children:
+            child.start()
+        barrier.wait()
+        start = time.perf_counter_ns()
+        barrier.wait()
+        elapsed = time.perf_counter_ns() - start
+        for child in children:
+            child.join()
+        return elapsed / steps
+
+
 def main(case, steps):
+    if case.startswith("manager_"):
+        return manager(case, steps)
     if case.startswith(("pool_", "executor_")):
         return pool(case, steps)
     lock = fork.Lock()
