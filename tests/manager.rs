@@ -11,8 +11,8 @@ use multiprocess::manager::{
     Queue, RLock, Result, Semaphore, Set, Value,
 };
 use multiprocess::{
-    Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex, queue,
-    simplex,
+    AuthKey, Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex,
+    queue, simplex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,9 +35,11 @@ crate::cases! {
         the_server_ends_with_a_killed_parent
         a_shutdown_ends_a_server_that_does_not_listen
         a_forked_copy_has_connections_of_its_own
+        a_process_that_was_given_no_proxy_connects
     ;
     THREADED:
         proxies_travel_to_the_workers_of_a_pool
+        a_queue_of_a_manager_serves_a_pool
         conditions_events_and_barriers_bring_processes_together
     ;
     ONCE:
@@ -46,6 +48,8 @@ crate::cases! {
         a_thread_that_ends_frees_what_it_held
         what_is_long_travels
         proxies_of_another_type_are_refused
+        who_has_another_key_is_turned_away
+        a_killed_server_leaves_its_place_to_another
     ;
     SLOW:
         the_notes_two_hundred_times
@@ -356,6 +360,24 @@ fn proxies_travel_to_the_workers_of_a_pool() -> Outcome {
     };
     pool.map(square, (0..50).map(|n| (dict.clone(), n)))?;
     assert_eq!(dict.to_map()?, (0..50).map(|n| (n, n * n)).collect());
+    Ok(())
+}
+
+fn a_queue_of_a_manager_serves_a_pool() -> Outcome {
+    let manager = Manager::new()?;
+    let results: Queue<u32> = manager.queue(0)?;
+    let pool = Pool::new(3)?;
+    for n in 0..30 {
+        let _ = pool.apply_async(
+            |results: Queue<u32>, n: u32| results.put(n).unwrap(),
+            (results.clone(), n),
+        );
+    }
+    pool.close();
+    pool.join()?;
+    let mut all = results.get_many(100)?;
+    all.sort_unstable();
+    assert_eq!(all, (0..30).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -767,6 +789,64 @@ fn proxies_of_another_type_are_refused() -> Outcome {
     let message = multiprocess::core::encode(&message)?;
     let lock: Lock = multiprocess::core::decode(message)?;
     assert!(matches!(lock.lock(), Err(Error::WrongType)));
+    Ok(())
+}
+
+fn socket_path(name: &str) -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("mp-manager-{name}-{}", process::id()))
+}
+
+fn a_process_that_was_given_no_proxy_connects() -> Outcome {
+    let path = socket_path("connects");
+    let key = AuthKey::random()?;
+    let manager = Manager::serve(path.clone(), &key)?;
+    assert_eq!(manager.address().and_then(|address| address.as_path()), Some(&*path));
+    let jobs = manager.queue::<i32>(0)?;
+    manager.publish("jobs", &jobs)?;
+    drop(jobs);
+    let task = |path: std::path::PathBuf, key: AuthKey| {
+        let manager = Manager::connect(path, &key).unwrap();
+        let jobs: Queue<i32> = manager.find("jobs").unwrap();
+        jobs.put(7).unwrap();
+        let made = manager.list([1, 2]).unwrap();
+        manager.publish("made", &made).unwrap();
+        assert!(matches!(manager.find::<List<i32>>("none"), Err(Error::KeyMissing)));
+        manager.shutdown().unwrap();
+        manager.pid()
+    };
+    assert_eq!(Process::new(task, (path, key)).start()?.result()?, manager.pid());
+    assert_eq!(manager.find::<Queue<i32>>("jobs")?.get()?, 7);
+    assert_eq!(manager.find::<List<i32>>("made")?.to_vec()?, [1, 2]);
+    assert!(matches!(Manager::new()?.publish("x", &1), Err(Error::NotServed)));
+    Ok(())
+}
+
+fn who_has_another_key_is_turned_away() -> Outcome {
+    let path = socket_path("key");
+    let key = AuthKey::random()?;
+    let manager = Manager::serve(path.clone(), &key)?;
+    let refused = Manager::connect(path.clone(), &AuthKey::random()?).unwrap_err();
+    assert!(matches!(refused, Error::Address(_)), "{refused}");
+    assert!(matches!(Manager::serve(path.clone(), &key), Err(Error::Address(_))));
+    assert!(matches!(Manager::connect("localhost:1", &key), Err(Error::NeedsUnixSocket)));
+    assert!(matches!(Manager::serve("localhost:0", &key), Err(Error::NeedsUnixSocket)));
+    Manager::connect(path, &key)?;
+    drop(manager);
+    Ok(())
+}
+
+fn a_killed_server_leaves_its_place_to_another() -> Outcome {
+    let path = socket_path("killed");
+    let key = AuthKey::random()?;
+    let manager = Manager::serve(path.clone(), &key)?;
+    let connected = Manager::connect(path.clone(), &key)?;
+    kill(manager.pid());
+    eventually("the server ends", || !runs(manager.pid()))?;
+    assert!(matches!(connected.find::<i32>("x"), Err(Error::ServerDied)));
+    assert!(matches!(Manager::connect(path.clone(), &key), Err(Error::Address(_))));
+    let second = Manager::serve(path.clone(), &key)?;
+    second.publish("x", &2)?;
+    assert_eq!(Manager::connect(path, &key)?.find::<i32>("x")?, 2);
     Ok(())
 }
 

@@ -32,6 +32,8 @@
 //! | what a task of a pool returns comes back | `tasks_of_a_pool_return_values` |
 //! | a pool without a number has as many processes as the system says | `a_pool_has_as_many_processes_as_the_system_says` |
 //! | processes of a pool cannot use a `Queue` to communicate | `a_pool_and_a_queue_work_together`: here they can |
+//! | `Manager()`: ten processes change a dict and a list, `d[n] = '1'`, `d['2'] = 2`, `l.append(n)`, which are printed | `manager::the_ten_processes_of_the_notes` |
+//! | a pool's tasks communicate by `Manager().Queue()` | `manager::a_queue_of_a_manager_serves_a_pool` |
 //! | the code below the guard of `__main__` runs in the main process only | `main_runs_once` |
 
 use std::collections::BTreeMap;

@@ -129,6 +129,18 @@ where
     }
 }
 
+/// This crate's function, on the server itself.
+pub(crate) struct OnServer;
+
+impl<F> Convention<F> for OnServer
+where
+    F: Fn(&mut Decoder<'_>, &mut Encoder) -> Result<()>,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        function(arguments, result)
+    }
+}
+
 /// Puts an object into the server and leaves how to find it.
 fn create(object: Stored, result: &mut Encoder) -> Result<()> {
     let (id, life) = Client::current().server().insert(object).map_err(mp_core::Error::Io)?;

@@ -57,7 +57,7 @@ use crate::{Error, Result};
 #[doc(alias = "DictProxy")]
 pub struct Dict<K, V> {
     handle: Handle,
-    of: PhantomData<fn(K, V) -> (K, V)>,
+    of: PhantomData<fn(K, V) -> K>,
 }
 
 proxy!(Dict<K, V>);
@@ -114,6 +114,11 @@ impl<K: Key, V: Element> Dict<K, V> {
     pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
         link.make(nothing, |_| Ok(Arc::new(Mutex::new(Ordered::<K, V>::default()))))
             .map(Self::from_handle)
+    }
+
+    /// The way to its server.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        self.handle.link()
     }
 
     fn call<R: DeserializeOwned, F>(

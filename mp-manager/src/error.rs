@@ -15,6 +15,12 @@ pub enum Error {
     ///
     /// Python: `BrokenPipeError`, `ConnectionRefusedError` or `EOFError`.
     ServerDied,
+    /// The server cannot listen at the address, or no connection to it comes about; the text says why.
+    Address(String),
+    /// A manager is reached through Unix sockets only, as its proxies hand on descriptors.
+    NeedsUnixSocket,
+    /// The manager was not made to be connected to, so that nobody could find what is published.
+    NotServed,
     /// The server runs and does not take this thread's connection: it is short of descriptors or threads.
     Refused,
     /// What was called in the server panicked, with this message. The object is still there.
@@ -81,6 +87,13 @@ impl fmt::Display for Error {
         match self {
             Self::Start(_) => f.write_str("cannot start the manager's server"),
             Self::ServerDied => f.write_str("the manager's server has ended"),
+            Self::Address(why) => f.write_str(why),
+            Self::NeedsUnixSocket => f.write_str(
+                "a manager is reached through a Unix socket: give the path of one as its address",
+            ),
+            Self::NotServed => {
+                f.write_str("nobody can connect to this manager: make it by Manager::serve")
+            }
             Self::Refused => f.write_str(
                 "the manager's server does not take the connection: it is short of descriptors or threads",
             ),

@@ -36,6 +36,7 @@
 //! | what you have a type for | [`Shared`], whose [`call`](Shared::call) runs your functions in the server |
 //! | items to work on | [`Queue`], [`JoinableQueue`] |
 //! | turns and news | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
+//! | something with processes that are no children | [`Manager::serve`], [`Manager::connect`] |
 //! | values of some type or other | [`Object`], in a dict or list |
 //!
 //! # How it works
@@ -79,7 +80,8 @@
 //! Functions are sent by address, so all processes are of one program, which is checked. Each object takes a descriptor
 //! in the server and each proxy two in its process (clones share them); each thread that calls takes a few, and a thread
 //! in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the parent
-//! held is free once both have ended.
+//! held is free once both have ended. Managers are reached by processes of the same machine: proxies hand on
+//! descriptors.
 
 #![forbid(unsafe_code)]
 
@@ -96,6 +98,7 @@ mod error;
 mod event;
 mod link;
 mod list;
+mod listen;
 mod lock;
 mod manager;
 mod namespace;

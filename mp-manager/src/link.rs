@@ -22,7 +22,7 @@ use mp_pipe::Connection;
 use mp_process::{Convention, Function};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::call::{Create, OnAny, OnObject, OnValue, Stored};
+use crate::call::{Create, OnAny, OnObject, OnServer, OnValue, Stored};
 use crate::error::Fault;
 use crate::protocol::{CONNECT, Call, STOP, Status};
 use crate::server::Client;
@@ -217,6 +217,19 @@ impl Link {
         }
     }
 
+    /// Calls a function of this crate in the server.
+    pub(crate) fn run<R, F>(
+        self: &Arc<Self>,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+        function: F,
+    ) -> Result<R>
+    where
+        R: serde::de::DeserializeOwned,
+        F: Fn(&mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
+    {
+        self.call(0, Function::new::<F, OnServer>(function), encode, |from| from.get())
+    }
+
     /// Has the server make an object.
     fn create(
         self: &Arc<Self>,
@@ -287,6 +300,10 @@ struct Object {
 impl Handle {
     pub(crate) fn id(&self) -> u64 {
         self.0.id
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.0.link
     }
 
     pub(crate) fn is_of_same_manager(&self, other: &Self) -> bool {

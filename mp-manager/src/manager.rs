@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use mp_core::Fd;
 use mp_core::sys::{random, socket};
+use mp_pipe::{Address, AuthKey};
 use mp_process::{AnyChild, Args, Process, Target};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::barrier::BarrierObject;
 use crate::call::CreateOf;
@@ -14,6 +17,7 @@ use crate::condition::ConditionObject;
 use crate::dict::{Element, Key};
 use crate::event::EventObject;
 use crate::link::{Link, nothing};
+use crate::listen::{Names, Parcel, connect, listen};
 use crate::lock::LockObject;
 use crate::semaphore::SemaphoreObject;
 use crate::server::serve;
@@ -63,9 +67,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[doc(alias("SyncManager", "BaseManager"))]
 pub struct Manager {
     link: Arc<Link>,
-    server: AnyChild,
+    pid: u32,
+    /// The server, where this manager started it.
+    server: Option<AnyChild>,
     /// Who started it; a forked child does not shut it down.
     owner: u32,
+    /// Where it listens, and what is published.
+    served: Option<(Address, Names)>,
 }
 
 impl Manager {
@@ -84,33 +92,144 @@ impl Manager {
         let server = Process::new(serve, (Fd::from(theirs),)).name("Manager").daemon(true);
         let server = server.start().map_err(Error::Start)?;
         let link = Link::new([key as u64, (key >> 64) as u64], ours);
-        Ok(Self { link, server: AnyChild::clone(&server), owner: std::process::id() })
+        Ok(Self {
+            link,
+            pid: server.pid(),
+            server: Some(AnyChild::clone(&server)),
+            owner: std::process::id(),
+            served: None,
+        })
+    }
+
+    /// Starts a server that others of this program can [`connect`](Self::connect) to, at the path of a Unix socket and
+    /// with `key`.
+    ///
+    /// What they are to find is [published](Self::publish) under a name. The server ends with this manager, as any.
+    ///
+    /// Python: `BaseManager(address, authkey).start()`, where what is found was registered.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); [`Address`](Error::Address) where it cannot listen there,
+    /// [`NeedsUnixSocket`](Error::NeedsUnixSocket) for an address on the network.
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_manager::{Manager, Value};
+    /// use mp_pipe::AuthKey;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let path = std::env::temp_dir().join(format!("manager-{}", std::process::id()));
+    ///     let key = AuthKey::new(b"a secret of the two")?;
+    ///     let manager = Manager::serve(path.clone(), &key)?;
+    ///     manager.publish("answer", &manager.value(42)?)?;
+    ///
+    ///     // In another process of this program, of the same user:
+    ///     let connected = Manager::connect(path, &key)?;
+    ///     let answer: Value<i32> = connected.find("answer")?;
+    ///     assert_eq!(answer.get()?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("start", "serve_forever", "get_server"))]
+    pub fn serve(
+        address: impl TryInto<Address, Error: Into<mp_pipe::Error>>,
+        key: &AuthKey,
+    ) -> Result<Self> {
+        let address = resolve(address)?;
+        let mut manager = Self::new()?;
+        let names = manager.dict()?;
+        let address = listen(&names, &address, key)?;
+        manager.served = Some((address, names));
+        Ok(manager)
+    }
+
+    /// Connects to the server of a manager that was made by [`serve`](Self::serve), by this program.
+    ///
+    /// What this makes lies in that server; to drop this leaves the server as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Address`](Error::Address) where no connection comes about, for a wrong key say;
+    /// [`NeedsUnixSocket`](Error::NeedsUnixSocket) for an address on the network; [`Decode`](Error::Decode) where the
+    /// server is of another program.
+    pub fn connect(
+        address: impl TryInto<Address, Error: Into<mp_pipe::Error>>,
+        key: &AuthKey,
+    ) -> Result<Self> {
+        let address = resolve(address)?;
+        let (pid, names) = connect(address.clone(), key)?;
+        Ok(Self {
+            link: Arc::clone(names.link()),
+            pid,
+            server: None,
+            owner: std::process::id(),
+            served: Some((address, names)),
+        })
+    }
+
+    /// Where the server listens, if it does.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.served.as_ref().map(|(address, _)| address)
+    }
+
+    fn names(&self) -> Result<&Names> {
+        self.served.as_ref().map(|(_, names)| names).ok_or(Error::NotServed)
+    }
+
+    /// Has others who connect find `value`, a proxy say, by this name, instead of what was there.
+    ///
+    /// A proxy that is published keeps its object.
+    ///
+    /// Python: `BaseManager.register(name, callable=...)`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotServed`](Error::NotServed) where nobody can connect; [every call's](crate#errors).
+    #[doc(alias = "register")]
+    pub fn publish<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let names = self.names()?;
+        names.insert(name.to_string(), Parcel::new(value)?)?;
+        Ok(())
+    }
+
+    /// What was published by this name, as a `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyMissing`](Error::KeyMissing), [`NotServed`](Error::NotServed); [every call's](crate#errors).
+    pub fn find<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        self.names()?.get(&name.to_string())?.ok_or(Error::KeyMissing)?.open()
     }
 
     /// The server's process number.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.server.pid()
+        self.pid
     }
 
     /// Ends the server: asks it to, sends it SIGTERM after a second, and SIGKILL after another.
     ///
     /// All calls, waiting ones too, are [`ServerDied`](Error::ServerDied) from then on. Dropping the manager does the
-    /// same.
+    /// same. Of a manager that was [connected](Self::connect) to, the server is somebody else's: nothing happens.
     ///
     /// # Errors
     ///
-    /// [`Io`](Error::Io) where the process cannot be waited for.
+    /// [`Start`](Error::Start) where the process cannot be waited for.
     pub fn shutdown(&self) -> Result<()> {
-        let has_ended = || self.server.join_timeout(PATIENCE).map_err(Error::Start);
+        let Some(server) = &self.server else { return Ok(()) };
+        let has_ended = || server.join_timeout(PATIENCE).map_err(Error::Start);
         // Where it cannot be asked, it is told.
         if self.link.stop().is_ok() && has_ended()?.is_some() {
             return Ok(());
         }
-        self.server.terminate().map_err(Error::Start)?;
+        server.terminate().map_err(Error::Start)?;
         if has_ended()?.is_none() {
-            self.server.kill().map_err(Error::Start)?;
-            self.server.join().map_err(Error::Start)?;
+            server.kill().map_err(Error::Start)?;
+            server.join().map_err(Error::Start)?;
         }
         Ok(())
     }
@@ -319,6 +438,10 @@ impl Manager {
         let made = self.link.make_by::<F, CreateOf<A>>(|to| args.encode(to), make);
         made.map(Shared::from_handle)
     }
+}
+
+fn resolve(address: impl TryInto<Address, Error: Into<mp_pipe::Error>>) -> Result<Address> {
+    address.try_into().map_err(|error| Error::Address(error.into().to_string()))
 }
 
 impl Drop for Manager {
