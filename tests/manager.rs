@@ -830,8 +830,9 @@ fn who_has_another_key_is_turned_away() -> Outcome {
     assert!(matches!(Manager::serve(path.clone(), &key), Err(Error::Address(_))));
     assert!(matches!(Manager::connect("localhost:1", &key), Err(Error::NeedsUnixSocket)));
     assert!(matches!(Manager::serve("localhost:0", &key), Err(Error::NeedsUnixSocket)));
-    Manager::connect(path, &key)?;
+    Manager::connect(path.clone(), &key)?;
     drop(manager);
+    assert!(!path.exists());
     Ok(())
 }
 

@@ -4,10 +4,11 @@ use std::thread;
 use std::time::Duration;
 
 use mp_core::{Fd, Message};
-use mp_pipe::{Address, AuthKey, Client, Listener};
+use mp_pipe::{Address, AuthKey, Listener};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::server::Client;
 use crate::{Dict, Error, Result};
 
 /// A value as it travels, with its descriptors: the server keeps it without knowing what it is.
@@ -58,7 +59,11 @@ pub(crate) fn listen(names: &Names, address: &Address, key: &AuthKey) -> Result<
                 let address = listener.address().clone();
                 let name = thread::Builder::new().name("listener".into());
                 let begun = name.spawn(move || welcome(&listener, &names));
-                begun.map(|_| address).map_err(|error| error.to_string())
+                begun.map_err(|error| error.to_string())?;
+                if let Some(path) = address.as_path() {
+                    Client::current().server().listens_at(path.to_path_buf());
+                }
+                Ok(address)
             });
             to.put(&heard).map(drop)
         },
@@ -83,7 +88,7 @@ pub(crate) fn connect(address: Address, key: &AuthKey) -> Result<Welcome> {
     if address.as_path().is_none() {
         return Err(Error::NeedsUnixSocket);
     }
-    let connection = Client::builder().authkey(key).connect::<(), Welcome>(address);
+    let connection = mp_pipe::Client::builder().authkey(key).connect::<(), Welcome>(address);
     let welcome = connection.and_then(|connection| connection.recv());
     let (pid, names) = welcome.map_err(|error| Error::Address(explain(&error)))?;
     // That it is of the same program is checked at the first call.

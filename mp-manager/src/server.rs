@@ -7,9 +7,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -39,6 +41,8 @@ pub(crate) struct Server {
     ended: Epoll,
     next_object: AtomicU64,
     next_client: AtomicU64,
+    /// The sockets it listens at.
+    sockets: Mutex<Vec<PathBuf>>,
 }
 
 impl Server {
@@ -49,6 +53,7 @@ impl Server {
             ended: Epoll::new()?,
             next_object: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
+            sockets: Mutex::default(),
         })
     }
 
@@ -66,6 +71,11 @@ impl Server {
         }
         lifelines.insert(id, reader);
         Ok((id, writer))
+    }
+
+    /// Remembers a socket, to remove it at the end.
+    pub(crate) fn listens_at(&self, socket: PathBuf) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
     }
 
     pub(crate) fn object(&self, id: u64) -> Option<Stored> {
@@ -179,6 +189,10 @@ pub(crate) fn serve(door: Fd) {
             // A connection for which there were no descriptors left.
             Ok(_) | Err(_) => thread::sleep(Duration::from_millis(1)),
         }
+    }
+    // While it listens there, they are nobody else's.
+    for socket in server.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = fs::remove_file(socket);
     }
     let objects =
         std::mem::take(&mut *server.objects.write().unwrap_or_else(PoisonError::into_inner));
