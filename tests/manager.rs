@@ -603,6 +603,7 @@ fn a_killed_server_is_an_error_at_once() -> Outcome {
     kill(manager.pid());
     let start = Instant::now();
     assert!(matches!(dict.insert(1, 1), Err(Error::ServerDied)));
+    println!("known after {:?}", start.elapsed());
     assert!(matches!(dict.len(), Err(Error::ServerDied)));
     assert!(matches!(manager.event(), Err(Error::ServerDied)));
     drop(guard);

@@ -100,6 +100,7 @@ mod link;
 mod list;
 mod listen;
 mod lock;
+mod look;
 mod manager;
 mod namespace;
 mod object;

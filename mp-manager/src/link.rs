@@ -24,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Create, OnAny, OnObject, OnServer, OnValue, Stored};
 use crate::error::Fault;
+use crate::look::look;
 use crate::protocol::{CONNECT, Call, STOP, Status};
 use crate::server::Client;
 use crate::{Error, Result};
@@ -201,6 +202,7 @@ impl Link {
             // Without the descriptors: an object lives for as long as there is one.
             talk.buffer = Encoder::reuse(message).finish();
         }
+        look(talk.connection.receiver());
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
             let mut decoder = Decoder::new(bytes, fds);
             let word = decoder.get::<u64>()?;

@@ -26,6 +26,7 @@ use mp_pipe::Connection;
 use mp_process::Function;
 
 use crate::call::{Stored, set_current};
+use crate::look::look;
 use crate::protocol::{CONNECT, Call, HEADER, STOP, Status};
 
 /// The terminal's interrupt, signal(7).
@@ -208,7 +209,12 @@ fn converse(server: Arc<Server>, connection: Connection<(), ()>) {
     CLIENT.replace(Some(Rc::clone(&client)));
     let mut talk = Talk { client: &client, functions: Vec::new(), buffer: Message::default() };
     let receiver = client.connection.receiver();
-    while let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {}
+    loop {
+        look(receiver);
+        let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) else {
+            break;
+        };
+    }
     let held = client.held.take();
     for held in held {
         held.abandon(id);
