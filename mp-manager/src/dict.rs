@@ -107,8 +107,8 @@ where
     }
 }
 
-/// How many rows go into one message of [`Dict::extend`].
-const BATCH: usize = 4096;
+/// How many rows go into one message of [`Dict::extend`]: such that each may hold a proxy or two.
+const BATCH: usize = 1000;
 
 impl<K: Key, V: Element> Dict<K, V> {
     pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
@@ -357,7 +357,7 @@ impl<K: Key, V: Element> Dict<K, V> {
         result?.map_err(Error::from)
     }
 
-    /// Sets the values of many keys, some thousand in one round trip.
+    /// Sets the values of many keys, a thousand in one round trip.
     ///
     /// # Errors
     ///

@@ -44,8 +44,8 @@
 //! All is one mechanism. The server has objects, each behind a lock of its own; a call sends a function, by its address
 //! as a process's target is sent, and its arguments, and the server runs it with the object. Each thread that calls has
 //! a connection of its own, made at its first call, and a thread in the server that serves it: so what waits there, for
-//! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, a call costs
-//! no system call.
+//! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, neither has to be
+//! woken for a call.
 //!
 //! # Errors
 //!
@@ -78,9 +78,10 @@
 //! # Limits
 //!
 //! Functions are sent by address, so all processes are of one program, which is checked. Each object takes a descriptor
-//! in the server and each proxy two in its process (clones share them); each thread that calls takes a few, and a thread
+//! in the server and each proxy one in its process (clones share it); each thread that calls takes a few, and a thread
 //! in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the parent
-//! held is free once both have ended. Managers are reached by processes of the same machine: proxies hand on
+//! held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can carry, so
+//! of a dict with more than 2,000 proxies the rows are to be had one by one only. Managers are reached by processes of the same machine: proxies hand on
 //! descriptors.
 
 #![forbid(unsafe_code)]

@@ -269,8 +269,7 @@ macro_rules! queueing {
 /// Items come out in the order they went in. A client that is killed while it waits takes none with it; one that is
 /// killed just when an item comes to it may.
 ///
-/// `mp_queue::Queue` is some ten times as fast, and loses nothing; this one is for those who share a manager anyway,
-/// and can be reached from everywhere that a proxy comes.
+/// `mp_queue::Queue` needs no server; this one is for those who share a manager anyway, or are [connected](crate::Manager::connect) to one.
 ///
 /// Python: `multiprocessing.Manager().Queue(maxsize)`.
 ///

@@ -52,6 +52,17 @@ use crate::link::{Handle, nothing, proxy};
 ///     Ok(())
 /// }
 /// ```
+///
+/// # Example: what is no function
+///
+/// ```compile_fail,E0080
+/// # fn main() -> mp_manager::Result<()> {
+/// # let manager = mp_manager::Manager::new()?;
+/// let by = 3;
+/// manager.shared(1)?.call(move |n: &mut i32| *n += by, ())?; // pass it as an argument
+/// # Ok(())
+/// # }
+/// ```
 #[doc(alias("register", "BaseManager", "AutoProxy"))]
 pub struct Shared<T> {
     handle: Handle,
