@@ -49,6 +49,8 @@ crate::cases! {
         what_is_long_travels
         proxies_of_another_type_are_refused
         who_has_another_key_is_turned_away
+        objects_go_with_the_dict_that_held_their_proxies
+        a_shutdown_wakes_those_who_wait
         a_killed_server_leaves_its_place_to_another
     ;
     SLOW:
@@ -790,6 +792,45 @@ fn proxies_of_another_type_are_refused() -> Outcome {
     let message = multiprocess::core::encode(&message)?;
     let lock: Lock = multiprocess::core::decode(message)?;
     assert!(matches!(lock.lock(), Err(Error::WrongType)));
+    Ok(())
+}
+
+fn objects_go_with_the_dict_that_held_their_proxies() -> Outcome {
+    const LISTS: u32 = 1500;
+    let manager = Manager::new()?;
+    let lists: Dict<u32, List<u32>> = manager.dict()?;
+    let before = descriptors(manager.pid());
+    for n in 0..LISTS {
+        lists.insert(n, manager.list([n])?)?;
+    }
+    assert_eq!(lists.get(&(LISTS - 1))?.expect("a list").get(0)?, Some(LISTS - 1));
+    assert!(descriptors(manager.pid()) >= before + LISTS as usize);
+    lists.clear()?;
+    eventually("the lists go", || descriptors(manager.pid()) <= before + 8)
+}
+
+fn a_shutdown_wakes_those_who_wait() -> Outcome {
+    let manager = Manager::new()?;
+    let (queue, barrier) = (manager.queue::<i32>(0)?, manager.barrier(2)?);
+    let ready = manager.semaphore(0)?;
+    let theirs = (queue.clone(), barrier.clone(), ready.clone());
+    let waiter = thread::spawn(move || {
+        let other = {
+            let (queue, ready) = (theirs.0, theirs.2.clone());
+            thread::spawn(move || {
+                ready.release().unwrap();
+                queue.get().unwrap_err()
+            })
+        };
+        theirs.2.release().unwrap();
+        (theirs.1.wait().unwrap_err(), other.join().unwrap())
+    });
+    ready.acquire()?;
+    ready.acquire()?;
+    manager.shutdown()?;
+    let errors = waiter.join().unwrap();
+    assert!(matches!(errors, (Error::ServerDied, Error::ServerDied)), "{errors:?}");
+    assert!(matches!(queue.len(), Err(Error::ServerDied)) && !runs(manager.pid()));
     Ok(())
 }
 

@@ -80,9 +80,9 @@
 //! Functions are sent by address, so all processes are of one program, which is checked. Each object takes a descriptor
 //! in the server and each proxy one in its process (clones share it); each thread that calls takes a few, and a thread
 //! in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the parent
-//! held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can carry, so
-//! of a dict with more than 2,000 proxies the rows are to be had one by one only. Managers are reached by processes of the same machine: proxies hand on
-//! descriptors.
+//! held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can carry,
+//! so of a dict with more than 2,000 proxies the rows are to be had one by one only. Managers are reached by processes
+//! of the same machine: proxies hand on descriptors.
 
 #![forbid(unsafe_code)]
 

@@ -13,13 +13,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
 use mp_core::packet::Channel;
-use mp_core::sys::fd::{Epoll, wait_readable};
+use mp_core::sys::fd::{Epoll, PollFd, poll, wait_readable};
 use mp_core::sys::process;
 use mp_core::{Deadline, Decoder, Encoder, Fd, Message};
 use mp_pipe::Connection;
@@ -44,6 +44,8 @@ pub(crate) struct Server {
     next_client: AtomicU64,
     /// The sockets it listens at.
     sockets: Mutex<Vec<PathBuf>>,
+    /// It is shut down, and answers no more calls.
+    ends: AtomicBool,
 }
 
 impl Server {
@@ -55,6 +57,7 @@ impl Server {
             next_object: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
             sockets: Mutex::default(),
+            ends: AtomicBool::new(false),
         })
     }
 
@@ -142,8 +145,14 @@ impl Client {
 
     /// Whether it has ended while it waits for the result of a call.
     pub(crate) fn is_gone(&self) -> bool {
-        // It sends nothing meanwhile, so what there is to receive can only be the end.
-        self.connection.poll(Duration::ZERO).unwrap_or(true)
+        // It sends nothing meanwhile, so what there is to receive can only be the end. A try to receive would not always
+        // ask the kernel.
+        match self.connection.receiver().bell() {
+            None => true,
+            Some(bell) => {
+                poll(&mut [PollFd::hung_up(bell)], Deadline::PASSED).is_ok_and(|ended| ended > 0)
+            }
+        }
     }
 
     /// Remembers that it holds something.
@@ -191,6 +200,9 @@ pub(crate) fn serve(door: Fd) {
             Ok(_) | Err(_) => thread::sleep(Duration::from_millis(1)),
         }
     }
+    // Who calls from now on finds the door closed, and no object missing. The lock of the objects orders it.
+    server.ends.store(true, Ordering::Relaxed);
+    drop(door);
     // While it listens there, they are nobody else's.
     for socket in server.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         let _ = fs::remove_file(socket);
@@ -277,10 +289,12 @@ impl Talk<'_> {
             Ok(function) => *function,
             Err(why) => return Some((Status::Undecodable, why.clone())),
         };
-        let mut object = None;
-        if call.object != 0 {
-            object = self.client.server.object(call.object);
-            if object.is_none() {
+        let object = self.client.server.object(call.object);
+        if object.is_none() {
+            if self.client.server.ends.load(Ordering::Relaxed) {
+                return None;
+            }
+            if call.object != 0 {
                 return Some((Status::NoObject, String::new()));
             }
         }
