@@ -51,6 +51,7 @@ crate::cases! {
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
         large_arguments_do_not_hold_up_who_submits
+        more_long_tasks_may_wait_than_descriptors_are_left
         callbacks_are_called_once_and_may_panic
         callbacks_may_use_the_pool
         a_pool_may_be_used_by_many_threads
@@ -734,6 +735,24 @@ fn large_arguments_do_not_hold_up_who_submits() -> Outcome {
     }
     open.get()?;
     stuck.get()?;
+    Ok(())
+}
+
+fn more_long_tasks_may_wait_than_descriptors_are_left() -> Outcome {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a local that the call fills.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    limit.rlim_cur = 300;
+    // SAFETY: the limit is a local that the call reads.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let pool = Pool::new(2)?;
+    let echo = |bytes: Vec<u8>| bytes;
+    // Arguments and results are beyond what passes through a pipe in one piece.
+    let results: Vec<_> =
+        (0..600_u32).map(|n| pool.apply_async(echo, (vec![n as u8; 70_000],))).collect();
+    for (n, result) in (0_u32..).zip(&results) {
+        assert!(result.get()? == vec![n as u8; 70_000]);
+    }
     Ok(())
 }
 
