@@ -235,7 +235,7 @@ impl<T> Sender<T> {
     ///
     /// let (name, squares) = receiver.recv_message_with(|bytes, descriptors| {
     ///     let mut decoder = Decoder::new(bytes, descriptors);
-    ///     mp_core::Result::Ok((decoder.get::<String>()?, decoder.get::<Vec<i32>>()?))
+    ///     mp_core::Result::<(String, Vec<i32>)>::Ok((decoder.get()?, decoder.get()?))
     /// })??;
     /// assert_eq!((name.as_str(), squares.len()), ("squares", 3));
     /// # Ok(())
