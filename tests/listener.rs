@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use multiprocess::core::Deadline;
 use multiprocess::core::sys::net;
 use multiprocess::pipe::{Address, Error, Peer};
-use multiprocess::{AuthKey, Client, Connection, Listener, Lock, Process, Sender, simplex, wait};
+use multiprocess::{
+    AuthKey, Client, Connection, Listener, Lock, Process, Receiver, Sender, simplex, wait,
+};
 
 use crate::support::Outcome;
 
@@ -19,6 +21,7 @@ crate::cases! {
         a_child_that_was_given_address_and_key_connects
         a_child_listens_and_its_parent_and_siblings_connect
         what_is_sent_over_a_unix_socket_may_hold_locks_and_pipe_ends
+        an_accepted_connection_goes_on_in_a_child_of_its_own
         a_child_with_another_key_is_turned_away_and_knows
         a_killed_client_is_the_end_of_its_connection
         a_client_killed_in_the_hand_shake_keeps_nobody_waiting
@@ -323,6 +326,53 @@ fn clients_killed_at_any_time_leave_a_listener_that_works() -> Outcome {
             }
         }
         child.result()?;
+    }
+    Ok(())
+}
+
+/// As a server does with a process for each client.
+fn an_accepted_connection_goes_on_in_a_child_of_its_own() -> Outcome {
+    const LONG: usize = 3_000_000;
+    fn ask(address: Address, key: AuthKey) -> Vec<usize> {
+        let connection = connect::<Vec<u8>, usize>(&address, &key).expect("connects");
+        let ask = |len: usize| {
+            connection.send(vec![7; len]).expect("sends");
+            connection.recv().expect("receives")
+        };
+        vec![ask(1), ask(2), ask(LONG), ask(4)]
+    }
+    fn answer(connection: Connection<usize, Vec<u8>>) {
+        for bytes in &connection {
+            connection.send(bytes.len()).expect("answers");
+        }
+    }
+    fn answer_in_halves(sender: Sender<usize>, receiver: Receiver<Vec<u8>>) {
+        for bytes in receiver {
+            sender.send(bytes.len()).expect("answers");
+        }
+    }
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        for split in [false, true] {
+            let client = Process::new(ask, (listener.address().clone(), key.clone())).start()?;
+            let connection = listener.accept_timeout::<usize, Vec<u8>>(HANG)?;
+            connection.send(connection.recv()?.len())?;
+            connection.send(connection.recv()?.len())?;
+            // Some of the long message is received here, the rest there.
+            match connection.recv_timeout(Duration::from_micros(200)) {
+                Ok(all) => connection.send(all.len())?,
+                Err(Error::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let server = if split {
+                Process::new(answer_in_halves, connection.split()).start()?
+            } else {
+                Process::new(answer, (connection,)).start()?
+            };
+            assert_eq!(client.result()?, [1, 2, LONG, 4]);
+            // The client's end is the only one there was of it.
+            server.result()?;
+        }
     }
     Ok(())
 }

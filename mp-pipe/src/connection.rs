@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
+use crate::either::{Both, deserialize_both};
 use crate::link::{self, RingReceiver, RingSender};
 use crate::stream::{StreamReceiver, StreamSender};
 use crate::{Receiver, Result, SendError, Sender};
@@ -303,14 +304,13 @@ impl<S, R> fmt::Debug for Connection<S, R> {
 
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let (sender, receiver) = (self.sender.link(), self.receiver.link());
-        link::serialize_both(sender.ring::<Z>()?, receiver.ring::<Z>()?, serializer)
+        Both(self.sender.link(), self.receiver.link()).serialize(serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (sender, receiver) = link::deserialize_both(deserializer)?;
+        let (sender, receiver) = deserialize_both(deserializer)?;
         let (sender, receiver) = (Sender::new(sender), Receiver::new(receiver));
         Ok(Self { sender, receiver, settled: Cell::new(false) })
     }

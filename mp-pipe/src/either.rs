@@ -3,14 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mp_core::Deadline;
-use serde::ser::{Error as _, Serialize, Serializer};
+use serde::de::{Deserializer, Error as _};
+use serde::ser::{Error as _, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::link::{RingReceiver, RingSender};
-use crate::stream::{StreamReceiver, StreamSender};
+use crate::link::{self, Passed, Received, RingReceiver, RingSender};
+use crate::stream::{self, ReceiverState, SenderState, StreamReceiver, StreamSender};
 use crate::{Error, Result};
-
-const STAYS: &str = "a connection over TCP cannot be sent to another process: send the listener's \
-                     address, and connect from there";
 
 /// What a sender sends through.
 #[derive(Debug)]
@@ -102,19 +101,6 @@ impl TxLink {
             Self::Stream(_) => {}
         }
     }
-
-    pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingSender, Z::Error> {
-        match self {
-            Self::Ring(ring) => Ok(ring),
-            Self::Stream(_) => Err(Z::Error::custom(STAYS)),
-        }
-    }
-}
-
-impl Serialize for TxLink {
-    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        self.ring::<Z>()?.serialize(serializer)
-    }
 }
 
 impl RxLink {
@@ -202,17 +188,96 @@ impl RxLink {
             }
         }
     }
+}
 
-    pub(crate) fn ring<Z: Serializer>(&self) -> Result<&RingReceiver, Z::Error> {
+/// An end as it travels: through which of the two.
+#[derive(Serialize, Deserialize)]
+enum Travelling<Ring, Stream> {
+    Ring(Ring),
+    Stream(Stream),
+}
+
+impl Serialize for TxLink {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         match self {
-            Self::Ring(ring) => Ok(ring),
-            Self::Stream(_) => Err(Z::Error::custom(STAYS)),
+            Self::Ring(ring) => Travelling::Ring(ring),
+            Self::Stream(stream) => Travelling::Stream((Passed(stream.as_fd()), stream.pass())),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TxLink {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Travelling::<RingSender, (Received, SenderState)>::deserialize(deserializer)? {
+            Travelling::Ring(ring) => Ok(Self::Ring(ring)),
+            Travelling::Stream((socket, state)) => {
+                let (_, none) = stream::elsewhere();
+                let (sender, receiver) =
+                    stream::resume(socket.0, state, none).map_err(D::Error::custom)?;
+                receiver.forget();
+                Ok(Self::Stream(sender))
+            }
         }
     }
 }
 
 impl Serialize for RxLink {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        self.ring::<Z>()?.serialize(serializer)
+        match self {
+            Self::Ring(ring) => Travelling::Ring(ring),
+            Self::Stream(stream) => Travelling::Stream((Passed(stream.as_fd()), stream.pass())),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RxLink {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Travelling::<RingReceiver, (Received, ReceiverState)>::deserialize(deserializer)? {
+            Travelling::Ring(ring) => Ok(Self::Ring(ring)),
+            Travelling::Stream((socket, state)) => {
+                let (none, _) = stream::elsewhere();
+                let (sender, receiver) =
+                    stream::resume(socket.0, none, state).map_err(D::Error::custom)?;
+                sender.forget();
+                Ok(Self::Stream(receiver))
+            }
+        }
+    }
+}
+
+/// Both ends that one process has of a connection: what they share travels once.
+pub(crate) struct Both<'a>(pub(crate) &'a TxLink, pub(crate) &'a RxLink);
+
+impl Serialize for Both<'_> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        match (self.0, self.1) {
+            (TxLink::Ring(sender), RxLink::Ring(receiver)) => {
+                Travelling::Ring(link::Both(sender, receiver))
+            }
+            (TxLink::Stream(sender), RxLink::Stream(receiver)) => {
+                Travelling::Stream((Passed(sender.as_fd()), sender.pass(), receiver.pass()))
+            }
+            _ => return Err(Z::Error::custom("a connection has two ends of one kind")),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Reads what [`Both`] wrote.
+pub(crate) fn deserialize_both<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<(TxLink, RxLink), D::Error> {
+    type Stream = (Received, SenderState, ReceiverState);
+    match Travelling::<link::BothReceived, Stream>::deserialize(deserializer)? {
+        Travelling::Ring(link::BothReceived(sender, receiver)) => {
+            Ok((sender.into(), receiver.into()))
+        }
+        Travelling::Stream((socket, sender, receiver)) => {
+            let (sender, receiver) =
+                stream::resume(socket.0, sender, receiver).map_err(D::Error::custom)?;
+            Ok((sender.into(), receiver.into()))
+        }
     }
 }

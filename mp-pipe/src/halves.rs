@@ -235,7 +235,7 @@ impl<T> Sender<T> {
     ///
     /// let (name, squares) = receiver.recv_message_with(|bytes, descriptors| {
     ///     let mut decoder = Decoder::new(bytes, descriptors);
-    ///     mp_core::Result::<(String, Vec<i32>)>::Ok((decoder.get()?, decoder.get()?))
+    ///     Ok::<_, mp_core::Error>((decoder.get::<String>()?, decoder.get::<Vec<i32>>()?))
     /// })??;
     /// assert_eq!((name.as_str(), squares.len()), ("squares", 3));
     /// # Ok(())
@@ -637,7 +637,7 @@ impl<T> Serialize for Sender<T> {
 
 impl<'de, T> Deserialize<'de> for Sender<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RingSender::deserialize(deserializer).map(Self::new)
+        TxLink::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -649,7 +649,7 @@ impl<T> Serialize for Receiver<T> {
 
 impl<'de, T> Deserialize<'de> for Receiver<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RingReceiver::deserialize(deserializer).map(Self::new)
+        RxLink::deserialize(deserializer).map(Self::new)
     }
 }
 

@@ -177,7 +177,7 @@ impl Backing for Pages {
 }
 
 /// A segment or socket, to be sent along.
-struct Passed<'a>(BorrowedFd<'a>);
+pub(crate) struct Passed<'a>(pub(crate) BorrowedFd<'a>);
 
 impl Serialize for Passed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -186,7 +186,7 @@ impl Serialize for Passed<'_> {
 }
 
 /// One that was sent along.
-struct Received(OwnedFd);
+pub(crate) struct Received(pub(crate) OwnedFd);
 
 impl<'de> Deserialize<'de> for Received {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -1298,25 +1298,28 @@ impl<'de> Deserialize<'de> for RingReceiver {
 }
 
 /// Both ends that one process has of a pipe with two directions: their memory travels once.
-pub(crate) fn serialize_both<S: Serializer>(
-    sender: &RingSender,
-    receiver: &RingReceiver,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    receiver.with_parts(|parts| {
-        (Passed(sender.segment.as_fd()), sender.lane, sender.parts(), receiver.lane, parts)
-            .serialize(serializer)
-    })
+pub(crate) struct Both<'a>(pub(crate) &'a RingSender, pub(crate) &'a RingReceiver);
+
+impl Serialize for Both<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(sender, receiver) = *self;
+        receiver.with_parts(|parts| {
+            (Passed(sender.segment.as_fd()), sender.lane, sender.parts(), receiver.lane, parts)
+                .serialize(serializer)
+        })
+    }
 }
 
-/// Reads what [`serialize_both`] wrote.
-pub(crate) fn deserialize_both<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<(RingSender, RingReceiver), D::Error> {
-    let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
-        Deserialize::deserialize(deserializer)?;
-    let segment = open(segment.0).map_err(D::Error::custom)?;
-    let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
-    let receiver = RingReceiver::from_parts(&segment, back, receiver).map_err(D::Error::custom)?;
-    Ok((sender, receiver))
+/// What that becomes.
+pub(crate) struct BothReceived(pub(crate) RingSender, pub(crate) RingReceiver);
+
+impl<'de> Deserialize<'de> for BothReceived {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
+            Deserialize::deserialize(deserializer)?;
+        let segment = open(segment.0).map_err(D::Error::custom)?;
+        let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
+        let receiver = RingReceiver::from_parts(&segment, back, receiver);
+        Ok(Self(sender, receiver.map_err(D::Error::custom)?))
+    }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Control {
     /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
     tail: Line,
     /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
+    ///
+    /// The second word is 1 where the reader cannot make barriers for the writer.
     head: Line,
     /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
     ///
@@ -389,7 +391,9 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
     /// that this end would need for each. A barrier costs as much as all the rest of a short message.
     pub(crate) fn rush(&self, rushes: bool) {
-        if self.rushes.get() == rushes || !self.may_rush {
+        let rushes =
+            rushes && self.may_rush && self.lane.control.head.second.load(Ordering::Relaxed) == 0;
+        if self.rushes.get() == rushes {
             return;
         }
         let flag = &self.lane.control.tail.second;
@@ -485,6 +489,8 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         if !head.is_multiple_of(8) || head > LAST {
             return Err(Broken::Damaged("the ring's head is none"));
         }
+        let can_make_barriers = memory::barrier_for_both();
+        lane.control.head.second.store(u64::from(!can_make_barriers), Ordering::Relaxed);
         let (published, tail) = (Cell::new(head), Cell::new(head));
         Ok(Self { lane, head: Cell::new(head), published, tail })
     }

@@ -22,11 +22,14 @@ use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mp_core::Deadline;
 use mp_core::sys::fd::{self, PollFd};
 use mp_core::sys::net;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -84,29 +87,34 @@ pub(crate) fn pair(socket: OwnedFd) -> Result<(StreamSender, StreamReceiver)> {
 }
 
 fn halves(stream: TcpStream) -> (StreamSender, StreamReceiver) {
-    let socket = Arc::new(Socket(stream));
+    let socket = Arc::new(Socket { stream, passed: AtomicBool::new(false) });
     let sender = StreamSender {
         socket: Arc::clone(&socket),
         owed: Cell::default(),
         closed: Cell::new(false),
+        passed: Cell::new(false),
     };
-    let receiver = StreamReceiver { socket, state: RefCell::default() };
+    let receiver = StreamReceiver { socket, state: RefCell::default(), passed: Cell::new(false) };
     (sender, receiver)
 }
 
 #[derive(Debug)]
-struct Socket(TcpStream);
+struct Socket {
+    stream: TcpStream,
+    /// Another process has it too: to end the connection is up to that.
+    passed: AtomicBool,
+}
 
 impl Socket {
     /// An end that cannot be shut down has no peer any more.
     fn shutdown(&self, how: Shutdown) {
-        let _ = self.0.shutdown(how);
+        let _ = self.stream.shutdown(how);
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.stream.as_fd()
     }
 }
 
@@ -114,6 +122,9 @@ impl Drop for Socket {
     /// Closing a socket that has something unread resets the connection, and what was sent before but is still
     /// under way is lost (RFC 2525, 2.17). So what is there is read first.
     fn drop(&mut self) {
+        if self.passed.load(Ordering::Relaxed) {
+            return;
+        }
         self.shutdown(Shutdown::Write);
         for _ in 0..256 {
             if !matches!(net::discard(self.as_fd(), CHUNK), Ok(1..)) {
@@ -142,8 +153,8 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 }
 
 /// What is missing of a chunk whose message was given up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Owed {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owed {
     /// Bytes of the head, from the front of `head` on; they are sent last bytes first.
     head: [u8; HEAD],
     head_left: usize,
@@ -244,6 +255,8 @@ pub(crate) struct StreamSender {
     socket: Arc<Socket>,
     owed: Cell<Owed>,
     closed: Cell<bool>,
+    /// This half was sent to another process, which closes it.
+    passed: Cell<bool>,
 }
 
 impl StreamSender {
@@ -335,7 +348,9 @@ impl AsFd for StreamSender {
 
 impl Drop for StreamSender {
     fn drop(&mut self) {
-        self.close();
+        if !self.passed.get() {
+            self.close();
+        }
     }
 }
 
@@ -354,8 +369,8 @@ enum End {
 }
 
 /// Where in a chunk the receiver is.
-#[derive(Clone, Copy, Debug)]
-enum Place {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Place {
     /// So many bytes of its head have come.
     Head(usize),
     /// So many bytes of the message are to come, and the one behind them.
@@ -390,6 +405,8 @@ impl Default for Incoming {
 pub(crate) struct StreamReceiver {
     socket: Arc<Socket>,
     state: RefCell<Incoming>,
+    /// This half was sent to another process, which closes it.
+    passed: Cell<bool>,
 }
 
 impl StreamReceiver {
@@ -590,7 +607,77 @@ impl AsFd for StreamReceiver {
 
 impl Drop for StreamReceiver {
     fn drop(&mut self) {
-        self.close();
+        if !self.passed.get() {
+            self.close();
+        }
+    }
+}
+
+/// What of a sender travels beside its socket: what it owes, and whether it is closed.
+pub(crate) type SenderState = (Owed, bool);
+
+/// What of a receiver travels beside its socket: what has come of a message, and whether nothing more comes.
+pub(crate) type ReceiverState = (Place, [u8; HEAD], bool, Vec<u8>, bool);
+
+impl StreamSender {
+    /// For another process, which goes on with it.
+    pub(crate) fn pass(&self) -> SenderState {
+        self.passed.set(true);
+        self.socket.passed.store(true, Ordering::Relaxed);
+        (self.owed.get(), self.closed.get())
+    }
+}
+
+impl StreamReceiver {
+    /// For another process, which goes on with it.
+    pub(crate) fn pass(&self) -> ReceiverState {
+        self.passed.set(true);
+        self.socket.passed.store(true, Ordering::Relaxed);
+        let state = self.state.borrow();
+        let Incoming { place, head, followed, ref bytes, ref end } = *state;
+        (place, head, followed, bytes.clone(), end.is_some())
+    }
+}
+
+/// Goes on with halves of a connection that another process had; without a state, the half is not wanted.
+pub(crate) fn resume(
+    socket: OwnedFd,
+    sender: SenderState,
+    receiver: ReceiverState,
+) -> Result<(StreamSender, StreamReceiver)> {
+    let (one, other) = halves(TcpStream::from(socket));
+    let (place, head, followed, bytes, has_ended) = receiver;
+    let is_sound = match place {
+        Place::Head(have) => have < HEAD,
+        Place::Body(left) => left <= CHUNK + 1,
+    };
+    if !is_sound || sender.0.head_left > HEAD || sender.0.rest > CHUNK + 1 {
+        return Err(Error::Damaged("no connection is in such a state".to_string()));
+    }
+    one.owed.set(sender.0);
+    one.closed.set(sender.1);
+    let end = has_ended.then_some(End::Closed);
+    other.state.replace(Incoming { place, head, followed, bytes, end });
+    Ok((one, other))
+}
+
+/// The state of a half that stays where it is.
+pub(crate) fn elsewhere() -> (SenderState, ReceiverState) {
+    let Incoming { place, head, followed, bytes, .. } = Incoming::default();
+    ((Owed::default(), true), (place, head, followed, bytes, true))
+}
+
+/// Says that a half that was made with its other half is none: the other half is elsewhere.
+impl StreamSender {
+    pub(crate) fn forget(self) {
+        self.pass();
+    }
+}
+
+impl StreamReceiver {
+    pub(crate) fn forget(self) {
+        self.passed.set(true);
+        self.socket.passed.store(true, Ordering::Relaxed);
     }
 }
 
