@@ -37,7 +37,8 @@ use crate::{Error, Result, TaskError};
 const AHEAD: usize = 512;
 /// And so many if they are long.
 const LONG_AHEAD: usize = 4;
-/// Workers that end in a row before they have done anything; then no more are started.
+/// Workers in a row that cannot be started, fail in the initializer, or end by themselves before they have done
+/// anything; then no more are started. That one is killed says nothing of the next.
 const MOST_FAILURES: u32 = 8;
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -1018,7 +1019,8 @@ impl Dispatcher {
         }
         if in_initializer {
             self.fail(Error::DiedInInitializer { pid, exit_code }.to_string());
-        } else if worker.has_worked {
+        } else if worker.has_worked || exit_code.is_some_and(|code| code < 0) {
+            // Somebody killed it, which says nothing of the next one.
             self.next_start = self.next_start.max(Deadline::after(IDLE_PAUSE));
         } else {
             self.fail(format!("the worker {pid} ended before its first task"));
