@@ -216,7 +216,7 @@ struct Checks {
 }
 
 impl Checks {
-    const EACH_TICK: u32 = 16;
+    const EACH_TICK: u32 = 8;
     /// So many in the rush share one look at the clock.
     const RUSH: u32 = 16;
 
