@@ -446,6 +446,7 @@ impl RingSender {
     fn check_clock(&self) -> Result<()> {
         let due = self.checks.is_due();
         self.producer.rush(!due);
+        self.producer.exchange_cpus(current_cpu());
         if due { self.check_peer() } else { Ok(()) }
     }
 
