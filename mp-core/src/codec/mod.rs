@@ -88,7 +88,8 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
 
 /// Decodes a message that is one value of type `T`.
 ///
-/// Costs no more memory than a small multiple of the message's length, whatever its bytes say.
+/// Costs no more memory than a small multiple of the message's length, whatever its bytes say. Elements that
+/// have no bytes in it (units, structs whose fields are all skipped) come on top, 2^20 of them at most.
 ///
 /// # Errors
 ///
@@ -378,6 +379,47 @@ mod tests {
         hostile::<String>(&huge);
         hostile::<(String,)>(&u64::MAX.to_le_bytes());
         hostile::<Vec<Vec<()>>>(&[1_u64.to_le_bytes(), huge].concat());
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Tree(Vec<Tree>);
+
+    #[test]
+    fn room_is_made_for_no_more_elements_than_the_message_has_bytes() {
+        // One vector in the other, of which each promises more than the message can hold. Serde alone would
+        // make room for 1 MiB in each.
+        #[derive(Debug)]
+        struct Told;
+        thread_local!(static ROOM: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+        impl<'de> Deserialize<'de> for Told {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl<'de> serde::de::Visitor<'de> for Visitor {
+                    type Value = Told;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a sequence")
+                    }
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                        self,
+                        mut elements: A,
+                    ) -> Result<Told, A::Error> {
+                        let told = elements.size_hint().unwrap_or(0);
+                        ROOM.set(ROOM.get() + told);
+                        while elements.next_element::<Told>()?.is_some() {}
+                        Ok(Told)
+                    }
+                }
+                deserializer.deserialize_seq(Visitor)
+            }
+        }
+        let bytes = (1_u64 << 40).to_le_bytes().repeat(100);
+        hostile::<Told>(&bytes);
+        assert_eq!(ROOM.take(), bytes.len());
+        hostile::<Tree>(&bytes);
+        // And an honest message gets all the room that it wants.
+        let message = encode(&vec![vec![Tree(Vec::new()); 7]; 5]).unwrap();
+        let _: Told = decode(message).unwrap();
+        assert_eq!(ROOM.take(), 5 + 5 * 7);
     }
 
     #[derive(Debug, Serialize, Deserialize)]
