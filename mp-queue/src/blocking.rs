@@ -279,7 +279,7 @@ impl Core {
     #[inline]
     pub(crate) fn check_size(&self, len: usize, fds: usize) -> Result<()> {
         let extra = if fds > 0 { 8 } else { 0 };
-        let (size, max) = (len as u64, self.slots.largest() - extra);
+        let (size, max) = (len as u64, self.slots.largest().saturating_sub(extra));
         if size > max {
             return Err(Error::TooLarge { size, max });
         }
