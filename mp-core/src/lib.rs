@@ -75,6 +75,20 @@ pub use fd::Fd;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;
 
+/// Decodes any bytes as a value of the type that the first one chooses.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_decode(bytes: &[u8]) {
+    codec::run_on(bytes);
+}
+
+/// Reads any bytes as fields.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_fields(bytes: &[u8]) {
+    fields::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

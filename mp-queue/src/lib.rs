@@ -94,6 +94,8 @@ mod models;
 mod parcel;
 #[cfg(not(mp_loom))]
 mod queue;
+#[cfg(all(any(test, fuzzing), not(mp_loom)))]
+mod scribble;
 #[cfg(not(mp_loom))]
 mod slots;
 mod word;
@@ -104,6 +106,13 @@ pub use {
     joinable::JoinableQueue,
     queue::{Builder, IntoIter, Iter, Queue},
 };
+
+/// Uses a queue that any bytes are written over, between the calls.
+#[cfg(all(fuzzing, not(mp_loom)))]
+#[doc(hidden)]
+pub fn fuzz_queue(bytes: &[u8]) {
+    scribble::run_on(bytes);
+}
 
 #[cfg(all(test, not(mp_loom)))]
 mod tests {

@@ -200,7 +200,12 @@ impl Slots {
         result
     }
 
-    fn create_sized(kind: u64, sizes: usize, capacity: u64, max_units: u64) -> Result<Self> {
+    pub(crate) fn create_sized(
+        kind: u64,
+        sizes: usize,
+        capacity: u64,
+        max_units: u64,
+    ) -> Result<Self> {
         let size = start_of_block(2 * sizes) as usize;
         let reserved = (BLOCKS + FIRST_RESERVE) as usize;
         let segment = Segment::create_sparse("queue", kind, size, reserved)?;

@@ -90,6 +90,13 @@ pub use raw::{RawArray, RawValue};
 pub use segment::SharedMemory;
 pub use value::{Value, ValueGuard};
 
+/// Opens any bytes as a list, and uses it.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_shareable_list(bytes: &[u8]) {
+    list::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

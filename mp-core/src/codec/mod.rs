@@ -275,6 +275,88 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Decodes `bytes` as the type that the first one chooses. A value that comes out has to give the same again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    use std::collections::{BTreeMap, HashMap, HashSet};
+
+    use serde::Deserialize;
+
+    #[derive(Serialize, Deserialize)]
+    enum Shape {
+        Unit,
+        New(u8),
+        Tuple(i16, String),
+        Struct { a: Option<Box<Shape>>, b: Vec<(char, bool)> },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Tree(Vec<Tree>);
+
+    #[derive(Serialize, Deserialize)]
+    struct Node(Option<Box<Node>>);
+
+    #[derive(Serialize, Deserialize)]
+    struct Skipped {
+        #[serde(skip)]
+        _cache: u64,
+    }
+
+    fn any<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+        decode(Message::new(bytes.to_vec(), Vec::new())).ok()
+    }
+
+    fn check<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        if let Some(value) = any::<T>(bytes) {
+            let message = encode(&value).expect("it came out of a message");
+            let again = any::<T>(message.bytes()).expect("it was encoded");
+            assert_eq!(encode(&again).expect("as before").bytes(), message.bytes());
+        }
+    }
+
+    fn append<T: DeserializeOwned + Default + Clone>(bytes: &[u8]) {
+        let mut elements = vec![T::default(); 3];
+        let mut decoder = Decoder::new(bytes, Vec::new());
+        while !decoder.rest.is_empty() {
+            let len = elements.len();
+            if decoder.append_to(&mut elements).is_err() {
+                assert_eq!(elements.len(), len, "all or nothing");
+                return;
+            }
+        }
+    }
+
+    let Some((&kind, bytes)) = bytes.split_first() else { return };
+    match kind % 20 {
+        0 => check::<Shape>(bytes),
+        1 => check::<Vec<String>>(bytes),
+        2 => check::<BTreeMap<String, Vec<Shape>>>(bytes),
+        // In another order when it comes again.
+        3 => drop(any::<HashMap<u16, Vec<Option<u8>>>>(bytes)),
+        4 => check::<Tree>(bytes),
+        5 => check::<Node>(bytes),
+        6 => check::<Vec<u64>>(bytes),
+        7 => check::<Vec<u8>>(bytes),
+        8 => check::<(Vec<f64>, String, Option<(i32, char)>)>(bytes),
+        9 => check::<u128>(bytes),
+        10 => check::<Box<[Box<str>]>>(bytes),
+        11 => check::<Result<(bool, [u16; 3]), std::time::Duration>>(bytes),
+        12 => check::<(std::ffi::CString, std::net::SocketAddr, std::path::PathBuf)>(bytes),
+        13 => append::<u32>(bytes),
+        14 => append::<String>(bytes),
+        15 => {
+            let (null, files) = (crate::sys::fd::null(), bytes.len() % 3);
+            let fds = (0..files).map(|_| null.as_ref().expect("opens").try_clone().expect("room"));
+            let message = Message::new(bytes.to_vec(), fds.collect());
+            let _ = decode::<(Option<crate::Fd>, Vec<crate::Fd>)>(message);
+        }
+        16 => check::<Vec<()>>(bytes),
+        17 => check::<Vec<Vec<Skipped>>>(bytes),
+        18 => drop(any::<HashSet<()>>(bytes)),
+        _ => check::<BTreeMap<(), Vec<()>>>(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
