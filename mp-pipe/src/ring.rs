@@ -214,8 +214,11 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     /// Sees how far the reader is.
     fn look(&self) -> Step<()> {
         let head = self.lane.control.head.word.load(ordering!(HeadLoad, Acquire));
-        let unread = self.tail.get().wrapping_sub(head);
-        if unread > self.lane.ring.len() as u64 || !head.is_multiple_of(8) {
+        // Not modulo 2^64: a head that is a little below zero is as wrong as one that is beyond the tail.
+        let unread = self.tail.get().checked_sub(head);
+        if unread.is_none_or(|unread| unread > self.lane.ring.len() as u64)
+            || !head.is_multiple_of(8)
+        {
             return Err(Broken::Damaged("the ring's head is out of range"));
         }
         self.head.set(head);
@@ -1021,6 +1024,30 @@ mod tests {
             }
             assert_eq!(last.map(|seen| seen.kind), Some(Kind::Abort));
             consumer.publish();
+        }
+    }
+
+    #[test]
+    fn a_head_beyond_the_tail_is_refused_also_where_it_is_so_by_wrapping() {
+        for head in [8, u64::MAX - 7, u64::MAX - 255, 1 << 63] {
+            let bench = Bench::new();
+            bench.control.head.word.store(head, Ordering::Relaxed);
+            assert!(matches!(bench.producer(0), Err(Broken::Damaged(_))), "{head}");
+
+            // Seen as soon as the ring would be full.
+            let bench = Bench::new();
+            let producer = bench.producer(0).unwrap();
+            bench.control.head.word.store(head.max(1 << 20), Ordering::Relaxed);
+            let error = loop {
+                match producer.slot(INLINE, false) {
+                    Ok(Some(slot)) => {
+                        producer.commit(&slot, false, Tag::default());
+                    }
+                    Ok(None) => panic!("a full ring is one that is read"),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Broken::Damaged(_)), "{head}");
         }
     }
 
