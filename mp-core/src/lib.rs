@@ -68,7 +68,7 @@ mod segment;
 pub mod spin;
 pub mod sys;
 
-pub use codec::{Decoder, Encoder, Message, decode, encode};
+pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use fd::Fd;

@@ -279,6 +279,9 @@ impl<T: Serialize> Sender<T> {
 
     #[inline]
     fn send_encoded(&self, value: &T, deadline: Deadline) -> Result<()> {
+        if let Some((bytes, len)) = mp_core::encode_number(value) {
+            return self.link.send(&bytes[..len], &[], deadline);
+        }
         // Taken, not borrowed: encoding calls the user's code.
         let mut encoder = Encoder::reuse(self.buffer.take());
         encoder.put(value)?;
