@@ -128,8 +128,9 @@ fn raw_fork(_: &Run) -> Outcome {
     };
     let workers: Vec<_> = (0..2).map(worker).collect();
     let figure = pss(&workers.iter().map(process::Forked::pid).collect::<Vec<_>>());
+    // A word ends whichever worker reads it, so there is one for each before any is waited for.
+    workers.iter().for_each(|_| write_word(&writer, 0));
     for worker in workers {
-        write_word(&writer, 0);
         worker.join()?;
     }
     figure
