@@ -3,12 +3,14 @@
 //!
 //! `cargo run --release --example tour`
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess::{
-    Array, Error, Lock, Process, ProcessError, Result, Run, Semaphore, StartMethod, Value,
-    active_children, cpu_count, current_process, parent_process,
+    Array, Connection, Error, Lock, Pool, Process, ProcessError, Queue, Result, Run, Semaphore,
+    StartMethod, Value, active_children, cpu_count, current_process, duplex, parent_process, pipe,
+    queue,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +76,48 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let semaphore = Semaphore::new(2)?;
     let left = Process::new(take_one, (semaphore.clone(),)).start()?.result()?;
     checks += check("a permit was taken there", (left, semaphore.value()) == (1, 1));
+
+    heading("A pipe: a list from the child, and its answer");
+    let (conn1, conn2) = duplex()?;
+    let child = Process::new(send_list, (conn2,)).start()?;
+    let list = conn1.recv()?;
+    println!("{list:?}");
+    conn1.send("hello".to_string())?;
+    checks += check("the child has its answer", child.result()? == "hello");
+    checks += check("it came whole", list.0 == 12 && list.2 == "hello");
+    checks += check(
+        "and then the end, as the child is gone",
+        matches!(conn1.recv(), Err(pipe::Error::Disconnected)),
+    );
+
+    heading("A queue: a child puts, its parent gets until it is empty");
+    let queue = Queue::bounded(3)?;
+    Process::new(put_three, (queue.clone(),)).start()?.join()?;
+    checks += check("put, full, qsize", queue.is_full() && queue.len() == 3);
+    while !queue.is_empty() {
+        println!("{}", queue.get()?);
+    }
+    let error = queue.get_timeout(Duration::from_millis(10)).unwrap_err();
+    checks += check("then a get times out", matches!(error, queue::Error::TimedOut));
+
+    heading("A pool: apply, apply_async, map, and a queue given to its workers");
+    let pool = Pool::new(2)?;
+    let squares: Vec<_> = (0..5).map(|x| pool.apply_async(square, (x,))).collect();
+    let squares: Vec<u64> = squares.iter().map(|result| result.get()).collect::<Result<_, _>>()?;
+    println!("{squares:?} {:?}", pool.map(square, 5..10)?);
+    checks += check("in order", squares == [0, 1, 4, 9, 16] && pool.apply(square, (5,))? == 25);
+    let queue = Queue::unbounded()?;
+    let puts: Vec<_> = (0..3).map(|n| pool.apply_async(put_one, (queue.clone(), n))).collect();
+    puts.iter().try_for_each(|put| put.get())?;
+    let mut got = queue.get_many(3)?;
+    got.sort_unstable();
+    checks += check("a plain queue can go to a pool", got == [0, 1, 2]);
+    let error = pool.apply(crash, ()).unwrap_err();
+    println!("{error}");
+    checks += check("a worker that dies costs its task", pool.apply(square, (6,))? == 36);
+    pool.close();
+    pool.join()?;
+    drop(pool);
 
     heading("A process killed while it holds a lock");
     let child = Process::new(hold, (lock.clone(), number.clone())).start()?;
@@ -174,6 +218,28 @@ fn write(letters: Array<u8>) {
 fn take_one(semaphore: Semaphore) -> u32 {
     semaphore.acquire().expect("is free");
     semaphore.value()
+}
+
+type List = (i32, BTreeMap<String, String>, String);
+
+fn send_list(conn: Connection<List, String>) -> String {
+    let names = BTreeMap::from([("name".to_string(), "yuan".to_string())]);
+    conn.send((12, names, "hello".to_string())).expect("sends");
+    conn.recv().expect("is answered")
+}
+
+fn put_three(queue: Queue<String>) {
+    for item in ["one", "two", "three"] {
+        queue.put(item.to_string()).expect("puts");
+    }
+}
+
+fn put_one(queue: Queue<u64>, n: u64) {
+    queue.put(n).expect("puts");
+}
+
+fn square(x: u64) -> u64 {
+    x * x
 }
 
 fn hold(lock: Lock, number: Value<i32>) {

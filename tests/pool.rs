@@ -33,6 +33,8 @@ crate::cases! {
     THREADED:
         a_worker_that_exits_costs_its_running_task_alone
         a_worker_that_is_killed_costs_its_running_task_alone
+        a_worker_killed_at_any_step_of_a_task_costs_that_one
+        a_stopped_worker_holds_up_one_task_at_most
         an_idle_worker_that_is_killed_is_replaced
         a_worker_killed_with_a_large_argument_or_result_hangs_nobody
         a_task_beyond_its_time_is_ended
@@ -49,6 +51,7 @@ crate::cases! {
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
         large_arguments_do_not_hold_up_who_submits
+        more_long_tasks_may_wait_than_descriptors_are_left
         callbacks_are_called_once_and_may_panic
         callbacks_may_use_the_pool
         a_pool_may_be_used_by_many_threads
@@ -443,6 +446,89 @@ fn a_worker_that_is_killed_costs_its_running_task_alone() -> Outcome {
     Ok(())
 }
 
+/// Kills the process that it is in, another one than it was made in, at a step of its way.
+struct Deadly {
+    step: u8,
+}
+
+const READ: u8 = 1;
+const CALLED: u8 = 2;
+const WRITTEN: u8 = 3;
+const DROPPED: u8 = 4;
+
+impl Serialize for Deadly {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.step == WRITTEN && is_worker() {
+            kill(pid());
+        }
+        self.step.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Deadly {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let step = u8::deserialize(deserializer)?;
+        if step == READ && is_worker() {
+            kill(pid());
+        }
+        Ok(Self { step })
+    }
+}
+
+impl Drop for Deadly {
+    fn drop(&mut self) {
+        if self.step == DROPPED && is_worker() {
+            kill(pid());
+        }
+    }
+}
+
+fn is_worker() -> bool {
+    multiprocess::current_process().name().starts_with("PoolWorker")
+}
+
+fn a_worker_killed_at_any_step_of_a_task_costs_that_one() -> Outcome {
+    let carry = |deadly: Deadly| {
+        if deadly.step == CALLED {
+            kill(pid());
+        }
+        deadly
+    };
+    for step in [READ, CALLED, WRITTEN, DROPPED] {
+        let pool = Pool::new(1)?;
+        let before: Vec<_> = (0..20).map(|n| pool.apply_async(square, (n,))).collect();
+        let deadly = pool.apply_async(carry, (Deadly { step },));
+        let behind: Vec<_> = (20..100).map(|n| pool.apply_async(square, (n,))).collect();
+        let Err(error) = deadly.get() else { panic!("step {step}: it lives") };
+        assert!(is_killed(&error), "step {step}: {error}");
+        for (n, result) in (0..).zip(before.into_iter().chain(behind)) {
+            assert_eq!(result.get()?, n * n);
+        }
+    }
+    Ok(())
+}
+
+fn a_stopped_worker_holds_up_one_task_at_most() -> Outcome {
+    let pool = Pool::new(2)?;
+    pool.map(square, 0..100)?;
+    let stopped = pool.workers()[0];
+    signal(stopped, libc::SIGSTOP);
+    let results: Vec<_> = (0..500).map(|n| pool.apply_async(square, (n,))).collect();
+    eventually("the other does the rest", || {
+        results.iter().filter(|result| result.is_ready()).count() >= 499
+    })?;
+    signal(stopped, libc::SIGCONT);
+    for (n, result) in (0..).zip(results) {
+        assert_eq!(result.get()?, n * n);
+    }
+    assert!(pool.workers().contains(&stopped));
+    // One that is stopped cannot end by itself, but the pool does.
+    signal(stopped, libc::SIGSTOP);
+    drop(pool);
+    assert!(!runs(stopped));
+    Ok(())
+}
+
 fn an_idle_worker_that_is_killed_is_replaced() -> Outcome {
     let pool = Pool::new(2)?;
     for _ in 0..10 {
@@ -649,6 +735,24 @@ fn large_arguments_do_not_hold_up_who_submits() -> Outcome {
     }
     open.get()?;
     stuck.get()?;
+    Ok(())
+}
+
+fn more_long_tasks_may_wait_than_descriptors_are_left() -> Outcome {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a local that the call fills.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    limit.rlim_cur = 300;
+    // SAFETY: the limit is a local that the call reads.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let pool = Pool::new(2)?;
+    let echo = |bytes: Vec<u8>| bytes;
+    // Arguments and results are beyond what passes through a pipe in one piece.
+    let results: Vec<_> =
+        (0..600_u32).map(|n| pool.apply_async(echo, (vec![n as u8; 70_000],))).collect();
+    for (n, result) in (0_u32..).zip(&results) {
+        assert!(result.get()? == vec![n as u8; 70_000]);
+    }
     Ok(())
 }
 

@@ -251,6 +251,10 @@ impl Got {
     pub fn word(word: u64) -> Got {
         Got { tag: word, sum: word }
     }
+
+    pub fn is_end(&self) -> bool {
+        self.tag == END
+    }
 }
 
 /// A message of the run's size. Its words after the first are ones.

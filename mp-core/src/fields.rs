@@ -168,6 +168,31 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads `bytes` as fields: the first byte says how many, each before the message chooses one. What was read
+/// has to give the same message again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    let Some((&count, rest)) = bytes.split_first() else { return };
+    let (plan, message) = rest.split_at(rest.len().min(usize::from(count % 64)));
+    let mut reader = Reader::new(message);
+    let mut writer = Writer::new();
+    for field in plan {
+        let result = match field % 5 {
+            0 => reader.u8().map(|value| writer.u8(value)),
+            1 => reader.u32().map(|value| writer.u32(value)),
+            2 => reader.u64().map(|value| writer.u64(value)),
+            3 => reader.bytes().map(|value| writer.bytes(value)),
+            _ => reader.str().map(|value| writer.bytes(value.as_bytes())),
+        };
+        if result.is_err() {
+            return;
+        }
+    }
+    let rest = reader.clone().into_rest();
+    assert_eq!(reader.finish().is_ok(), rest.is_empty());
+    assert_eq!([&writer.into_bytes(), rest].concat(), message);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,12 +68,26 @@ mod segment;
 pub mod spin;
 pub mod sys;
 
-pub use codec::{Decoder, Encoder, Message, decode, encode};
+pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use fd::Fd;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;
+
+/// Decodes any bytes as a value of the type that the first one chooses.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_decode(bytes: &[u8]) {
+    codec::run_on(bytes);
+}
+
+/// Reads any bytes as fields.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_fields(bytes: &[u8]) {
+    fields::run_on(bytes);
+}
 
 #[cfg(test)]
 mod tests {
@@ -88,6 +102,28 @@ mod tests {
         is_send_and_sync::<Fd>();
         is_send_and_sync::<Deadline>();
         is_send_and_sync::<Error>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let replay = |target: &str, run_on: fn(&[u8])| {
+            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
+            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+            assert!(!paths.is_empty(), "{target} has no inputs");
+            for path in paths {
+                // Shown if it fails.
+                println!("{}", path.display());
+                run_on(&std::fs::read(path).unwrap());
+            }
+        };
+        replay("decode", codec::run_on);
+        replay("fields", fields::run_on);
     }
 }
 

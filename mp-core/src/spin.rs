@@ -73,14 +73,13 @@ fn several_cpus(count: impl FnOnce() -> usize, counted: &AtomicU64) -> bool {
     several
 }
 
-/// Looks until `ready` gives something or the [`budget`] is used up.
+/// Looks until `ready` gives something or the [`budget`] is used up; does not look at all where that is nothing.
 ///
 /// # Example
 ///
 /// ```
 /// use mp_core::spin;
 ///
-/// assert_eq!(spin::look(|| Some(7)), Some(7));
 /// assert_eq!(spin::look(|| None::<i32>), None); // after some microseconds
 /// ```
 pub fn look<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
@@ -90,19 +89,22 @@ pub fn look<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
 /// As [`look`], also where this thread may use one CPU only, if whoever is waited for runs `elsewhere`: on
 /// another CPU than this thread.
 pub fn look_beside<T>(elsewhere: bool, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-    // About a microsecond first: most answers come within it.
+    let several = if elsewhere {
+        several_cpus(granted_cpus, &GRANTED)
+    } else {
+        several_cpus(usable_cpus, &COUNTED)
+    };
+    if !several {
+        return None;
+    }
+    // About a microsecond first: most answers come within it, and the clock would be in their way.
     for _ in 0..32 {
         if let Some(value) = ready() {
             return Some(value);
         }
         spin_loop();
     }
-    let budget =
-        if elsewhere && several_cpus(granted_cpus, &GRANTED) { wake_up() } else { budget() };
-    if budget.is_zero() {
-        return None;
-    }
-    let end = monotonic_nanos() + budget.as_nanos() as u64;
+    let end = monotonic_nanos() + wake_up().as_nanos() as u64;
     loop {
         for _ in 0..32 {
             if let Some(value) = ready() {

@@ -235,7 +235,7 @@ impl<T> Sender<T> {
     ///
     /// let (name, squares) = receiver.recv_message_with(|bytes, descriptors| {
     ///     let mut decoder = Decoder::new(bytes, descriptors);
-    ///     mp_core::Result::Ok((decoder.get::<String>()?, decoder.get::<Vec<i32>>()?))
+    ///     Ok::<_, mp_core::Error>((decoder.get::<String>()?, decoder.get::<Vec<i32>>()?))
     /// })??;
     /// assert_eq!((name.as_str(), squares.len()), ("squares", 3));
     /// # Ok(())
@@ -279,6 +279,9 @@ impl<T: Serialize> Sender<T> {
 
     #[inline]
     fn send_encoded(&self, value: &T, deadline: Deadline) -> Result<()> {
+        if let Some((bytes, len)) = mp_core::encode_number(value) {
+            return self.link.send(&bytes[..len], &[], deadline);
+        }
         // Taken, not borrowed: encoding calls the user's code.
         let mut encoder = Encoder::reuse(self.buffer.take());
         encoder.put(value)?;

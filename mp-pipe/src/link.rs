@@ -216,7 +216,7 @@ struct Checks {
 }
 
 impl Checks {
-    const EACH_TICK: u32 = 16;
+    const EACH_TICK: u32 = 8;
     /// So many in the rush share one look at the clock.
     const RUSH: u32 = 16;
 
@@ -446,6 +446,7 @@ impl RingSender {
     fn check_clock(&self) -> Result<()> {
         let due = self.checks.is_due();
         self.producer.rush(!due);
+        self.producer.exchange_cpus(current_cpu());
         if due { self.check_peer() } else { Ok(()) }
     }
 
@@ -885,24 +886,38 @@ impl RingReceiver {
     /// Waits for a whole message, which stays where it is.
     #[inline]
     fn wait(&self, deadline: Deadline) -> Result<Ready> {
+        self.wait_for(deadline, Self::ready)
+    }
+
+    /// Waits until `ready` finds something.
+    #[inline]
+    fn wait_for<T>(
+        &self,
+        deadline: Deadline,
+        ready: impl Fn(&Self) -> std::result::Result<Option<T>, Broken>,
+    ) -> Result<T> {
         if self.state.get() == State::Closed {
             return Err(Error::Disconnected);
         }
-        if let Some(ready) = self.step(self.ready())? {
+        if let Some(ready) = self.step(ready(self))? {
             return Ok(ready);
         }
-        self.wait_long(deadline)
+        self.wait_long(deadline, || ready(self))
     }
 
     #[cold]
-    fn wait_long(&self, deadline: Deadline) -> Result<Ready> {
+    fn wait_long<T>(
+        &self,
+        deadline: Deadline,
+        ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
+    ) -> Result<T> {
         if deadline == Deadline::PASSED {
             if self.state.get() == State::Open && !self.checks.is_skipped() && self.checks.is_due()
             {
                 self.listen_to_all()?;
             }
             // If it has ended, what it sent before that is there now.
-            return match self.step(self.ready())? {
+            return match self.step(ready())? {
                 Some(ready) => Ok(ready),
                 None if self.state.get() == State::Open => Err(Error::TimedOut),
                 None => Err(Error::Disconnected),
@@ -911,13 +926,13 @@ impl RingReceiver {
         self.pace.pause();
         if self.state.get() == State::Open
             && let Some(found) =
-                look(|mine| self.consumer.exchange_cpus(mine), || self.ready().transpose())
+                look(|mine| self.consumer.exchange_cpus(mine), || ready().transpose())
         {
             return self.step(found);
         }
         loop {
             let is_sure = self.state.get() != State::Open || self.consumer.announce();
-            if let Some(ready) = self.step(self.ready())? {
+            if let Some(ready) = self.step(ready())? {
                 self.consumer.retract();
                 return Ok(ready);
             }
@@ -931,7 +946,7 @@ impl RingReceiver {
             // Also after a bell: there may be no end of them.
             if deadline.has_passed() {
                 self.consumer.retract();
-                return match self.step(self.ready())? {
+                return match self.step(ready())? {
                     Some(ready) => Ok(ready),
                     None if self.state.get() == State::Open => Err(Error::TimedOut),
                     None => Err(Error::Disconnected),
@@ -1011,6 +1026,14 @@ impl RingReceiver {
         let Some(ready) = ready.filter(|_| short.is_none()) else {
             let (at, len) = short.unwrap_or_default();
             self.pace.count();
+            if len == 8 {
+                let (word, wanted) = self.consumer.take_word(at);
+                if wanted {
+                    ring(self.socket.as_fd());
+                }
+                drop(entered);
+                return Ok(with(&word, Vec::new()));
+            }
             let mut bytes = [0; SHORT];
             if self.consumer.take_short(at, len, &mut bytes) {
                 ring(self.socket.as_fd());
@@ -1075,6 +1098,19 @@ impl RingReceiver {
     /// Receives one message into `buffer`.
     pub(crate) fn recv_into(&self, buffer: &mut [u8], deadline: Deadline) -> Result<usize> {
         let _entered = self.enter();
+        if !self.begun.get() && self.assembled.get().is_none() {
+            // The fragments of a long one go there at once.
+            let (mut have, mut begun) = (0, false);
+            let result = self.recv_fragments(buffer, &mut have, &mut begun, deadline);
+            if begun {
+                // The time is over, or the buffer too short: what was taken is kept, and the rest goes behind it.
+                self.fragments.borrow_mut().extend_from_slice(&buffer[..have]);
+                self.begun.set(true);
+            }
+            if let Some(len) = result? {
+                return Ok(len);
+            }
+        }
         let ready = self.wait(deadline)?;
         let len = match ready {
             Ready::Record(record) => record.len,
@@ -1083,16 +1119,46 @@ impl RingReceiver {
         let Some(start) = buffer.get_mut(..len) else {
             return Err(Error::TooShort { needed: len });
         };
-        match ready {
-            Ready::Record(record) if record.kind != Kind::Aside => {
-                self.consumer.read(&record, start);
-                let fds = self.descriptors(record.tag);
-                self.consume(&record);
-                fds?;
-            }
-            _ => start.copy_from_slice(&self.take(ready, Vec::new())?.0),
-        }
+        let (bytes, _) = self.take(ready, Vec::new())?;
+        start.copy_from_slice(&bytes);
         Ok(len)
+    }
+
+    /// Takes one message into `buffer`, piece by piece; `None` where that is not the way.
+    ///
+    /// If it stops in the middle, `begun` says so and `have` where.
+    fn recv_fragments(
+        &self,
+        buffer: &mut [u8],
+        have: &mut usize,
+        begun: &mut bool,
+        deadline: Deadline,
+    ) -> Result<Option<usize>> {
+        loop {
+            let record = self.wait_for(deadline, |this| this.consumer.next())?;
+            match record.kind {
+                Kind::Abort => {
+                    (*have, *begun) = (0, false);
+                    self.consume(&record);
+                    continue;
+                }
+                Kind::Aside => return Ok(None),
+                _ => {}
+            }
+            let Some(place) = buffer.get_mut(*have..).and_then(|rest| rest.get_mut(..record.len))
+            else {
+                return Ok(None);
+            };
+            self.consumer.read(&record, place);
+            let fds = self.descriptors(record.tag);
+            self.consume(&record);
+            *have += record.len;
+            *begun = record.more;
+            fds?;
+            if !record.more {
+                return Ok(Some(*have));
+            }
+        }
     }
 
     /// Receives one message in place.

@@ -214,8 +214,11 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     /// Sees how far the reader is.
     fn look(&self) -> Step<()> {
         let head = self.lane.control.head.word.load(ordering!(HeadLoad, Acquire));
-        let unread = self.tail.get().wrapping_sub(head);
-        if unread > self.lane.ring.len() as u64 || !head.is_multiple_of(8) {
+        // Not modulo 2^64: a head that is a little below zero is as wrong as one that is beyond the tail.
+        let unread = self.tail.get().checked_sub(head);
+        if unread.is_none_or(|unread| unread > self.lane.ring.len() as u64)
+            || !head.is_multiple_of(8)
+        {
             return Err(Broken::Damaged("the ring's head is out of range"));
         }
         self.head.set(head);
@@ -678,14 +681,17 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
             .then_some((at + HEADER, len))
     }
 
+    /// As [`take_short`](Self::take_short), of 8 bytes.
+    #[inline]
+    pub(crate) fn take_word(&self, at: usize) -> ([u8; 8], bool) {
+        let word = self.lane.ring.load(at).to_ne_bytes();
+        (word, self.advance(HEADER + 8, false))
+    }
+
     /// Copies such a message to the start of `bytes` and consumes it; as [`consume`](Self::consume).
     #[inline]
     pub(crate) fn take_short(&self, at: usize, len: usize, bytes: &mut [u8; SHORT]) -> bool {
-        if len == 8 {
-            bytes[..8].copy_from_slice(&self.lane.ring.load(at).to_ne_bytes());
-        } else {
-            self.lane.ring.read(at, &mut bytes[..len]);
-        }
+        self.lane.ring.read(at, &mut bytes[..len]);
         crash_point!("receive: a short message is read");
         self.advance(HEADER + len.next_multiple_of(8), false)
     }
@@ -1021,6 +1027,30 @@ mod tests {
             }
             assert_eq!(last.map(|seen| seen.kind), Some(Kind::Abort));
             consumer.publish();
+        }
+    }
+
+    #[test]
+    fn a_head_beyond_the_tail_is_refused_also_where_it_is_so_by_wrapping() {
+        for head in [8, u64::MAX - 7, u64::MAX - 255, 1 << 63] {
+            let bench = Bench::new();
+            bench.control.head.word.store(head, Ordering::Relaxed);
+            assert!(matches!(bench.producer(0), Err(Broken::Damaged(_))), "{head}");
+
+            // Seen as soon as the ring would be full.
+            let bench = Bench::new();
+            let producer = bench.producer(0).unwrap();
+            bench.control.head.word.store(head.max(1 << 20), Ordering::Relaxed);
+            let error = loop {
+                match producer.slot(INLINE, false) {
+                    Ok(Some(slot)) => {
+                        producer.commit(&slot, false, Tag::default());
+                    }
+                    Ok(None) => panic!("a full ring is one that is read"),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Broken::Damaged(_)), "{head}");
         }
     }
 

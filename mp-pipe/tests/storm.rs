@@ -804,12 +804,12 @@ fn ends_of_tampered_messages() {
         let (one, _two) = duplex::<u8, u8>().unwrap();
         let (sender, _) = one.split();
         let (mut bytes, fds) = encode(&sender).unwrap().into_parts();
-        // The segment's place in the table, 4 bytes; then the lane.
+        // That it is a ring, 4 bytes; the segment's place in the table, 4 bytes; then the lane.
         assert!(
-            bytes.len() == 32 && bytes[4..12] == [0; 8],
+            bytes.len() == 36 && bytes[8..16] == [0; 8],
             "another layout than this test writes"
         );
-        bytes[4..12].copy_from_slice(&lane.to_le_bytes());
+        bytes[8..16].copy_from_slice(&lane.to_le_bytes());
         let message = mp_core::Message::new(bytes, fds);
         assert!(decode::<Sender<u8>>(message).is_err(), "{lane}");
     }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mp_core::Message;
 use mp_core::sys::mem;
@@ -15,39 +16,82 @@ use mp_core::sys::mem;
 /// A longer body lies in a file: with its header it would not pass through a pipe in one piece.
 const LONG: usize = (64 << 10) - 16;
 
+/// No more files are kept open than this, by all pools together: what is more stays in memory.
+const MOST_FILES: usize = 64;
+
+static FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// A file with the bytes of a message.
+#[derive(Debug)]
+pub(crate) struct Aside(OwnedFd);
+
+impl Aside {
+    /// Keeps a file, unless there are too many already.
+    fn keep(file: OwnedFd) -> Result<Self, OwnedFd> {
+        // Relaxed: a count that guards nothing.
+        if FILES.fetch_add(1, Ordering::Relaxed) < MOST_FILES {
+            return Ok(Self(file));
+        }
+        FILES.fetch_sub(1, Ordering::Relaxed);
+        Err(file)
+    }
+
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A message, as it waits.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
     /// Its bytes; where they lie in a file, none.
     pub(crate) bytes: Vec<u8>,
-    /// Its descriptors, then the file.
     pub(crate) fds: Vec<OwnedFd>,
-    pub(crate) aside: bool,
+    pub(crate) aside: Option<Aside>,
 }
 
 impl Body {
-    /// Puts a long message aside.
-    pub(crate) fn pack(message: Message) -> io::Result<Self> {
-        let (bytes, mut fds) = message.into_parts();
-        if bytes.len() <= LONG {
-            return Ok(Self { bytes, fds, aside: false });
+    /// Puts a long message aside, if there can be a file for it.
+    pub(crate) fn pack(message: Message) -> Self {
+        let (bytes, fds) = message.into_parts();
+        if is_long(bytes.len()) && FILES.load(Ordering::Relaxed) < MOST_FILES {
+            let file = put_aside(&bytes).ok();
+            if let Some(aside) = file.and_then(|file| Aside::keep(file).ok()) {
+                return Self { bytes: Vec::new(), fds, aside: Some(aside) };
+            }
         }
-        fds.push(put_aside(&bytes)?);
-        Ok(Self { bytes: Vec::new(), fds, aside: true })
+        Self { bytes, fds, aside: None }
     }
 
-    pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { bytes: self.bytes.clone(), fds, aside: self.aside })
+    /// What was received; where `aside` is set the bytes lie in the last descriptor.
+    pub(crate) fn received(bytes: &[u8], mut fds: Vec<OwnedFd>, aside: bool) -> io::Result<Self> {
+        if !aside {
+            return Ok(Self { bytes: bytes.to_vec(), fds, aside: None });
+        }
+        let file = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+        match Aside::keep(file) {
+            Ok(aside) => Ok(Self { bytes: Vec::new(), fds, aside: Some(aside) }),
+            Err(file) => Ok(Self { bytes: take_aside(&file)?, fds, aside: None }),
+        }
+    }
+
+    pub(crate) fn is_long(&self) -> bool {
+        self.aside.is_some() || is_long(self.bytes.len())
     }
 
     /// The bytes, and copies of the descriptors: it can be read again.
     pub(crate) fn read(&self) -> io::Result<(Cow<'_, [u8]>, Vec<OwnedFd>)> {
-        let (fds, bytes) = match self.fds.split_last() {
-            Some((file, fds)) if self.aside => (fds, Cow::Owned(take_aside(file)?)),
-            _ => (&self.fds[..], Cow::Borrowed(&self.bytes[..])),
+        let bytes = match &self.aside {
+            Some(aside) => Cow::Owned(take_aside(aside.file())?),
+            None => Cow::Borrowed(&self.bytes[..]),
         };
-        let fds = fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
         Ok((bytes, fds))
     }
 }
@@ -82,17 +126,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_long_ones_can_be_read_again() {
+    fn short_and_long_ones_can_be_read_again_and_of_many_long_ones_most_stay_in_memory() {
+        // One after the other: how many files there are is counted for the whole process.
+        read_again();
+        many();
+    }
+
+    fn read_again() {
         for len in [0, LONG, LONG + 1, 1 << 20] {
             let bytes = vec![7; len];
             let null = File::open("/dev/null").unwrap();
-            let body = Body::pack(Message::new(bytes.clone(), vec![null.into()])).unwrap();
-            assert_eq!(body.aside, is_long(len));
+            let body = Body::pack(Message::new(bytes.clone(), vec![null.into()]));
+            assert_eq!((body.aside.is_some(), body.is_long()), (is_long(len), is_long(len)));
             for _ in 0..2 {
                 let (read, fds) = body.read().unwrap();
                 assert_eq!(read, bytes);
                 assert_eq!(fds.len(), 1);
             }
         }
+    }
+
+    fn many() {
+        let pack = |n: usize| Body::pack(Message::new(vec![n as u8; LONG + 1], Vec::new()));
+        let bodies: Vec<Body> = (0..3 * MOST_FILES).map(pack).collect();
+        assert_eq!(bodies.iter().filter(|body| body.aside.is_some()).count(), MOST_FILES);
+        for (n, body) in bodies.iter().enumerate() {
+            assert!(body.is_long() && body.read().unwrap().0 == vec![n as u8; LONG + 1]);
+        }
+        let file = |n| put_aside(&vec![n; LONG + 1]).unwrap();
+        let received: Vec<Body> =
+            (0..100).map(|n| Body::received(&[], vec![file(n)], true).unwrap()).collect();
+        for (n, body) in (0..).zip(&received) {
+            assert!(body.fds.is_empty() && body.read().unwrap().0 == vec![n; LONG + 1]);
+        }
+        assert!(Body::received(&[], Vec::new(), true).is_err());
     }
 }

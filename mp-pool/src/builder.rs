@@ -85,7 +85,7 @@ impl Builder {
     {
         let mut encoder = Encoder::new();
         let body = match args.encode(&mut encoder) {
-            Ok(()) => Body::pack(encoder.finish()).map_err(Error::Io),
+            Ok(()) => Ok(Body::pack(encoder.finish())),
             Err(error) => Err(Error::Encode(error.to_string())),
         };
         self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));

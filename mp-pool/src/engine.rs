@@ -35,7 +35,10 @@ use crate::{Error, Result, TaskError};
 
 /// So many tasks a worker may have in its pipe.
 const AHEAD: usize = 512;
-/// Workers that end in a row before they have done anything; then no more are started.
+/// And so many if they are long.
+const LONG_AHEAD: usize = 4;
+/// Workers in a row that cannot be started, fail in the initializer, or end by themselves before they have done
+/// anything; then no more are started. That one is killed says nothing of the next.
 const MOST_FAILURES: u32 = 8;
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -247,8 +250,9 @@ impl State {
         let (mut task, number) = (task, worker.next);
         if result.is_ok() {
             let body = &mut task.task.body;
-            let order = Order { number, function, define: false, aside: body.aside };
-            result = if body.fds.is_empty() {
+            let aside = body.aside.is_some();
+            let order = Order { number, function, define: false, aside };
+            result = if body.fds.is_empty() && !aside {
                 send_order(&worker.sender, order, &body.bytes)
             } else {
                 send_with_descriptors(&worker.sender, order, body)
@@ -258,6 +262,8 @@ impl State {
             Ok(()) => {
                 worker.number();
                 worker.left -= 1;
+                // Of long ones not many go ahead.
+                worker.full = task.task.body.is_long() && worker.sent.len() >= LONG_AHEAD;
                 worker.sent.push_back((number, Sent::Task(task)));
                 Attempt::Sent
             }
@@ -349,10 +355,22 @@ fn send_with_descriptors(
     order: Order,
     body: &mut Body,
 ) -> mp_pipe::Result<()> {
+    let mut fds = std::mem::take(&mut body.fds);
+    let count = fds.len();
+    if let Some(aside) = &body.aside {
+        match aside.file().try_clone() {
+            Ok(file) => fds.push(file),
+            Err(error) => {
+                body.fds = fds;
+                return Err(error.into());
+            }
+        }
+    }
     let bytes = [&order.to_bytes()[..], &body.bytes].concat();
-    let message = Message::new(bytes, std::mem::take(&mut body.fds));
+    let message = Message::new(bytes, fds);
     let result = sender.try_send_message(&message);
     body.fds = message.into_parts().1;
+    body.fds.truncate(count);
     result
 }
 
@@ -427,9 +445,11 @@ fn send_initializer(worker: &mut Worker, function: &Function, body: &Body) -> Re
     send_order(&worker.sender, define, function.bytes())?;
     worker.functions = 1;
     let number = worker.number();
-    let order = Order { number, function: 0, define: false, aside: body.aside };
-    let mut copy = body.try_clone()?;
-    send_with_descriptors(&worker.sender, order, &mut copy)?;
+    // Each worker is sent a message of its own.
+    let (bytes, fds) = body.read()?;
+    let mut body = Body::pack(Message::new(bytes.into_owned(), fds));
+    let order = Order { number, function: 0, define: false, aside: body.aside.is_some() };
+    send_with_descriptors(&worker.sender, order, &mut body)?;
     worker.sent.push_back((number, Sent::Start));
     Ok(())
 }
@@ -464,7 +484,7 @@ fn initializer_failed(report: Report, text: &[u8]) -> String {
     match report.status {
         Status::Panicked => format!("it panicked: {text}"),
         Status::Undecodable => format!("its arguments cannot be read: {text}"),
-        Status::Unencodable | Status::Value => text.into_owned(),
+        Status::Unencodable | Status::Untaken | Status::Value => text.into_owned(),
     }
 }
 
@@ -778,8 +798,12 @@ impl Dispatcher {
             let link = &mut self.links[index];
             while !link.silent && reports.len() < MOST_RESULTS {
                 let received = link.receiver.try_recv_message_with(|bytes, fds| {
-                    let (report, body) = Report::read(bytes)?;
-                    Some((report, Body { bytes: body.to_vec(), fds, aside: report.aside }))
+                    let (mut report, body) = Report::read(bytes)?;
+                    let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
+                        report.status = Status::Untaken;
+                        Body { bytes: error.to_string().into_bytes(), ..Body::default() }
+                    });
+                    Some((report, body))
                 });
                 match received {
                     Ok(Some(report)) => reports.push(report),
@@ -995,7 +1019,8 @@ impl Dispatcher {
         }
         if in_initializer {
             self.fail(Error::DiedInInitializer { pid, exit_code }.to_string());
-        } else if worker.has_worked {
+        } else if worker.has_worked || exit_code.is_some_and(|code| code < 0) {
+            // Somebody killed it, which says nothing of the next one.
             self.next_start = self.next_start.max(Deadline::after(IDLE_PAUSE));
         } else {
             self.fail(format!("the worker {pid} ended before its first task"));
@@ -1064,6 +1089,10 @@ fn outcome(task: &Accepted, report: Report, body: Body) -> Outcome {
         Status::Undecodable => {
             let task = task.full_name(None);
             Err(TaskError::Decode(format!("the arguments of {task}: {}", text(&body))))
+        }
+        Status::Untaken => {
+            let task = task.full_name(None);
+            Err(TaskError::Decode(format!("the result of {task}: {}", text(&body))))
         }
     }
 }

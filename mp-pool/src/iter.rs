@@ -23,9 +23,7 @@ pub(crate) const WINDOW_EACH: usize = 32;
 
 /// Makes a task's body of what was encoded.
 pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
-    let message = encoded.map_err(|error| TaskError::Encode(error.to_string()))?;
-    Body::pack(message)
-        .map_err(|error| TaskError::Encode(format!("the arguments cannot be put aside: {error}")))
+    encoded.map(Body::pack).map_err(|error| TaskError::Encode(error.to_string()))
 }
 
 /// Tasks of one call, some of them in flight.

@@ -68,6 +68,8 @@ pub(crate) enum Status {
     Panicked = 1,
     Unencodable = 2,
     Undecodable = 3,
+    /// Never sent: the pool could not take the value.
+    Untaken = 4,
 }
 
 /// What a message from a worker begins with.

@@ -180,6 +180,26 @@ impl Core {
         Ok(Self { slots, sockets: Sockets::over(near, far)?, joinable })
     }
 
+    /// A queue of few and small blocks, which can be used up.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn create_sized(sizes: usize, capacity: u64, max_units: u64) -> Result<Self> {
+        let slots = Slots::create_sized(0, sizes, capacity, max_units)?;
+        Ok(Self { slots, sockets: Sockets::pair()?, joinable: true })
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// As whoever takes a lock from the dead does.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn repair_both(&self) {
+        let Words { put, got, .. } = self.words();
+        self.repair(put);
+        self.repair(got);
+    }
+
     pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
         [self.slots.segment().as_fd(), self.sockets.near.as_fd(), self.sockets.far.as_fd()]
     }
@@ -279,7 +299,7 @@ impl Core {
     #[inline]
     pub(crate) fn check_size(&self, len: usize, fds: usize) -> Result<()> {
         let extra = if fds > 0 { 8 } else { 0 };
-        let (size, max) = (len as u64, self.slots.largest() - extra);
+        let (size, max) = (len as u64, self.slots.largest().saturating_sub(extra));
         if size > max {
             return Err(Error::TooLarge { size, max });
         }

@@ -94,6 +94,8 @@ mod models;
 mod parcel;
 #[cfg(not(mp_loom))]
 mod queue;
+#[cfg(all(any(test, fuzzing), not(mp_loom)))]
+mod scribble;
 #[cfg(not(mp_loom))]
 mod slots;
 mod word;
@@ -104,6 +106,13 @@ pub use {
     joinable::JoinableQueue,
     queue::{Builder, IntoIter, Iter, Queue},
 };
+
+/// Uses a queue that any bytes are written over, between the calls.
+#[cfg(all(fuzzing, not(mp_loom)))]
+#[doc(hidden)]
+pub fn fuzz_queue(bytes: &[u8]) {
+    scribble::run_on(bytes);
+}
 
 #[cfg(all(test, not(mp_loom)))]
 mod tests {
@@ -134,5 +143,26 @@ mod tests {
         let queue = Queue::<u8>::unbounded().unwrap();
         let message = mp_core::encode(&queue).unwrap();
         assert!(mp_core::decode::<JoinableQueue<u8>>(message).is_err());
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let replay = |target: &str, run_on: fn(&[u8])| {
+            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
+            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+            assert!(!paths.is_empty(), "{target} has no inputs");
+            for path in paths {
+                // Shown if it fails.
+                println!("{}", path.display());
+                run_on(&std::fs::read(path).unwrap());
+            }
+        };
+        replay("queue", scribble::run_on);
     }
 }

@@ -200,7 +200,12 @@ impl Slots {
         result
     }
 
-    fn create_sized(kind: u64, sizes: usize, capacity: u64, max_units: u64) -> Result<Self> {
+    pub(crate) fn create_sized(
+        kind: u64,
+        sizes: usize,
+        capacity: u64,
+        max_units: u64,
+    ) -> Result<Self> {
         let size = start_of_block(2 * sizes) as usize;
         let reserved = (BLOCKS + FIRST_RESERVE) as usize;
         let segment = Segment::create_sparse("queue", kind, size, reserved)?;
@@ -234,6 +239,25 @@ impl Slots {
         let words = NonNull::from(words);
         let start = segment.address(BLOCKS as usize, (size - BLOCKS) as usize)?;
         Ok(Self { segment, words, start, blocks: 2 * sizes, capacity, max_units })
+    }
+
+    /// Where the words of a peer may be written: those of the sides but for their locks, and the first of each
+    /// block.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn word_at(&self, place: u16) -> &AtomicU64 {
+        use std::mem::offset_of;
+        let [index, block] = place.to_le_bytes().map(usize::from);
+        let at = if block < self.blocks {
+            start_of_block(block) as usize + index * 8
+        } else {
+            let at = index * 8 % size_of::<Words>();
+            let locks = [offset_of!(Words, put), offset_of!(Words, got)]
+                .map(|side| side + offset_of!(Side, lock));
+            let is_lock =
+                locks.iter().any(|lock| (*lock..lock + size_of::<RawLock>()).contains(&at));
+            Segment::HEADER + if is_lock { 0 } else { at }
+        };
+        self.segment.at(at).expect("within the segment")
     }
 
     pub(crate) fn segment(&self) -> &Segment {
@@ -560,6 +584,10 @@ impl Slots {
         let units = units_of(len as usize, fds > 0);
         if (cursor.unit + units) * UNIT > size_of_block(cursor.block) {
             return Err(Error::Damaged("a record is longer than its block"));
+        }
+        // Who gets it makes room for so much, and finds that much memory taken by the segment.
+        if units > self.max_units {
+            return Err(Error::Damaged("a record is longer than the queue has room for"));
         }
         if fds == 0 {
             return Ok(Found { at: at + HEADER, len, units, parcel: None });
@@ -907,6 +935,20 @@ mod tests {
             assert!(slots.tail().unwrap().1.block < 2 * KEPT);
             assert!(taken(&slots) <= 512 << 10, "{}", taken(&slots));
         }
+    }
+
+    #[test]
+    fn a_record_that_says_it_is_longer_than_the_queue_may_hold_is_not_read() {
+        let slots = Slots::create(KIND, u64::MAX, 10).unwrap();
+        assert!(put(&slots, b"short", None, None));
+        let (_, mut cursor, there, _) = slots.head(false).unwrap();
+        assert_eq!(there, 1);
+        let header = slots.word_at(0);
+        assert_eq!(header.load(Ordering::Relaxed), header_of(5, 0));
+        header.store(header_of(10 * UNIT as usize, 0), Ordering::Relaxed);
+        assert!(matches!(slots.find(&mut cursor, false), Err(Error::Damaged(_))));
+        header.store(header_of(10 * UNIT as usize - HEADER as usize, 0), Ordering::Relaxed);
+        assert_eq!(slots.find(&mut cursor, false).unwrap().unwrap().units, 10);
     }
 
     #[test]

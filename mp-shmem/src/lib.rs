@@ -90,6 +90,13 @@ pub use raw::{RawArray, RawValue};
 pub use segment::SharedMemory;
 pub use value::{Value, ValueGuard};
 
+/// Opens any bytes as a list, and uses it.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_shareable_list(bytes: &[u8]) {
+    list::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +119,26 @@ mod tests {
         sync::<ArrayGuard<'static, i32>>();
         fn error<T: std::error::Error + Send + Sync + 'static>() {}
         error::<Error>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let replay = |target: &str, run_on: fn(&[u8])| {
+            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
+            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+            assert!(!paths.is_empty(), "{target} has no inputs");
+            for path in paths {
+                // Shown if it fails.
+                println!("{}", path.display());
+                run_on(&std::fs::read(path).unwrap());
+            }
+        };
+        replay("shareable_list", list::run_on);
     }
 }

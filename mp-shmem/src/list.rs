@@ -636,6 +636,54 @@ fn hash(bytes: &[u8]) -> u64 {
     (hash >> 24).max(1)
 }
 
+/// Opens memory that holds `bytes` as a list, and again after part of it changed.
+///
+/// The first byte says how much is changed: each time a number of two bytes, its place, and a byte. The rest is
+/// the memory.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    fn usage(list: &ShareableList) {
+        // An item is no longer than the memory, and items do not overlap.
+        let mut sizes = 0;
+        for index in 0..list.len() {
+            sizes += match list.get(index) {
+                Ok(Item::Str(text)) => text.len(),
+                Ok(Item::Bytes(bytes)) => bytes.len(),
+                _ => WORD,
+            };
+        }
+        assert!(sizes <= list.memory.size());
+        assert!(matches!(list.get(list.len()), Err(Error::OutOfRange { .. })));
+        let _ = (list.format(), list.count(&Item::Int(0)), list.index(&Item::None));
+    }
+
+    let Some((&count, bytes)) = bytes.split_first() else { return };
+    let (changes, bytes) = bytes.split_at(bytes.len().min(3 * usize::from(count % 8)));
+    if bytes.is_empty() {
+        return;
+    }
+    let memory = SharedMemory::without_name(bytes).expect("memory");
+    let Ok(list) = ShareableList::from_memory(memory.clone()) else { return };
+    usage(&list);
+    let (changes, _) = changes.as_chunks::<3>();
+    for &[low, high, byte] in changes {
+        let at = usize::from(u16::from_le_bytes([low, high])) % memory.size();
+        memory.write_at(at, &[byte]).expect("within it");
+        usage(&list);
+        if let Ok(again) = ShareableList::from_memory(memory.clone()) {
+            usage(&again);
+        }
+    }
+    let items = crate::items![-1, 2.5, true, (), "", "a text", b"\0bytes\0", vec![0xFF; 100]];
+    for index in 0..list.len().clamp(items.len(), 64) {
+        let (at, item) = (index % (list.len() + 1), &items[index % items.len()]);
+        if list.set(at, item.clone()).is_ok() {
+            assert_eq!(list.get(at).expect("it was set"), *item);
+        }
+    }
+    usage(&list);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

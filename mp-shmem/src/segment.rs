@@ -198,6 +198,16 @@ impl SharedMemory {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Shared memory that holds `bytes`, and whose name is nobody's.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn without_name(bytes: &[u8]) -> Result<Self> {
+        let fd = mem::memfd(c"mp-nameless")?;
+        mem::set_len(fd.as_fd(), bytes.len() as u64)?;
+        let memory = Self::map(File::from(fd), "nameless", bytes.len())?;
+        memory.write_at(0, bytes)?;
+        Ok(memory)
+    }
+
     /// Makes the last handle in this process remove the name when it is dropped.
     ///
     /// A process that is killed drops nothing: see [`remove_stale`](Self::remove_stale). Handles that were

@@ -2,7 +2,7 @@
 //! share count for each in part.
 
 use multiprocess::sync::Event;
-use multiprocess::{Process, StartMethod};
+use multiprocess::{Pool, Process, StartMethod};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -20,22 +20,28 @@ pub const CASES: [Case; 1] = [Case {
     setup: Setup::PLAIN,
     rows: &[
         Row {
-            name: "Process, ForkServer",
+            name: "Pool, ForkServer",
             kind: Kind::Ours,
             waits: Waits::Sleeps,
-            run: |_| ours(StartMethod::ForkServer),
+            run: |_| pool(StartMethod::ForkServer),
         },
         Row {
-            name: "Process, Spawn",
+            name: "Pool, Spawn",
             kind: Kind::Ours,
             waits: Waits::Sleeps,
-            run: |_| ours(StartMethod::Spawn),
+            run: |_| pool(StartMethod::Spawn),
         },
         Row {
-            name: "Process, Fork",
+            name: "Pool, Fork",
             kind: Kind::Ours,
             waits: Waits::Sleeps,
-            run: |_| ours(StartMethod::Fork),
+            run: |_| pool(StartMethod::Fork),
+        },
+        Row {
+            name: "Process that waits, ForkServer",
+            kind: Kind::Ours,
+            waits: Waits::Sleeps,
+            run: |_| waiting(StartMethod::ForkServer),
         },
         Row { name: "procspawn Pool", kind: Kind::Process, waits: Waits::Sleeps, run: procspawn },
         Row {
@@ -78,7 +84,14 @@ fn wait(ready: Event, done: Event) {
     let _ = done.wait();
 }
 
-fn ours(method: StartMethod) -> Outcome {
+fn pool(method: StartMethod) -> Outcome {
+    let pool = Pool::builder().workers(2).start_method(method).build()?;
+    let nap = Duration::from_millis(20);
+    pool.map_chunked(std::thread::sleep, [nap, nap], 1)?;
+    pss(&pool.workers())
+}
+
+fn waiting(method: StartMethod) -> Outcome {
     let done = Event::new()?;
     let mut children = Vec::new();
     for _ in 0..2 {
@@ -115,8 +128,9 @@ fn raw_fork(_: &Run) -> Outcome {
     };
     let workers: Vec<_> = (0..2).map(worker).collect();
     let figure = pss(&workers.iter().map(process::Forked::pid).collect::<Vec<_>>());
+    // A word ends whichever worker reads it, so there is one for each before any is waited for.
+    workers.iter().for_each(|_| write_word(&writer, 0));
     for worker in workers {
-        write_word(&writer, 0);
         worker.join()?;
     }
     figure

@@ -7,6 +7,7 @@ use std::fs::File;
 
 use crossbeam_channel::bounded;
 use ipc_channel::ipc;
+use multiprocess::{Connection, Process, Receiver, duplex, simplex};
 
 use super::iox;
 use super::python::python;
@@ -16,7 +17,7 @@ use crate::harness::{
     with_tag,
 };
 use crate::raw::pipes::{self, read_word, write_word};
-use crate::raw::process;
+use crate::raw::process::{self, Report};
 use crate::raw::ring::Ring;
 use crate::raw::shared::Wait;
 
@@ -73,7 +74,8 @@ pub const CASES: [Case; 6] = [
     },
 ];
 
-const TRIPS: [Row; 12] = [
+const TRIPS: [Row; 13] = [
+    Row { name: "duplex", kind: Kind::Ours, waits: Waits::Both, run: duplex_trips },
     Row { name: "ipc-channel", kind: Kind::Process, waits: Waits::Sleeps, run: ipc_trips },
     Row { name: "iceoryx2", kind: Kind::Process, waits: Waits::Polls, run: iox_trips },
     Row {
@@ -130,6 +132,25 @@ fn two_cores(run: &Run) -> Result<(), NotHere> {
         Cores::Two if process::cores().len() < 2 => Err(NotHere("there is one core only".into())),
         _ => Ok(()),
     }
+}
+
+fn answer(run: Run, there: Connection<u64, u64>) -> Report {
+    echo(&run, || {
+        let word = there.recv().expect("receives");
+        there.send(word).expect("sends");
+        word
+    })
+}
+
+fn duplex_trips(run: &Run) -> Outcome {
+    let (here, there) = duplex::<u64, u64>()?;
+    let child = Process::new(answer, (*run, there)).start()?;
+    let figure = trips(run, |word| {
+        here.send(word).expect("sends");
+        here.recv().expect("receives")
+    })?;
+    child.result()?;
+    Ok(figure)
 }
 
 fn ipc_trips(run: &Run) -> Outcome {
@@ -298,7 +319,14 @@ fn eventfd_trips(run: &Run) -> Outcome {
     )
 }
 
-const STREAMS: [Row; 14] = [
+const STREAMS: [Row; 16] = [
+    Row { name: "simplex", kind: Kind::Ours, waits: Waits::Both, run: simplex_stream },
+    Row {
+        name: "simplex, in place",
+        kind: Kind::Ours,
+        waits: Waits::Both,
+        run: simplex_place_stream,
+    },
     Row { name: "ipc-channel", kind: Kind::Process, waits: Waits::Sleeps, run: ipc_stream },
     Row {
         name: "ipc-channel IpcSharedMemory",
@@ -369,6 +397,53 @@ const STREAMS: [Row; 14] = [
     },
     Row { name: "memfd per message", kind: Kind::Raw, waits: Waits::Sleeps, run: memfd_stream },
 ];
+
+fn receive_words(run: Run, from: Receiver<u64>) -> Report {
+    receiver(&run, || Got::word(from.recv().expect("receives")))
+}
+
+fn receive_bytes(run: Run, from: Receiver<()>) -> Report {
+    let mut buffer = message(&run);
+    receiver(&run, || {
+        from.recv_bytes_into(&mut buffer).expect("receives");
+        Got::of(&buffer)
+    })
+}
+
+fn receive_in_place(run: Run, from: Receiver<()>) -> Report {
+    receiver(&run, || from.recv_with(Got::of).expect("receives"))
+}
+
+/// `send` and `recv` for words, `send_bytes` and `recv_bytes_into` for the rest.
+fn simplex_stream(run: &Run) -> Outcome {
+    if run.setup.size == 8 {
+        let (from, to) = simplex::<u64>()?;
+        let child = Process::new(receive_words, (*run, from)).start()?;
+        let sent = sender(run, |tag| to.send(tag).expect("sends"));
+        return streamed(run, sent, child.result()?);
+    }
+    let (from, to) = simplex::<()>()?;
+    let child = Process::new(receive_bytes, (*run, from)).start()?;
+    let mut out = message(run);
+    let sent = sender(run, |tag| to.send_bytes(with_tag(&mut out, tag)).expect("sends"));
+    streamed(run, sent, child.result()?)
+}
+
+/// `send_with` and `recv_with`: one copy, by the sender, into the pipe.
+fn simplex_place_stream(run: &Run) -> Outcome {
+    let size = run.setup.size;
+    if size == 8 {
+        return Err(NotHere("for bytes".into()).into());
+    }
+    let (from, to) = simplex::<()>()?;
+    let child = Process::new(receive_in_place, (*run, from)).start()?;
+    let mut out = message(run);
+    let sent = sender(run, |tag| {
+        let write = |place: &mut [u8]| place.copy_from_slice(with_tag(&mut out, tag));
+        to.send_with(size, write).expect("sends");
+    });
+    streamed(run, sent, child.result()?)
+}
 
 /// `IpcSender<u64>` for words, `bytes_channel` for the rest.
 fn ipc_stream(run: &Run) -> Outcome {

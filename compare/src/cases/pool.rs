@@ -27,6 +27,7 @@ pub const CASES: [Case; 2] = [
         unit: Unit::PerSecond,
         setup: Setup::PLAIN,
         rows: &[
+            Row { name: "Pool.apply_async", kind: Kind::Ours, waits: Waits::Both, run: our_tasks },
             Row {
                 name: "procspawn Pool",
                 kind: Kind::Process,
@@ -67,6 +68,7 @@ pub const CASES: [Case; 2] = [
         unit: Unit::PerSecond,
         setup: Setup::PLAIN,
         rows: &[
+            Row { name: "Pool.map", kind: Kind::Ours, waits: Waits::Both, run: our_map },
             Row {
                 name: "procspawn Pool, 8 chunks by hand",
                 kind: Kind::Process,
@@ -117,6 +119,22 @@ fn maps(run: &Run, mut map: impl FnMut(&[u64]) -> Vec<u64>) -> Outcome {
 
 fn squares(items: impl IntoIterator<Item = u64>) -> Vec<u64> {
     items.into_iter().map(|x| x * x).collect()
+}
+
+fn nothing() {}
+
+fn our_tasks(run: &Run) -> Outcome {
+    let pool = multiprocess::Pool::new(WORKERS)?;
+    Ok(rate(run, || {
+        let tasks: Vec<_> = (0..WINDOW).map(|_| pool.apply_async(nothing, ())).collect();
+        tasks.into_iter().for_each(|task| task.get().expect("ends"));
+        WINDOW
+    }))
+}
+
+fn our_map(run: &Run) -> Outcome {
+    let pool = multiprocess::Pool::new(WORKERS)?;
+    maps(run, |input| pool.map(|x: u64| x * x, input.iter().copied()).expect("maps"))
 }
 
 fn procspawn_tasks(run: &Run) -> Outcome {

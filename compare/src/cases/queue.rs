@@ -6,6 +6,10 @@ use std::cell::RefCell;
 
 use crossbeam_channel::bounded;
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcReceiver, IpcSender};
+use multiprocess::sync::Barrier;
+use multiprocess::{Process, Queue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::python::python;
 use crate::harness::{
@@ -14,7 +18,7 @@ use crate::harness::{
 };
 use crate::raw::mpmc::Mpmc;
 use crate::raw::pipes;
-use crate::raw::process;
+use crate::raw::process::{self, Report};
 use crate::raw::shared::Wait;
 
 const fn case(
@@ -37,7 +41,15 @@ pub const CASES: [Case; 6] = [
     case("queue_4p4c_1KiB", "1 KiB from 4 producers to 4 consumers", 4, 4, 1 << 10),
 ];
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 11] = [
+    Row { name: "Queue, unbounded", kind: Kind::Ours, waits: Waits::Both, run: unbounded },
+    Row { name: "Queue, bounded", kind: Kind::Ours, waits: Waits::Both, run: of_capacity },
+    Row {
+        name: "Queue, unbounded, put_many and get_many",
+        kind: Kind::Ours,
+        waits: Waits::Both,
+        run: many,
+    },
     Row { name: "ipc-channel", kind: Kind::Process, waits: Waits::Sleeps, run: ipc_queue },
     Row {
         name: "CPython Queue",
@@ -72,6 +84,125 @@ const ROWS: [Row; 8] = [
         run: one_socket,
     },
 ];
+
+/// What is in a queue of ours: words as they are, larger messages as vectors.
+trait Item: Serialize + DeserializeOwned + 'static {
+    fn make(out: &mut Vec<u8>, tag: u64) -> Self;
+    fn look(&self) -> Got;
+}
+
+impl Item for u64 {
+    fn make(_: &mut Vec<u8>, tag: u64) -> Self {
+        tag
+    }
+
+    fn look(&self) -> Got {
+        Got::word(*self)
+    }
+}
+
+impl Item for Vec<u8> {
+    fn make(out: &mut Vec<u8>, tag: u64) -> Self {
+        with_tag(out, tag).to_vec()
+    }
+
+    fn look(&self) -> Got {
+        Got::of(self)
+    }
+}
+
+fn meet(gate: &Barrier) {
+    gate.wait().expect("all come");
+}
+
+fn put_each<T: Item>(run: Run, gate: Barrier, queue: Queue<T>) -> Report {
+    let mut out = message(&run);
+    producer(&run, || meet(&gate), |tag| queue.put(T::make(&mut out, tag)).expect("puts"))
+}
+
+fn get_each<T: Item>(queue: Queue<T>) -> Report {
+    consumer(|| queue.get().expect("gets").look())
+}
+
+/// How many at once. A producer looks at the clock after each 128, so that none are left over.
+const MANY: usize = 64;
+
+fn put_some<T: Item>(run: Run, gate: Barrier, queue: Queue<T>) -> Report {
+    let (mut out, mut some) = (message(&run), Vec::with_capacity(MANY));
+    producer(
+        &run,
+        || meet(&gate),
+        |tag| {
+            some.push(T::make(&mut out, tag));
+            if some.len() == MANY {
+                queue.put_many(some.drain(..)).expect("puts");
+            }
+        },
+    )
+}
+
+fn get_some<T: Item>(queue: Queue<T>) -> Report {
+    let mut some = Vec::new().into_iter();
+    consumer(|| {
+        let item: T = some.next().unwrap_or_else(|| {
+            some = queue.get_many(MANY).expect("gets").into_iter();
+            some.next().expect("one at least")
+        });
+        let got = item.look();
+        if got.is_end() {
+            // Behind an end there are only ends, which are the others'.
+            queue.put_many(some.by_ref()).expect("puts");
+        }
+        got
+    })
+}
+
+/// Producers and consumers in processes of their own; this one ends the consumers.
+fn ours<T: Item>(
+    run: &Run,
+    queue: Queue<T>,
+    put: impl Fn(Run, Barrier, Queue<T>) -> Report + Copy + 'static,
+    get: impl Fn(Queue<T>) -> Report + Copy + 'static,
+) -> Outcome {
+    let Setup { producers, consumers, .. } = run.setup;
+    let gate = Barrier::new(producers)?;
+    let receive = |_| Process::new(get, (queue.clone(),)).start();
+    let receivers = (0..consumers).map(receive).collect::<Result<Vec<_>, _>>()?;
+    let send = |_| Process::new(put, (*run, gate.clone(), queue.clone())).start();
+    let senders = (0..producers).map(send).collect::<Result<Vec<_>, _>>()?;
+    let join = |children: Vec<multiprocess::Child<Report>>| {
+        children.into_iter().map(multiprocess::Child::result).collect::<Result<Vec<_>, _>>()
+    };
+    let sent = join(senders)?;
+    for _ in 0..consumers {
+        queue.put(T::make(&mut message(run), END)).expect("puts");
+    }
+    queued(&sent, &join(receivers)?)
+}
+
+fn unbounded(run: &Run) -> Outcome {
+    if run.setup.size == 8 {
+        ours(run, Queue::<u64>::unbounded()?, put_each, get_each)
+    } else {
+        ours(run, Queue::<Vec<u8>>::unbounded()?, put_each, get_each)
+    }
+}
+
+fn of_capacity(run: &Run) -> Outcome {
+    if run.setup.size == 8 {
+        ours(run, Queue::<u64>::bounded(4096)?, put_each, get_each)
+    } else {
+        ours(run, Queue::<Vec<u8>>::bounded(1024)?, put_each, get_each)
+    }
+}
+
+fn many(run: &Run) -> Outcome {
+    if run.setup.size == 8 {
+        ours(run, Queue::<u64>::unbounded()?, put_some, get_some)
+    } else {
+        ours(run, Queue::<Vec<u8>>::unbounded()?, put_some, get_some)
+    }
+}
 
 /// Sending and receiving ends of ipc-channel for either size.
 enum IpcSend {

@@ -7,13 +7,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ipc_channel::ipc::{self, IpcSharedMemory};
-use multiprocess::{Array, Process};
+use multiprocess::{Array, Connection, Process, SharedMemory, duplex};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::iox;
 use super::python::python;
 use crate::harness::{Case, Figure, GIB, Kind, Outcome, Row, Run, Setup, Unit, Waits};
 use crate::raw::pipes::{self, read_word, write_word};
-use crate::raw::process::{self, now};
+use crate::raw::process::{self, Report, now};
 use crate::raw::shared::{Mapping, memfd};
 
 const SIZE: usize = 256 << 20;
@@ -33,10 +35,22 @@ pub const CASES: [Case; 2] = [
         setup: SETUP,
         rows: &[
             Row {
-                name: "Array, with the start of the process",
+                name: "Array",
                 kind: Kind::Ours,
-                waits: Waits::Sleeps,
-                run: ours,
+                waits: Waits::Both,
+                run: |run| array(run, false),
+            },
+            Row {
+                name: "SharedMemory",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: |run| shared_memory(run, false),
+            },
+            Row {
+                name: "Array, kept",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: |run| kept_array(run, false),
             },
             Row {
                 name: "ipc-channel IpcSharedMemory",
@@ -76,6 +90,36 @@ pub const CASES: [Case; 2] = [
         unit: Unit::GiBPerSecond,
         setup: SETUP,
         rows: &[
+            Row {
+                name: "Array",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: |run| array(run, true),
+            },
+            Row {
+                name: "SharedMemory",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: |run| shared_memory(run, true),
+            },
+            Row {
+                name: "Array, kept",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: |run| kept_array(run, true),
+            },
+            Row {
+                name: "send_bytes, recv_bytes_into",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: sent_bytes,
+            },
+            Row {
+                name: "send_bytes, recv_bytes",
+                kind: Kind::Ours,
+                waits: Waits::Both,
+                run: sent_new_bytes,
+            },
             Row {
                 name: "ipc-channel IpcSharedMemory",
                 kind: Kind::Process,
@@ -150,13 +194,34 @@ fn figure(mut times: Vec<u64>) -> Figure {
     Figure::from(SIZE as f64 / GIB / (times[times.len() / 2] as f64 / 1e9))
 }
 
-/// Transfers to a forked process. `prepare` makes of the content what is sent, before the clock starts; `send`
-/// is timed until the sum is back. `receive` calls its argument with the sum, and may then clear away.
+/// The transfers, to a process that is there. `prepare` makes of the content what is sent, before the clock
+/// starts; `send` is timed until `answer` gives the sum.
+fn timed<T>(
+    run: &Run,
+    mut prepare: impl FnMut(&[u8]) -> T,
+    mut send: impl FnMut(T, &[u8]),
+    mut answer: impl FnMut() -> u64,
+) -> Outcome {
+    let mut content = vec![0; SIZE];
+    let mut times = Vec::new();
+    for round in 0..rounds(run) {
+        content.fill(byte_of(round));
+        let prepared = prepare(&content);
+        let start = now();
+        send(prepared, &content);
+        let got = answer();
+        times.push(now() - start);
+        check(round, got)?;
+    }
+    Ok(figure(times))
+}
+
+/// Transfers to a forked process. `receive` calls its argument with the sum, and may then clear away.
 fn transfer<T>(
     run: &Run,
     mut receive: impl FnMut(&dyn Fn(&[u8])),
-    mut prepare: impl FnMut(&[u8]) -> T,
-    mut send: impl FnMut(T, &[u8]),
+    prepare: impl FnMut(&[u8]) -> T,
+    send: impl FnMut(T, &[u8]),
 ) -> Outcome {
     let (reader, writer) = pipes::pipe();
     let child = process::fork(|| {
@@ -165,36 +230,149 @@ fn transfer<T>(
         }
         [0; 4]
     });
-    let mut content = vec![0; SIZE];
-    let mut times = Vec::new();
-    for round in 0..rounds(run) {
-        content.fill(byte_of(round));
-        let prepared = prepare(&content);
-        let start = now();
-        send(prepared, &content);
-        let got = read_word(&reader);
-        times.push(now() - start);
-        check(round, got)?;
-    }
+    let figure = timed(run, prepare, send, || read_word(&reader))?;
     child.join()?;
-    Ok(figure(times))
+    Ok(figure)
 }
 
-fn sum_array(array: Array<u64>) -> u64 {
-    array.lock().iter().fold(0, |sum, word| sum.wrapping_add(*word))
+/// The child's end of a pipe of `T`s, which it answers with their sums.
+type There<T> = Connection<u64, T>;
+
+/// Transfers to a process of ours, which `receive` is the work of.
+fn ours<T: Serialize + DeserializeOwned, P>(
+    run: &Run,
+    receive: impl Fn(u64, There<T>) -> Report + Copy + 'static,
+    prepare: impl FnMut(&[u8]) -> P,
+    mut send: impl FnMut(&Connection<T, u64>, P, &[u8]),
+) -> Outcome {
+    let (here, there) = duplex::<T, u64>()?;
+    let child = Process::new(receive, (rounds(run), there)).start()?;
+    let send = |prepared: P, content: &[u8]| send(&here, prepared, content);
+    let figure = timed(run, prepare, send, || here.recv().expect("is answered"))?;
+    child.result()?;
+    Ok(figure)
 }
 
-fn ours(run: &Run) -> Outcome {
-    let mut times = Vec::new();
-    for round in 0..rounds(run) {
-        let word = u64::from_ne_bytes([byte_of(round); 8]);
-        let array = Array::from_slice(&vec![word; SIZE / 8])?;
-        let start = now();
-        let got = Process::new(sum_array, (array.clone(),)).start()?.result()?;
-        times.push(now() - start);
-        check(round, got)?;
+fn sum_array(array: &Array<u8>) -> u64 {
+    sum(&array.lock())
+}
+
+fn receive_arrays(rounds: u64, there: There<Array<u8>>) -> Report {
+    for _ in 0..rounds {
+        let array = there.recv().expect("receives");
+        there.send(sum_array(&array)).expect("answers");
     }
-    Ok(figure(times))
+    [0; 4]
+}
+
+fn new_array(content: &[u8]) -> Array<u8> {
+    Array::from_slice(content).expect("memory")
+}
+
+/// A new array for each transfer.
+fn array(run: &Run, copy: bool) -> Outcome {
+    ours(
+        run,
+        receive_arrays,
+        |content| (!copy).then(|| new_array(content)),
+        |here, prepared, content| {
+            here.send(prepared.unwrap_or_else(|| new_array(content))).expect("sends");
+        },
+    )
+}
+
+fn receive_memory(rounds: u64, there: There<SharedMemory>) -> Report {
+    for _ in 0..rounds {
+        let memory = there.recv().expect("receives");
+        // SAFETY: who sent it writes no more.
+        there.send(sum(unsafe { memory.as_slice() })).expect("answers");
+    }
+    [0; 4]
+}
+
+/// New shared memory for each transfer.
+fn shared_memory(run: &Run, copy: bool) -> Outcome {
+    let filled = |content: &[u8]| {
+        let memory = SharedMemory::create(None, content.len()).expect("memory").unlink_on_drop();
+        memory.write_at(0, content).expect("writes");
+        memory
+    };
+    ours(
+        run,
+        receive_memory,
+        |content| (!copy).then(|| filled(content)),
+        |here, prepared, content| {
+            here.send(prepared.unwrap_or_else(|| filled(content))).expect("sends");
+        },
+    )
+}
+
+/// Gets an array, and then words that say that there is something new in it.
+fn receive_in_one(rounds: u64, there: There<Option<Array<u8>>>) -> Report {
+    let array = there.recv().expect("receives").expect("an array");
+    for _ in 0..rounds {
+        there.recv().expect("receives");
+        there.send(sum_array(&array)).expect("answers");
+    }
+    [0; 4]
+}
+
+/// One array for all transfers, warm on both sides.
+fn kept_array(run: &Run, copy: bool) -> Outcome {
+    let array = Array::zeroed(SIZE)?;
+    let mut is_there = false;
+    ours(
+        run,
+        receive_in_one,
+        |content| {
+            if !copy {
+                array.lock().copy_from_slice(content);
+            }
+        },
+        |here, (), content| {
+            if !is_there {
+                here.send(Some(array.clone())).expect("sends");
+                is_there = true;
+            }
+            if copy {
+                array.lock().copy_from_slice(content);
+            }
+            here.send(None).expect("sends");
+        },
+    )
+}
+
+fn receive_into(rounds: u64, there: There<()>) -> Report {
+    let mut buffer = vec![0; SIZE];
+    for _ in 0..rounds {
+        there.recv_bytes_into(&mut buffer).expect("receives");
+        there.send(sum(&buffer)).expect("answers");
+    }
+    [0; 4]
+}
+
+fn receive_new(rounds: u64, there: There<()>) -> Report {
+    for _ in 0..rounds {
+        let bytes = there.recv_bytes().expect("receives");
+        there.send(sum(&bytes)).expect("answers");
+    }
+    [0; 4]
+}
+
+/// The receiver's buffer is warm: it is the same each time.
+fn sent_bytes(run: &Run) -> Outcome {
+    let send = |here: &Connection<(), u64>, (), content: &[u8]| {
+        here.send_bytes(content).expect("sends");
+    };
+    ours(run, receive_into, |_| {}, send)
+}
+
+/// The receiver has new memory each time.
+fn sent_new_bytes(run: &Run) -> Outcome {
+    let send = |here: &Connection<(), u64>, (), content: &[u8]| {
+        here.send_bytes(content).expect("sends");
+    };
+    ours(run, receive_new, |_| {}, send)
 }
 
 fn ipc_shared(run: &Run, copy: bool) -> Outcome {

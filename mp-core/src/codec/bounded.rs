@@ -4,7 +4,8 @@
 //! string of 8 TiB into an abort, 64 KiB of nesting off the end of the stack. This layer stands between
 //! the format and the type's own `Deserialize`. It counts elements against a budget made from the length
 //! of the message, counts the depth, and lets strings and byte strings be read only as views of the
-//! message, so that nothing is allocated before its bytes are known to be there.
+//! message, so that nothing is allocated before its bytes are known to be there. A collection makes room for
+//! its elements before they are read; all together are told of no more than the message has bytes.
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,18 +20,36 @@ use serde::de::{
 const MAX_DEPTH: u32 = 256;
 
 /// How many elements without bytes (units, structs whose fields are all skipped) one message may have.
-const EMPTY_ELEMENTS: u64 = 1 << 20;
+///
+/// Fuzzing would spend its time on these.
+const EMPTY_ELEMENTS: u64 = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
 
 /// What the value may still use up.
 pub(super) struct Budget {
     /// Each element of a sequence has a first byte that is no other element's, unless it has no bytes.
     elements: Cell<u64>,
+    /// For how many elements room may be made before they are read. As each has a byte of its own, those of an
+    /// honest message always fit.
+    room: Cell<usize>,
     depth: Cell<u32>,
 }
 
 impl Budget {
     pub(super) fn for_message(len: usize) -> Self {
-        Self { elements: Cell::new(len as u64 + EMPTY_ELEMENTS), depth: Cell::new(MAX_DEPTH) }
+        Self {
+            elements: Cell::new(len as u64 + EMPTY_ELEMENTS),
+            room: Cell::new(len),
+            depth: Cell::new(MAX_DEPTH),
+        }
+    }
+
+    /// Of so many elements that a length promises, how many to make room for.
+    #[inline]
+    fn room(&self, promised: usize) -> usize {
+        let left = self.room.get();
+        let granted = promised.min(left);
+        self.room.set(left - granted);
+        granted
     }
 
     #[inline]
@@ -94,6 +113,11 @@ impl<I, const COUNT: bool> Elements<'_, I, COUNT> {
     #[inline]
     fn count<E: serde::de::Error>(&self) -> Result<(), E> {
         if COUNT { self.budget.element() } else { Ok(()) }
+    }
+
+    #[inline]
+    fn granted(&self, promised: Option<usize>) -> Option<usize> {
+        if COUNT { promised.map(|promised| self.budget.room(promised)) } else { promised }
     }
 }
 
@@ -295,7 +319,7 @@ impl<'de, A: SeqAccess<'de>, const COUNT: bool> SeqAccess<'de> for Elements<'_, 
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.granted(self.inner.size_hint())
     }
 }
 
@@ -318,7 +342,7 @@ impl<'de, A: MapAccess<'de>, const COUNT: bool> MapAccess<'de> for Elements<'_, 
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.granted(self.inner.size_hint())
     }
 }
 

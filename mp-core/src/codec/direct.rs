@@ -155,6 +155,17 @@ macro_rules! numbers {
             false $(|| encode_one::<T, $type>(value, bytes) || encode_as::<T, $type>(value, bytes))*
         }
 
+        /// A number as its bytes would be, and how many of them, if it is one.
+        #[inline]
+        pub(super) fn number<T: ?Sized>(value: &T) -> Option<([u8; 16], usize)> {
+            $(if let Some(number) = as_type::<T, $type>(value) {
+                let (raw, mut bytes) = (number.to_le_bytes(), [0; 16]);
+                bytes[..raw.len()].copy_from_slice(&raw);
+                return Some((bytes, raw.len()));
+            })*
+            None
+        }
+
         /// Reads a `T` whole, if it is a vector of bytes or numbers: the value and its length in bytes.
         #[inline]
         pub(super) fn decode<T>(bytes: &[u8]) -> Result<Option<(T, usize)>> {

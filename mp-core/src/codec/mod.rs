@@ -86,9 +86,27 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
     Ok(encoder.finish())
 }
 
+/// The bytes that a number is encoded as, and how many of the sixteen they are; `None` for any other value.
+///
+/// For those who send millions of numbers, each a message: it needs no storage, and no more than a few instructions.
+///
+/// # Example
+///
+/// ```
+/// let (bytes, len) = mp_core::encode_number(&7_u32).expect("it is a number");
+/// assert_eq!(bytes[..len], *mp_core::encode(&7_u32).unwrap().bytes());
+/// assert!(mp_core::encode_number("seven").is_none());
+/// ```
+#[inline]
+#[must_use]
+pub fn encode_number<T: ?Sized>(value: &T) -> Option<([u8; 16], usize)> {
+    direct::number(value)
+}
+
 /// Decodes a message that is one value of type `T`.
 ///
-/// Costs no more memory than a small multiple of the message's length, whatever its bytes say.
+/// Costs no more memory than a small multiple of the message's length, whatever its bytes say. Elements that
+/// have no bytes in it (units, structs whose fields are all skipped) come on top, 2^20 of them at most.
 ///
 /// # Errors
 ///
@@ -274,6 +292,88 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Decodes `bytes` as the type that the first one chooses. A value that comes out has to give the same again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    use std::collections::{BTreeMap, HashMap, HashSet};
+
+    use serde::Deserialize;
+
+    #[derive(Serialize, Deserialize)]
+    enum Shape {
+        Unit,
+        New(u8),
+        Tuple(i16, String),
+        Struct { a: Option<Box<Shape>>, b: Vec<(char, bool)> },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Tree(Vec<Tree>);
+
+    #[derive(Serialize, Deserialize)]
+    struct Node(Option<Box<Node>>);
+
+    #[derive(Serialize, Deserialize)]
+    struct Skipped {
+        #[serde(skip)]
+        _cache: u64,
+    }
+
+    fn any<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+        decode(Message::new(bytes.to_vec(), Vec::new())).ok()
+    }
+
+    fn check<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        if let Some(value) = any::<T>(bytes) {
+            let message = encode(&value).expect("it came out of a message");
+            let again = any::<T>(message.bytes()).expect("it was encoded");
+            assert_eq!(encode(&again).expect("as before").bytes(), message.bytes());
+        }
+    }
+
+    fn append<T: DeserializeOwned + Default + Clone>(bytes: &[u8]) {
+        let mut elements = vec![T::default(); 3];
+        let mut decoder = Decoder::new(bytes, Vec::new());
+        while !decoder.rest.is_empty() {
+            let len = elements.len();
+            if decoder.append_to(&mut elements).is_err() {
+                assert_eq!(elements.len(), len, "all or nothing");
+                return;
+            }
+        }
+    }
+
+    let Some((&kind, bytes)) = bytes.split_first() else { return };
+    match kind % 20 {
+        0 => check::<Shape>(bytes),
+        1 => check::<Vec<String>>(bytes),
+        2 => check::<BTreeMap<String, Vec<Shape>>>(bytes),
+        // In another order when it comes again.
+        3 => drop(any::<HashMap<u16, Vec<Option<u8>>>>(bytes)),
+        4 => check::<Tree>(bytes),
+        5 => check::<Node>(bytes),
+        6 => check::<Vec<u64>>(bytes),
+        7 => check::<Vec<u8>>(bytes),
+        8 => check::<(Vec<f64>, String, Option<(i32, char)>)>(bytes),
+        9 => check::<u128>(bytes),
+        10 => check::<Box<[Box<str>]>>(bytes),
+        11 => check::<Result<(bool, [u16; 3]), std::time::Duration>>(bytes),
+        12 => check::<(std::ffi::CString, std::net::SocketAddr, std::path::PathBuf)>(bytes),
+        13 => append::<u32>(bytes),
+        14 => append::<String>(bytes),
+        15 => {
+            let (null, files) = (crate::sys::fd::null(), bytes.len() % 3);
+            let fds = (0..files).map(|_| null.as_ref().expect("opens").try_clone().expect("room"));
+            let message = Message::new(bytes.to_vec(), fds.collect());
+            let _ = decode::<(Option<crate::Fd>, Vec<crate::Fd>)>(message);
+        }
+        16 => check::<Vec<()>>(bytes),
+        17 => check::<Vec<Vec<Skipped>>>(bytes),
+        18 => drop(any::<HashSet<()>>(bytes)),
+        _ => check::<BTreeMap<(), Vec<()>>>(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,6 +478,47 @@ mod tests {
         hostile::<String>(&huge);
         hostile::<(String,)>(&u64::MAX.to_le_bytes());
         hostile::<Vec<Vec<()>>>(&[1_u64.to_le_bytes(), huge].concat());
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Tree(Vec<Tree>);
+
+    #[test]
+    fn room_is_made_for_no_more_elements_than_the_message_has_bytes() {
+        // One vector in the other, of which each promises more than the message can hold. Serde alone would
+        // make room for 1 MiB in each.
+        #[derive(Debug)]
+        struct Told;
+        thread_local!(static ROOM: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+        impl<'de> Deserialize<'de> for Told {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl<'de> serde::de::Visitor<'de> for Visitor {
+                    type Value = Told;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a sequence")
+                    }
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                        self,
+                        mut elements: A,
+                    ) -> Result<Told, A::Error> {
+                        let told = elements.size_hint().unwrap_or(0);
+                        ROOM.set(ROOM.get() + told);
+                        while elements.next_element::<Told>()?.is_some() {}
+                        Ok(Told)
+                    }
+                }
+                deserializer.deserialize_seq(Visitor)
+            }
+        }
+        let bytes = (1_u64 << 40).to_le_bytes().repeat(100);
+        hostile::<Told>(&bytes);
+        assert_eq!(ROOM.take(), bytes.len());
+        hostile::<Tree>(&bytes);
+        // And an honest message gets all the room that it wants.
+        let message = encode(&vec![vec![Tree(Vec::new()); 7]; 5]).unwrap();
+        let _: Told = decode(message).unwrap();
+        assert_eq!(ROOM.take(), 5 + 5 * 7);
     }
 
     #[derive(Debug, Serialize, Deserialize)]
