@@ -285,7 +285,8 @@ impl Worker {
             Err(mp_pipe::Error::Disconnected) => return None,
             Err(error) => return self.fail(number, Status::Unencodable, None, &error.to_string()),
         }
-        if message.bytes().len() <= KEPT {
+        // Descriptors are not kept: what they are of would stay open here.
+        if message.bytes().len() <= KEPT && message.fds().is_empty() {
             self.buffer = message;
         }
         Some(())
