@@ -51,7 +51,7 @@ pub(crate) mod kind {
 /// # Memory
 ///
 /// An unbounded queue grows as needed, up to 16 GiB, and its memory goes back to the system as it is got;
-/// some hundred KiB stay for what comes next. Where memory is short, `put` fails. The queue takes three
+/// up to 2 MiB stay for what comes next. Where memory is short, `put` fails. The queue takes three
 /// descriptors, and 16 GiB of addresses for each time it was made or received (less where `RLIMIT_AS` is
 /// low).
 ///

@@ -125,7 +125,7 @@ mod steps {
             progress.get(queue, 3);
             // A crowd, into the larger blocks, and out of them.
             for _ in 0..60 {
-                progress.put(queue, 20_000, None);
+                progress.put(queue, 60_000, None);
             }
             while !queue.is_empty() {
                 progress.get(queue, 2);
@@ -150,7 +150,7 @@ mod steps {
             if name == "put: about to free an orphan" {
                 // Somebody else has to have died in time.
                 let child = Child::new(|| {
-                    crash::arm("put: the next block has its number", 6 + pass);
+                    crash::arm("put: the next block has its number", 9 + pass);
                     exercise(&queue, &progress);
                 });
                 assert!(was_killed(child));
