@@ -158,7 +158,7 @@ impl Pool {
             }),
             Err(error) => job.deliver(0, Err(error)),
         }
-        AsyncResult::of_one(job, Arc::clone(&self.engine))
+        AsyncResult::of_one(job, Arc::clone(&self.engine), type_name::<F>())
     }
 
     /// Calls `function` with each item of `input` and gives the results, in that order.
@@ -424,7 +424,7 @@ impl Pool {
                 Err(error) => job.deliver(part, Err(error)),
             }
         }
-        AsyncResult::of_chunks(job, Arc::clone(&self.engine))
+        AsyncResult::of_chunks(job, Arc::clone(&self.engine), name)
     }
 
     /// Takes no more tasks; those it has are done, and then the workers end. Does not wait for that.

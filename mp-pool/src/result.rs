@@ -293,6 +293,7 @@ impl Sink for Stream {
 ///     assert!(!slow.is_ready());
 ///     assert!(slow.cancel());
 ///     assert_eq!(slow.get(), Err(TaskError::Cancelled));
+///     assert!(slow.function().ends_with("slow_square"));
 ///     Ok(())
 /// }
 /// ```
@@ -301,23 +302,24 @@ impl Sink for Stream {
 pub struct AsyncResult<R> {
     job: Arc<Job>,
     engine: Arc<Engine>,
+    function: &'static str,
     read: fn(&[Option<Outcome>]) -> Result<R, TaskError>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
     /// The result of one task.
-    pub(crate) fn of_one(job: Arc<Job>, engine: Arc<Engine>) -> Self {
+    pub(crate) fn of_one(job: Arc<Job>, engine: Arc<Engine>, function: &'static str) -> Self {
         let read = |outcomes: &[Option<Outcome>]| match outcomes {
             [Some(outcome), ..] => decode_one(outcome),
             _ => unreachable!("a job that is done has the outcomes of its tasks"),
         };
-        Self { job, engine, read }
+        Self { job, engine, function, read }
     }
 }
 
 impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
     /// The results of several chunks, in one vector.
-    pub(crate) fn of_chunks(job: Arc<Job>, engine: Arc<Engine>) -> Self {
+    pub(crate) fn of_chunks(job: Arc<Job>, engine: Arc<Engine>, function: &'static str) -> Self {
         let read = |outcomes: &[Option<Outcome>]| {
             let mut values = Vec::new();
             for outcome in outcomes.iter().flatten() {
@@ -325,7 +327,7 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
             }
             Ok(values)
         };
-        Self { job, engine, read }
+        Self { job, engine, function, read }
     }
 }
 
@@ -339,6 +341,13 @@ impl<R> AsyncResult<R> {
     /// What became of the task instead; of several, of the first in the input that has no result.
     pub fn get(&self) -> Result<R, TaskError> {
         self.get_until(Deadline::NEVER)
+    }
+
+    /// The name of the function that the task runs, as the compiler has it: which task it was, where its error
+    /// does not say.
+    #[must_use]
+    pub fn function(&self) -> &'static str {
+        self.function
     }
 
     /// Gives what the task returned, waiting no longer than `timeout` for it to end.
@@ -439,7 +448,10 @@ impl<R: 'static> AsyncResult<R> {
 
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncResult").field("ready", &self.is_ready()).finish_non_exhaustive()
+        f.debug_struct("AsyncResult")
+            .field("function", &self.function)
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
     }
 }
 
