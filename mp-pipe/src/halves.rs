@@ -102,7 +102,7 @@ const KEPT: usize = 1 << 20;
 /// process: as an argument when that is started, or in a message; then it is there and no longer here.
 ///
 /// A message is there for the receiver as soon as it is sent, whole or not at all, also if this process is
-/// killed meanwhile. While the pipe is full, with some thousand small messages, sending waits for the receiver. A
+/// killed meanwhile. While the pipe is full, with some ten thousand small messages, sending waits for the receiver. A
 /// message may be of any length: one longer than the pipe has room for goes through it piece by piece.
 ///
 /// Once the receiver is gone, dropped or with its process, sending is [`Error::Disconnected`]. What was sent

@@ -76,8 +76,8 @@
 //!
 //! # Limits
 //!
-//! A pipe holds some thousand short messages, or about 256 KiB of long ones; a longer message goes through it piece by
-//! piece while it is received. For each direction there are 64 KiB to 4 MiB of memory, taken as they are needed. A pipe
+//! A pipe holds some ten thousand short messages, or about 256 KiB of long ones; a longer message goes through it piece by
+//! piece while it is received. For each direction there are up to 4¼ MiB of memory, taken as they are needed. A pipe
 //! takes three descriptors, or five with two directions, shared by both ends while they are in one process, and two
 //! more for a receiver that is waited for with others. A message can hold 4,047 descriptors. Linux.
 

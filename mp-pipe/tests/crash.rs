@@ -181,7 +181,7 @@ mod steps {
         Ok(())
     }
 
-    const COUNT: u64 = 300;
+    const COUNT: u64 = 600;
 
     /// Both directions, one after the other; the other side does the same the other way round.
     fn first(end: &End) -> Result<(), Error> {
