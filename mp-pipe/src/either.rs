@@ -215,7 +215,7 @@ impl<'de> Deserialize<'de> for TxLink {
                 let (_, none) = stream::elsewhere();
                 let (sender, receiver) =
                     stream::resume(socket.0, state, none).map_err(D::Error::custom)?;
-                receiver.forget();
+                receiver.leave();
                 Ok(Self::Stream(sender))
             }
         }
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for RxLink {
                 let (none, _) = stream::elsewhere();
                 let (sender, receiver) =
                     stream::resume(socket.0, none, state).map_err(D::Error::custom)?;
-                sender.forget();
+                sender.leave();
                 Ok(Self::Stream(receiver))
             }
         }

@@ -67,6 +67,7 @@
 //! connection goes through a socket: it carries no handles, ends of it that are split are closed together for the
 //! other side (TCP cannot say that one stops receiving), and a peer whose machine vanishes is noticed after a minute of
 //! silence; one that is sent to and does not answer, as late as the kernel gives up, some minutes later.
+//! `try_send` does not send there what the sockets have no room for, some hundred KiB at times.
 //!
 //! # What a peer can do
 //!

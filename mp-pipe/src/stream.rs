@@ -622,24 +622,34 @@ pub(crate) type ReceiverState = (Place, [u8; HEAD], bool, Vec<u8>, bool);
 impl StreamSender {
     /// For another process, which goes on with it.
     pub(crate) fn pass(&self) -> SenderState {
+        self.leave();
+        (self.owed.get(), self.closed.get())
+    }
+
+    /// Leaves it to another process to close this half.
+    pub(crate) fn leave(&self) {
         self.passed.set(true);
         self.socket.passed.store(true, Ordering::Relaxed);
-        (self.owed.get(), self.closed.get())
     }
 }
 
 impl StreamReceiver {
     /// For another process, which goes on with it.
     pub(crate) fn pass(&self) -> ReceiverState {
-        self.passed.set(true);
-        self.socket.passed.store(true, Ordering::Relaxed);
+        self.leave();
         let state = self.state.borrow();
         let Incoming { place, head, followed, ref bytes, ref end } = *state;
         (place, head, followed, bytes.clone(), end.is_some())
     }
+
+    /// Leaves it to another process to close this half.
+    pub(crate) fn leave(&self) {
+        self.passed.set(true);
+        self.socket.passed.store(true, Ordering::Relaxed);
+    }
 }
 
-/// Goes on with halves of a connection that another process had; without a state, the half is not wanted.
+/// Goes on with both halves of a connection that another process had.
 pub(crate) fn resume(
     socket: OwnedFd,
     sender: SenderState,
@@ -661,24 +671,10 @@ pub(crate) fn resume(
     Ok((one, other))
 }
 
-/// The state of a half that stays where it is.
+/// The states to go on with one half alone: for the other one, which is elsewhere and to be [left](StreamSender::leave).
 pub(crate) fn elsewhere() -> (SenderState, ReceiverState) {
     let Incoming { place, head, followed, bytes, .. } = Incoming::default();
     ((Owed::default(), true), (place, head, followed, bytes, true))
-}
-
-/// Says that a half that was made with its other half is none: the other half is elsewhere.
-impl StreamSender {
-    pub(crate) fn forget(self) {
-        self.pass();
-    }
-}
-
-impl StreamReceiver {
-    pub(crate) fn forget(self) {
-        self.passed.set(true);
-        self.socket.passed.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Receives `bytes` as messages, looking and taking by turns.
