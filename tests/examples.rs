@@ -16,6 +16,7 @@ use crate::support::{Outcome, eventually, leak};
 
 crate::cases! {
     ONCE:
+        the_tour_ends_with_what_it_checked
         two_processes_copy_the_halves_of_a_file
         a_file_is_not_copied_over_itself
         what_cannot_be_copied_is_named
@@ -67,6 +68,15 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+fn the_tour_ends_with_what_it_checked() -> Outcome {
+    let output = program("tour")?.stdin(Stdio::null()).output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.contains(" checks passed in "), "{last}");
+    Ok(())
 }
 
 fn copy(source: impl AsRef<OsStr>, target: impl AsRef<OsStr>) -> Result<Output, Box<dyn Error>> {
