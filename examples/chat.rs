@@ -194,7 +194,7 @@ impl Room {
 fn main() -> Result<(), Box<dyn Error>> {
     multiprocess::init();
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7878".to_string());
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind(&address).map_err(|error| format!("{address}: {error}"))?;
     // A client may be gone again before it is accepted.
     listener.set_nonblocking(true)?;
     println!("the room is at {}; Enter closes it", listener.local_addr()?);

@@ -195,7 +195,7 @@ impl fmt::Display for Error {
             Self::NeedsInit => f.write_str(
                 "starting this process re-executes the program, which must have said what to do then: \
                  put `multiprocess::init();` on the first line of main, or \
-                 `multiprocess::test_support!();` into a file of tests",
+                 `multiprocess::test_support!();` into a file of tests (each crate that starts processes has both)",
             ),
             Self::Multithreaded { threads } => write!(
                 f,

@@ -180,7 +180,7 @@ macro_rules! with_items {
 
         impl<T> fmt::Debug for $type<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($type)).field("reason", &self.reason).finish_non_exhaustive()
+                fmt::Debug::fmt(&self.reason, f)
             }
         }
 
