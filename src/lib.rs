@@ -68,6 +68,9 @@ pub use mp_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,
 };
 
+#[cfg(any(doc, doctest))]
+pub mod guide;
+
 /// The examples of the README are run as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod guide;
 mod listener;
 mod manager;
 mod notes;
@@ -33,5 +34,6 @@ fn main() -> std::process::ExitCode {
         pipe::CASES,
         notes::CASES,
         reexports::CASES,
+        guide::CASES,
     ])
 }
