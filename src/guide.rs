@@ -6,3 +6,6 @@ use crate::*;
 
 #[doc = include_str!("../docs/from-python.md")]
 pub mod from_python {}
+
+#[doc = include_str!("../docs/architecture.md")]
+pub mod architecture {}
