@@ -32,8 +32,7 @@ fn on_the_page(listed: &BTreeSet<&'static str>) -> Result<BTreeSet<String>, Stri
     for line in PAGE.lines() {
         if let Some(heading) = line.strip_prefix("### ") {
             // "Of `pool`" has whole names in its rows.
-            headings =
-                if heading.starts_with('`') { code(heading).collect() } else { vec![] };
+            headings = if heading.starts_with('`') { code(heading).collect() } else { vec![] };
             names.extend(headings.iter().map(ToString::to_string));
         } else if let Some(row) = line.strip_prefix("| ") {
             let first = row.split(" | ").next().unwrap_or_default();
