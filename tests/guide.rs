@@ -1,4 +1,4 @@
-//! What the guide says is complete: every public name of Python's module is in it.
+//! The guide is complete and true: it has every public name of Python's module, and the crates as they are.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -8,7 +8,8 @@ use crate::support::Outcome;
 crate::cases! {
     ONCE:
         every_name_of_python_is_in_the_guide
-        the_list_has_every_name_of_the_python_that_is_here;
+        the_list_has_every_name_of_the_python_that_is_here
+        the_picture_of_the_crates_is_what_their_manifests_say;
 }
 
 /// Names of CPython 3.13, and what 3.14 added.
@@ -82,5 +83,47 @@ fn the_list_has_every_name_of_the_python_that_is_here() -> Outcome {
     let listed = listed();
     let missing: Vec<_> = names.lines().filter(|name| !listed.contains(name)).collect();
     assert!(missing.is_empty(), "docs/python-names.txt lacks {missing:?} of Python 3.{minor}");
+    Ok(())
+}
+
+/// The cells of a row of boxes.
+fn cells(line: &str) -> Vec<&str> {
+    line.split('│').map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+/// Of a packaged crate, which has not the others beside it, this checks nothing.
+fn the_picture_of_the_crates_is_what_their_manifests_say() -> Outcome {
+    let mut drawn = BTreeSet::new();
+    let lines: Vec<_> = include_str!("../docs/architecture.md").lines().collect();
+    for rows in lines.windows(2).filter(|rows| rows[1].contains("│ uses ")) {
+        for (name, uses) in cells(rows[0]).into_iter().zip(cells(rows[1])) {
+            let uses = uses.strip_prefix("uses ").ok_or("a box without what it uses")?;
+            drawn.insert(format!("{name} uses {uses}"));
+        }
+    }
+    let mut real = BTreeSet::new();
+    for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR"))? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        let manifest = format!("{}/{name}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+        let Ok(manifest) = std::fs::read_to_string(manifest) else { continue };
+        // All stand on mp-core, which stands on none.
+        if !name.starts_with("mp-") || name == "mp-core" {
+            continue;
+        }
+        let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+        let uses: BTreeSet<_> = dependencies
+            .lines()
+            .take_while(|line| !line.starts_with('['))
+            .filter_map(|line| line.strip_prefix("mp-")?.split(['.', ' ']).next())
+            .filter(|name| *name != "core")
+            .collect();
+        let uses = uses.into_iter().collect::<Vec<_>>().join(", ");
+        let uses = if uses.is_empty() { "none" } else { &uses };
+        real.insert(format!("{name} uses {uses}"));
+    }
+    assert!(
+        real.is_empty() || real == drawn,
+        "docs/architecture.md: {drawn:?} is in truth {real:?}"
+    );
     Ok(())
 }
