@@ -50,7 +50,7 @@
 //!     jobs.put("first".to_string())?;
 //!     jobs.put("second".to_string())?;
 //!     jobs.close();
-//!     assert_eq!(answers.iter().collect::<Result<Vec<_>, _>>()?, [5, 6]); // ends when the worker does
+//!     assert_eq!(answers.iter().collect::<Vec<_>>(), [5, 6]); // ends when the worker does
 //!     child.result()?;
 //!     Ok(())
 //! }
