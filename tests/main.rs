@@ -10,6 +10,7 @@
 
 mod crash;
 mod examples;
+mod guide;
 mod listener;
 mod manager;
 mod notes;
@@ -36,5 +37,6 @@ fn main() -> std::process::ExitCode {
         notes::CASES,
         examples::CASES,
         reexports::CASES,
+        guide::CASES,
     ])
 }
