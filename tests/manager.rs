@@ -788,10 +788,10 @@ fn proxies_of_another_type_are_refused() -> Outcome {
             fds,
         ))
     })??;
-    assert!(matches!(message.len(), Err(Error::WrongType)));
+    assert!(matches!(message.len(), Err(Error::WrongType { object }) if object == "List<i32>"));
     let message = multiprocess::core::encode(&message)?;
     let lock: Lock = multiprocess::core::decode(message)?;
-    assert!(matches!(lock.lock(), Err(Error::WrongType)));
+    assert!(matches!(lock.lock(), Err(Error::WrongType { .. })));
     Ok(())
 }
 
@@ -870,8 +870,6 @@ fn who_has_another_key_is_turned_away() -> Outcome {
     let refused = Manager::connect(path.clone(), &AuthKey::random()?).unwrap_err();
     assert!(matches!(refused, Error::Address(_)), "{refused}");
     assert!(matches!(Manager::serve(path.clone(), &key), Err(Error::Address(_))));
-    assert!(matches!(Manager::connect("localhost:1", &key), Err(Error::NeedsUnixSocket)));
-    assert!(matches!(Manager::serve("localhost:0", &key), Err(Error::NeedsUnixSocket)));
     Manager::connect(path.clone(), &key)?;
     drop(manager);
     assert!(!path.exists());

@@ -5,9 +5,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mp_core::{Decoder, Encoder};
+use serde::de::DeserializeOwned;
+
 use crate::Result;
+use crate::call::{Made, OnObject};
 use crate::error::Fault;
-use crate::link::{Handle, nothing, proxy};
+use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
+use crate::operation::{Kind, Operation, operations};
 use crate::server::Client;
 use crate::wait::{Limit, lock, wait_for};
 
@@ -89,6 +95,58 @@ impl BarrierObject {
     }
 }
 
+// What runs in the server.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    []
+    OnObject<BarrierObject>: wait end look;
+}
+
+pub(crate) fn make(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    // The client has looked that it is not 0; a barrier for nobody is one for one.
+    let parties = from.get::<usize>()?.max(1);
+    Ok(Made::new(BarrierObject::new(parties), operation, kind()))
+}
+
+fn kind() -> Kind {
+    Kind::plain("Barrier")
+}
+
+fn wait(
+    barrier: &Arc<BarrierObject>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let limit = from.get()?;
+    to.put(&barrier.wait(client, limit)).map(drop)
+}
+
+fn end(
+    barrier: &Arc<BarrierObject>,
+    _: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    barrier.end(from.get()?);
+    to.put(&Ok::<(), Fault>(())).map(drop)
+}
+
+/// Parties, how many wait, and whether it is broken.
+fn look(
+    barrier: &Arc<BarrierObject>,
+    _: &Client,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let state = lock(&barrier.state);
+    let seen = (barrier.parties, state.waiting, state.broken);
+    drop(state);
+    to.put(&Ok::<_, Fault>(seen)).map(drop)
+}
+
 /// A proxy of a barrier in a manager's server: a number of parties wait there for each other.
 ///
 /// A party that times out or dies while it waits breaks the barrier for all: they get
@@ -120,6 +178,25 @@ pub struct Barrier {
 proxy!(Barrier);
 
 impl Barrier {
+    pub(crate) fn create(link: &Arc<Link>, parties: usize) -> Result<Self> {
+        let maker = Operation { number: Maker::Barrier as u32, function: make, kind };
+        link.make(maker, |to| to.put(&parties).map(drop)).map(Self::from_handle)
+    }
+
+    fn call<R: DeserializeOwned, F>(
+        &self,
+        op: Op,
+        function: F,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+    ) -> Result<R>
+    where
+        F: Fn(&Arc<BarrierObject>, &Client, &mut Decoder<'_>, &mut Encoder) -> Reply
+            + Copy
+            + 'static,
+    {
+        self.handle.object(Operation { number: op as u32, function, kind }, encode)
+    }
+
     /// Waits until all parties do; gives this one's index, which no other has in this round.
     ///
     /// # Errors
@@ -139,13 +216,7 @@ impl Barrier {
     }
 
     fn wait_limit(&self, limit: Limit) -> Result<usize> {
-        self.handle.object(
-            |to| to.put(&limit).map(drop),
-            |barrier: &Arc<BarrierObject>, client, from, to| {
-                let limit = from.get()?;
-                to.put(&barrier.wait(client, limit)).map(drop)
-            },
-        )
+        self.call(Op::wait, wait, |to| to.put(&limit).map(drop))
     }
 
     /// Breaks it: those who wait and those who come get [`Broken`](crate::Error::Broken).
@@ -167,23 +238,11 @@ impl Barrier {
     }
 
     fn end(&self, broken: bool) -> Result<()> {
-        self.handle.object(
-            |to| to.put(&broken).map(drop),
-            |barrier: &Arc<BarrierObject>, _, from, to| {
-                barrier.end(from.get()?);
-                to.put(&Ok::<(), Fault>(())).map(drop)
-            },
-        )
+        self.call(Op::end, end, |to| to.put(&broken).map(drop))
     }
 
-    /// Parties, how many wait, and whether it is broken.
     fn look(&self) -> Result<(usize, usize, bool)> {
-        self.handle.object(nothing, |barrier: &Arc<BarrierObject>, _, _, to| {
-            let state = lock(&barrier.state);
-            let seen = (barrier.parties, state.waiting, state.broken);
-            drop(state);
-            to.put(&Ok::<_, Fault>(seen)).map(drop)
-        })
+        self.call(Op::look, look, nothing)
     }
 
     /// Whether it is broken.

@@ -9,7 +9,9 @@ use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
 use serde::Serialize;
 
+use crate::operation::{Kind, Operations, none};
 use crate::server::Client;
+use crate::wire::is_wrapped;
 
 /// An object in the server: a `Mutex<T>`, or what has its locks within.
 pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
@@ -141,9 +143,28 @@ where
     }
 }
 
+/// A new object for the server.
+pub(crate) struct Made {
+    pub(crate) object: Stored,
+    /// What other programs can do with it.
+    pub(crate) operations: Operations,
+    /// What a proxy of it is called.
+    pub(crate) name: String,
+}
+
+impl Made {
+    pub(crate) fn new<O: Send + Sync + 'static>(
+        object: Arc<O>,
+        operations: Operations,
+        kind: Kind,
+    ) -> Self {
+        Self { object, operations, name: kind.to_string() }
+    }
+}
+
 /// Puts an object into the server and leaves how to find it.
-fn create(object: Stored, result: &mut Encoder) -> Result<()> {
-    let (id, life) = Client::current().server().insert(object).map_err(mp_core::Error::Io)?;
+fn create(made: Made, result: &mut Encoder) -> Result<()> {
+    let (id, life) = Client::current().server().insert(made).map_err(mp_core::Error::Io)?;
     result.put(&id)?.put(&mp_core::Fd::from(life))?;
     Ok(())
 }
@@ -153,10 +174,16 @@ pub(crate) struct Create;
 
 impl<F> Convention<F> for Create
 where
-    F: Fn(&mut Decoder<'_>) -> Result<Stored>,
+    F: Fn(&mut Decoder<'_>) -> Result<Made>,
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
-        create(function(arguments)?, result)
+        // Another program says what its proxy is of: here it is of parcels.
+        let name = if is_wrapped() { Some(arguments.get::<String>()?) } else { None };
+        let mut made = function(arguments)?;
+        if let Some(name) = name {
+            made.name = name;
+        }
+        create(made, result)
     }
 }
 
@@ -171,6 +198,7 @@ where
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let arguments = A::decode(arguments)?;
-        create(Arc::new(Mutex::new(function.call(arguments))), result)
+        let object = Arc::new(Mutex::new(function.call(arguments)));
+        create(Made::new(object, none, Kind::of::<F::Output>("Shared")), result)
     }
 }

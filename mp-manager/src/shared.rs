@@ -3,14 +3,15 @@
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
+use mp_core::{Decoder, Encoder};
 use mp_process::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
-use crate::call::{Method, OfUser, Stored, WRONG_TYPE};
-use crate::error::Fault;
+use crate::call::{Method, OfUser, OnAny, Stored, WRONG_TYPE};
 use crate::link::{Handle, nothing, proxy};
+use crate::server::Client;
 
 /// A proxy of a `T` in a manager's server, whose functions are called there.
 ///
@@ -107,9 +108,9 @@ impl<T: Send + 'static> Shared<T> {
     ///
     /// As [every call](crate#errors).
     pub fn is_poisoned(&self) -> Result<bool> {
-        self.handle.any(nothing, |object: &Stored, _, _, to| {
+        self.ask(|object: &Stored, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder| {
             let object = object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?;
-            to.put(&Ok::<_, Fault>(object.is_poisoned())).map(drop)
+            to.put(&object.is_poisoned()).map(drop)
         })
     }
 
@@ -119,9 +120,18 @@ impl<T: Send + 'static> Shared<T> {
     ///
     /// As [every call](crate#errors).
     pub fn clear_poison(&self) -> Result<()> {
-        self.handle.any(nothing, |object: &Stored, _, _, to| {
+        self.ask(|object: &Stored, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder| {
             object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?.clear_poison();
-            to.put(&Ok::<_, Fault>(())).map(drop)
+            to.put(&()).map(drop)
         })
+    }
+
+    fn ask<R: DeserializeOwned, F>(&self, function: F) -> Result<R>
+    where
+        F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
+            + Copy
+            + 'static,
+    {
+        self.handle.call_by::<F, OnAny, R>(nothing, function, |from| from.get())
     }
 }
