@@ -12,7 +12,9 @@ use multiprocess::manager::{
     Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
     Queue, RLock, Result, Semaphore, Set, Value,
 };
-use multiprocess::{AuthKey, Dict, List, Manager, Namespace, Object, Process, Sender, Shared, simplex};
+use multiprocess::{
+    AuthKey, Dict, List, Manager, Namespace, Object, Process, Sender, Shared, simplex,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Outcome, Role, eventually, role, runs};
@@ -157,7 +159,10 @@ fn use_collections(manager: &Manager, proxies: &Collections) -> Result<()> {
     assert!(!set.insert(point(1))? && set.insert(point(3))? && set.contains(&point(3))?);
     assert!(set.remove(&point(1))? && !set.remove(&point(1))?);
     set.extend([point(4), point(3)])?;
-    assert_eq!((set.to_vec()?, set.pop()?, set.len()?), ([2, 3, 4].map(point).into(), Some(point(4)), 2));
+    assert_eq!(
+        (set.to_vec()?, set.pop()?, set.len()?),
+        ([2, 3, 4].map(point).into(), Some(point(4)), 2)
+    );
 
     names.set("x", 1)?;
     names.set("y", vec![Object::None])?;
@@ -303,7 +308,10 @@ fn serves_another(address: &str, name: &str) -> Outcome {
     // What the stranger has made is of parcels, and of the types that both have.
     let theirs: Collections = manager.find("made")?;
     check_collections(&theirs)?;
-    assert!(matches!(theirs.4.update(|value: &mut f64| *value += 1.0, ()), Err(Error::OtherProgram)));
+    assert!(matches!(
+        theirs.4.update(|value: &mut f64| *value += 1.0, ()),
+        Err(Error::OtherProgram)
+    ));
     manager.publish("one", &theirs.0)?;
     let wrong: Dict<String, i32> = manager.find("one")?;
     assert!(matches!(
@@ -359,7 +367,8 @@ fn another_program_is_refused_what_it_cannot_do() -> Outcome {
     for address in [path.to_str().expect("a text"), "localhost:0"] {
         let manager = Manager::serve(address, &key())?;
         let address = manager.address().expect("it listens").to_string();
-        let all = (manager.dict_of([(1_u32, 1_u64)])?, manager.value(7)?, manager.shared(point(1))?);
+        let all =
+            (manager.dict_of([(1_u32, 1_u64)])?, manager.value(7)?, manager.shared(point(1))?);
         manager.publish("all", &all)?;
         let status = other.role("refused-stranger", &[&address]).status()?;
         assert!(status.success(), "{status}");
@@ -502,17 +511,18 @@ fn an_object_lives_as_long_as_a_proxy_elsewhere() -> Outcome {
     drop(there);
     let (begun, begin) = simplex::<()>()?;
     let (pass, passed) = simplex::<Shared<Mourned>>()?;
-    let task = |address: String, begin: Sender<()>, pass: multiprocess::Receiver<Shared<Mourned>>| {
-        let manager = Manager::connect(address.as_str(), &key()).unwrap();
-        let found: Shared<Mourned> = manager.find("mourned").unwrap();
-        begin.send(()).unwrap();
-        let again = pass.recv().unwrap();
-        drop(found);
-        again.call(|_: &mut Mourned| (), ()).unwrap();
-        drop(pass);
-        begin.send(()).unwrap();
-        std::thread::sleep(Duration::from_secs(1000));
-    };
+    let task =
+        |address: String, begin: Sender<()>, pass: multiprocess::Receiver<Shared<Mourned>>| {
+            let manager = Manager::connect(address.as_str(), &key()).unwrap();
+            let found: Shared<Mourned> = manager.find("mourned").unwrap();
+            begin.send(()).unwrap();
+            let again = pass.recv().unwrap();
+            drop(found);
+            again.call(|_: &mut Mourned| (), ()).unwrap();
+            drop(pass);
+            begin.send(()).unwrap();
+            std::thread::sleep(Duration::from_secs(1000));
+        };
     let child = Process::new(task, (address, begin, pass)).start()?;
     begun.recv()?;
     passed.send(manager.find("mourned")?)?;

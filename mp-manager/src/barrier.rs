@@ -1,15 +1,17 @@
 //! Barriers in the server.
 
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mp_core::{Decoder, Encoder};
+use mp_process::Convention;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
-use crate::call::{Made, OnObject};
+use crate::call::{Made, OnObject, leave};
 use crate::error::Fault;
 use crate::link::{Handle, Link, nothing, proxy};
 use crate::makers::Maker;
@@ -20,6 +22,8 @@ use crate::wait::{Limit, lock, wait_for};
 /// A barrier, in the server.
 pub(crate) struct BarrierObject {
     parties: usize,
+    /// What the last party does before any goes on.
+    action: Option<Box<dyn Fn() + Send + Sync>>,
     state: Mutex<BarrierState>,
     moved: Condvar,
 }
@@ -44,8 +48,8 @@ impl BarrierState {
 }
 
 impl BarrierObject {
-    pub(crate) fn new(parties: usize) -> Arc<Self> {
-        Arc::new(Self { parties, state: Mutex::default(), moved: Condvar::new() })
+    fn new(parties: usize, action: Option<Box<dyn Fn() + Send + Sync>>) -> Arc<Self> {
+        Arc::new(Self { parties, action, state: Mutex::default(), moved: Condvar::new() })
     }
 
     fn wait(&self, client: &Client, limit: Limit) -> Result<usize, Fault> {
@@ -56,10 +60,17 @@ impl BarrierObject {
         let index = state.waiting;
         state.waiting += 1;
         if state.waiting == self.parties {
-            state.end_round(COMPLETE);
+            // With the lock: nobody goes on, and nobody comes, before it is done.
+            let done = self.action.as_ref().map(|action| catch_unwind(AssertUnwindSafe(action)));
+            let panic = done.and_then(Result::err);
+            state.broken = panic.is_some();
+            state.end_round(if panic.is_some() { BROKEN } else { COMPLETE });
             drop(state);
             self.moved.notify_all();
-            return Ok(index);
+            return match panic {
+                Some(panic) => resume_unwind(panic),
+                None => Ok(index),
+            };
         }
         let round = Arc::clone(&state.round);
         drop(state);
@@ -107,7 +118,17 @@ operations! {
 pub(crate) fn make(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
     // The client has looked that it is not 0; a barrier for nobody is one for one.
     let parties = from.get::<usize>()?.max(1);
-    Ok(Made::new(BarrierObject::new(parties), operation, kind()))
+    Ok(Made::new(BarrierObject::new(parties, None), operation, kind()))
+}
+
+/// Makes one whose action is the user's function.
+struct WithAction;
+
+impl<F: Fn() + Send + Sync + 'static> Convention<F> for WithAction {
+    fn call(action: F, from: &mut Decoder<'_>, to: &mut Encoder) -> mp_core::Result<()> {
+        let barrier = BarrierObject::new(from.get()?, Some(Box::new(action)));
+        leave(Made::new(barrier, operation, kind()), to)
+    }
 }
 
 fn kind() -> Kind {
@@ -135,12 +156,7 @@ fn end(
 }
 
 /// Parties, how many wait, and whether it is broken.
-fn look(
-    barrier: &Arc<BarrierObject>,
-    _: &Client,
-    _: &mut Decoder<'_>,
-    to: &mut Encoder,
-) -> Reply {
+fn look(barrier: &Arc<BarrierObject>, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
     let state = lock(&barrier.state);
     let seen = (barrier.parties, state.waiting, state.broken);
     drop(state);
@@ -152,7 +168,7 @@ fn look(
 /// A party that times out or dies while it waits breaks the barrier for all: they get
 /// [`Broken`](crate::Error::Broken) until it is [`reset`](Self::reset).
 ///
-/// Python: `multiprocessing.Manager().Barrier(n)`. There is no action: let the party whose index is 0 do it.
+/// Python: `multiprocessing.Manager().Barrier(n)`; with an action, [`Manager::barrier_with`](crate::Manager::barrier_with).
 ///
 /// # Example
 ///
@@ -183,6 +199,14 @@ impl Barrier {
         link.make(maker, |to| to.put(&parties).map(drop)).map(Self::from_handle)
     }
 
+    pub(crate) fn create_with<F>(link: &Arc<Link>, parties: usize, action: F) -> Result<Self>
+    where
+        F: Fn() + Copy + Send + Sync + 'static,
+    {
+        let made = link.make_by::<F, WithAction>(|to| to.put(&parties).map(drop), action);
+        made.map(Self::from_handle)
+    }
+
     fn call<R: DeserializeOwned, F>(
         &self,
         op: Op,
@@ -201,7 +225,8 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`Broken`](crate::Error::Broken); [every call's](crate#errors).
+    /// [`Broken`](crate::Error::Broken); [`Panicked`](crate::Error::Panicked) for the last party where the action does,
+    /// which breaks the barrier; [every call's](crate#errors).
     pub fn wait(&self) -> Result<usize> {
         self.wait_limit(Limit::Forever)
     }

@@ -9,6 +9,7 @@ use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
 use serde::Serialize;
 
+use crate::error::Fault;
 use crate::operation::{Kind, Operations, none};
 use crate::server::Client;
 use crate::wire::is_wrapped;
@@ -67,8 +68,29 @@ methods! {
     () (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E G) (A B C D E G H)
 }
 
-/// The user's function, on an object behind its lock.
+/// The user's function, on an object behind its lock, and whatever earlier ones have done to it.
 pub(crate) struct OfUser<T, A>(PhantomData<(T, A)>);
+
+/// The user's function, on an object behind its lock that no earlier one has left by a panic. Leaves a value or a fault.
+pub(crate) struct OfUserUnlessPoisoned<T, A>(PhantomData<(T, A)>);
+
+impl<F, T, A> Convention<F> for OfUserUnlessPoisoned<T, A>
+where
+    F: Method<T, A>,
+    F::Output: Serialize,
+    T: Send + 'static,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = current::<Mutex<T>>()?;
+        let arguments = A::decode(arguments)?;
+        let Ok(mut object) = object.lock() else {
+            return result.put(&Err::<F::Output, _>(Fault::Poisoned)).map(drop);
+        };
+        let value = function.call(&mut object, arguments);
+        result.put(&Ok::<_, Fault>(value)).map(drop)
+    }
+}
 
 impl<F, T, A> Convention<F> for OfUser<T, A>
 where
@@ -163,7 +185,7 @@ impl Made {
 }
 
 /// Puts an object into the server and leaves how to find it.
-fn create(made: Made, result: &mut Encoder) -> Result<()> {
+pub(crate) fn leave(made: Made, result: &mut Encoder) -> Result<()> {
     let (id, life) = Client::current().server().insert(made).map_err(mp_core::Error::Io)?;
     result.put(&id)?.put(&mp_core::Fd::from(life))?;
     Ok(())
@@ -183,7 +205,7 @@ where
         if let Some(name) = name {
             made.name = name;
         }
-        create(made, result)
+        leave(made, result)
     }
 }
 
@@ -199,6 +221,6 @@ where
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let arguments = A::decode(arguments)?;
         let object = Arc::new(Mutex::new(function.call(arguments)));
-        create(Made::new(object, none, Kind::of::<F::Output>("Shared")), result)
+        leave(Made::new(object, none, Kind::of::<F::Output>("Shared")), result)
     }
 }

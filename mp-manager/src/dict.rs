@@ -252,7 +252,8 @@ const BATCH: usize = 1000;
 
 impl<K: Key, V: Element> Dict<K, V> {
     pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
-        let maker = Operation { number: Maker::Dict as u32, function: make::<K, V>, kind: Self::kind };
+        let maker =
+            Operation { number: Maker::Dict as u32, function: make::<K, V>, kind: Self::kind };
         link.make(maker, nothing).map(Self::from_handle)
     }
 
@@ -439,7 +440,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// Calls `function` with the value of a key and `args`, a tuple, in the server, and gives what it returns.
     ///
     /// Nobody else has the dict meanwhile: so `update(&k, |n: &mut u64| *n += 1, ())` counts right whoever counts
-    /// with it.
+    /// with it. If it panics, the value stays as it left it, and the dict goes on.
     ///
     /// # Errors
     ///
@@ -497,7 +498,8 @@ impl<K: Key, V: Element> Dict<K, V> {
                 return Ok(());
             }
             self.call::<(), _>(Op::extend, extend, |to| {
-                let rows: Vec<_> = batch.iter().map(|(key, value)| (Put(key), Put(value))).collect();
+                let rows: Vec<_> =
+                    batch.iter().map(|(key, value)| (Put(key), Put(value))).collect();
                 to.put(&rows).map(drop)
             })?;
         }

@@ -27,6 +27,8 @@ pub enum Error {
     Refused,
     /// What was called in the server panicked, with this message. The object is still there.
     Panicked(String),
+    /// An earlier call panicked, and this one asked not to be made then.
+    Poisoned,
     /// There is no such key.
     ///
     /// Python: `KeyError`; of a namespace, `AttributeError`.
@@ -104,6 +106,9 @@ impl fmt::Display for Error {
                 "the manager's server does not take the connection: it is short of descriptors or threads",
             ),
             Self::Panicked(message) => write!(f, "the call panicked in the server: {message}"),
+            Self::Poisoned => f.write_str(
+                "an earlier call panicked and may have left the object half changed: put it in order and clear_poison",
+            ),
             Self::KeyMissing => f.write_str("there is no such key"),
             Self::OutOfRange { index, len } => {
                 write!(f, "there is no place {index} among {len}")
@@ -201,6 +206,7 @@ pub(crate) enum Fault {
     TooManyReleases(u32),
     Overflow,
     TooManyDone,
+    Poisoned,
     /// The client has ended while it waited: nobody reads this.
     ClientGone,
 }
@@ -222,6 +228,7 @@ impl From<Fault> for Error {
             Fault::TooManyReleases(initial) => Self::TooManyReleases { initial },
             Fault::Overflow => Self::Overflow,
             Fault::TooManyDone => Self::TooManyDone,
+            Fault::Poisoned => Self::Poisoned,
             Fault::ClientGone => Self::ServerDied,
         }
     }

@@ -100,6 +100,8 @@ mod condition;
 mod dict;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod link;
 mod list;
 mod listen;
@@ -140,6 +142,13 @@ pub use set::Set;
 pub use shared::Shared;
 pub use value::Value;
 
+/// Has a server answer any bytes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_calls(bytes: &[u8]) {
+    fuzz::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,5 +177,23 @@ mod tests {
         is_send_and_sync::<Barrier>();
         is_send_and_sync::<Object>();
         is_send_and_sync::<Error>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/calls");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let inputs = std::fs::read_dir(kept).unwrap();
+        let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+        assert!(!paths.is_empty(), "there are no inputs");
+        for path in paths {
+            // Shown if it fails.
+            println!("{}", path.display());
+            fuzz::run_on(&std::fs::read(path).unwrap());
+        }
     }
 }

@@ -348,11 +348,7 @@ impl Link {
 
     /// A message, and the descriptors it came with or that stand for what it came with. Objects that are here
     /// already stay meanwhile.
-    fn descriptors<'a>(
-        &self,
-        bytes: &'a [u8],
-        fds: Vec<OwnedFd>,
-    ) -> Result<Unpacked<'a>> {
+    fn descriptors<'a>(&self, bytes: &'a [u8], fds: Vec<OwnedFd>) -> Result<Unpacked<'a>> {
         let Door::There(remote) = &self.door else { return Ok((bytes, fds, Vec::new())) };
         let cut = || Error::Decode("it ends before its descriptors".to_string());
         let (numbers, bytes) = remote::split(bytes).ok_or_else(cut)?;

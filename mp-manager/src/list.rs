@@ -292,8 +292,7 @@ impl Items<'_> {
     }
 
     pub(crate) fn get<T: Element>(self, index: usize) -> Result<Option<T>> {
-        let item: Option<Got<T>> =
-            self.call(Op::get, get::<T>, |to| to.put(&index).map(drop))?;
+        let item: Option<Got<T>> = self.call(Op::get, get::<T>, |to| to.put(&index).map(drop))?;
         Ok(item.map(|item| item.0))
     }
 

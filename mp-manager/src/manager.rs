@@ -394,6 +394,42 @@ impl Manager {
         Barrier::create(&self.link, parties)
     }
 
+    /// Makes a barrier with an action, which is called in the server when all parties wait, before any goes on.
+    ///
+    /// The barrier can do nothing else meanwhile, and the action must not use it. If it panics, the barrier is broken.
+    ///
+    /// Python: `multiprocessing.Manager().Barrier(n, action)`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoParties`](Error::NoParties) for 0; [every call's](crate#errors).
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_manager::{Error, Manager};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let manager = Manager::new()?;
+    ///     let barrier = manager.barrier_with(2, || eprintln!("all are here"))?;
+    ///     let theirs = barrier.clone(); // or sent to another process
+    ///     let other = std::thread::spawn(move || theirs.wait());
+    ///     barrier.wait()?;
+    ///     other.join().unwrap()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn barrier_with<F>(&self, parties: usize, action: F) -> Result<Barrier>
+    where
+        F: Fn() + Copy + Send + Sync + 'static,
+    {
+        if parties == 0 {
+            return Err(Error::NoParties);
+        }
+        Barrier::create_with(&self.link, parties, action)
+    }
+
     /// Moves an object of any type into the server.
     ///
     /// # Errors

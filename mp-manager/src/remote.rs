@@ -87,7 +87,8 @@ pub(crate) fn identity(fd: BorrowedFd<'_>) -> io::Result<Identity> {
 
 fn stranger() -> mp_core::Error {
     mp_core::Error::Encode(
-        "through TCP go values and proxies of that manager, and nothing else that has descriptors".to_string(),
+        "through TCP go values and proxies of that manager, and nothing else that has descriptors"
+            .to_string(),
     )
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             objects: RwLock::default(),
             lifelines: Mutex::default(),
@@ -147,6 +147,12 @@ impl Server {
         objects.get(&id).map(|entry| Arc::clone(&entry.object))
     }
 
+    /// What the object's proxies are called, as a number.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn fingerprint(&self, id: u64) -> Option<u64> {
+        self.entry(id).map(|entry| entry.fingerprint)
+    }
+
     fn entry(&self, id: u64) -> Option<Entry> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
@@ -205,6 +211,28 @@ impl Client {
     /// Where it serves nobody.
     pub(crate) fn current() -> Rc<Self> {
         CLIENT.with_borrow(Clone::clone).expect("the crate's functions are called for a client")
+    }
+
+    /// Whom this thread serves from now on.
+    pub(crate) fn serve(
+        server: &Arc<Server>,
+        connection: Connection<(), ()>,
+        is_remote: bool,
+    ) -> Rc<Self> {
+        // Relaxed: each gets another number, which is all there is to it.
+        let id = server.next_client.fetch_add(1, Ordering::Relaxed);
+        let (server, held) = (Arc::clone(server), RefCell::default());
+        let client = Rc::new(Self { server, id, connection, is_remote, held });
+        CLIENT.replace(Some(Rc::clone(&client)));
+        client
+    }
+
+    /// The client has ended: what it held is others'.
+    pub(crate) fn leave(client: &Rc<Self>) {
+        for held in client.held.take() {
+            held.abandon(client.id);
+        }
+        CLIENT.replace(None);
     }
 
     pub(crate) fn server(&self) -> &Arc<Server> {
@@ -289,15 +317,8 @@ pub(crate) fn serve(door: Fd) {
 
 /// Serves one thread of a client until that ends.
 pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_remote: bool) {
-    let id = server.next_client.fetch_add(1, Ordering::Relaxed);
-    let client = Rc::new(Client { server, id, connection, is_remote, held: RefCell::default() });
-    CLIENT.replace(Some(Rc::clone(&client)));
-    let mut talk = Talk {
-        client: &client,
-        functions: Vec::new(),
-        buffer: Message::default(),
-        lent: Vec::new(),
-    };
+    let client = Client::serve(&server, connection, is_remote);
+    let mut talk = Talk::new(&client);
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
@@ -309,14 +330,11 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
     }
     talk.arrived();
     crash_point!("server: a client has ended");
-    let held = client.held.take();
-    for held in held {
-        held.abandon(id);
-    }
-    CLIENT.replace(None);
+    Client::leave(&client);
 }
 
-struct Talk<'a> {
+/// The calls of one thread of a client.
+pub(crate) struct Talk<'a> {
     client: &'a Client,
     /// By their numbers. A text says why there is none.
     functions: Vec<Result<Function, String>>,
@@ -326,7 +344,11 @@ struct Talk<'a> {
     lent: Vec<u64>,
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    pub(crate) fn new(client: &'a Client) -> Self {
+        Self { client, functions: Vec::new(), buffer: Message::default(), lent: Vec::new() }
+    }
+
     /// The client has the last result, or never will.
     fn arrived(&mut self) {
         if !self.lent.is_empty() {
@@ -336,7 +358,7 @@ impl Talk<'_> {
     }
 
     /// Makes one call; `None` where the connection is of no use any more.
-    fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
+    pub(crate) fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
         crash_point!("server: a call has come");
         self.arrived();
         let (bytes, fds) = if self.client.is_remote {

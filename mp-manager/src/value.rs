@@ -31,11 +31,7 @@ fn get<T: Element>(value: &mut T, _: &mut Decoder<'_>, to: &mut Encoder) -> mp_c
     wire::put(to, value).map(drop)
 }
 
-fn set<T: Element>(
-    value: &mut T,
-    from: &mut Decoder<'_>,
-    to: &mut Encoder,
-) -> mp_core::Result<()> {
+fn set<T: Element>(value: &mut T, from: &mut Decoder<'_>, to: &mut Encoder) -> mp_core::Result<()> {
     *value = wire::get(from)?;
     to.put(&()).map(drop)
 }
@@ -74,7 +70,8 @@ proxy!(Value<T>);
 
 impl<T: Element> Value<T> {
     pub(crate) fn create(link: &Arc<Link>, value: &T) -> Result<Self> {
-        let maker = Operation { number: Maker::Value as u32, function: make::<T>, kind: Self::kind };
+        let maker =
+            Operation { number: Maker::Value as u32, function: make::<T>, kind: Self::kind };
         link.make(maker, |to| wire::put(to, value).map(drop)).map(Self::from_handle)
     }
 

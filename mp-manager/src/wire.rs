@@ -200,8 +200,7 @@ mod tests {
         let (bytes, fds) = message.into_parts();
         wrapped(yes, || {
             let mut from = Decoder::new(&bytes, fds);
-            let back =
-                rows.iter().map(|_| (get(&mut from).unwrap(), get_all(&mut from).unwrap()));
+            let back = rows.iter().map(|_| (get(&mut from).unwrap(), get_all(&mut from).unwrap()));
             let back = back.collect();
             from.finish().unwrap();
             back
