@@ -187,6 +187,8 @@ impl Made {
 /// Puts an object into the server and leaves how to find it.
 pub(crate) fn leave(made: Made, result: &mut Encoder) -> Result<()> {
     let (id, life) = Client::current().server().insert(made).map_err(mp_core::Error::Io)?;
+    // Said as what it is, not as a value that cannot be encoded.
+    drop(life.try_clone().map_err(mp_core::Error::Io)?);
     result.put(&id)?.put(&mp_core::Fd::from(life))?;
     Ok(())
 }
