@@ -142,6 +142,9 @@ pub use set::Set;
 pub use shared::Shared;
 pub use value::Value;
 
+// What every program with a manager needs.
+pub use mp_process::{init, test_support};
+
 /// Has a server answer any bytes.
 #[cfg(fuzzing)]
 #[doc(hidden)]
