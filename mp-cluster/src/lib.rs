@@ -1,0 +1,21 @@
+//! The same pool on many machines.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod counter;
+mod dict;
+mod error;
+mod list;
+mod lock;
+mod method;
+mod queue;
+mod server;
+
+pub use cluster::Cluster;
+pub use counter::Counter;
+pub use dict::Dict;
+pub use error::{Error, PutError, Result};
+pub use list::List;
+pub use lock::{Lock, LockGuard};
+pub use method::Method;
+pub use queue::Queue;
