@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod engine;
 mod listener;
 mod manager;
 mod notes;
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         queue::CASES,
         shmem::CASES,
         pool::CASES,
+        engine::CASES,
         manager::CASES,
         listener::CASES,
         pipe::CASES,

@@ -57,16 +57,20 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Puts a long message aside, if there can be a file for it.
-    pub(crate) fn pack(message: Message) -> Self {
+    pub(crate) fn new(message: Message) -> Self {
         let (bytes, fds) = message.into_parts();
-        if is_long(bytes.len()) && FILES.load(Ordering::Relaxed) < MOST_FILES {
-            let file = put_aside(&bytes).ok();
-            if let Some(aside) = file.and_then(|file| Aside::keep(file).ok()) {
-                return Self { bytes: Vec::new(), fds, aside: Some(aside) };
+        Self { bytes, fds, aside: None }
+    }
+
+    /// Puts it aside if it is long and there can be a file for it.
+    pub(crate) fn pack(&mut self) {
+        if is_long(self.bytes.len()) && FILES.load(Ordering::Relaxed) < MOST_FILES {
+            let file = put_aside(&self.bytes).ok();
+            self.aside = file.and_then(|file| Aside::keep(file).ok());
+            if self.aside.is_some() {
+                self.bytes = Vec::new();
             }
         }
-        Self { bytes, fds, aside: None }
     }
 
     /// What was received; where `aside` is set the bytes lie in the last descriptor.
@@ -85,14 +89,25 @@ impl Body {
         self.aside.is_some() || is_long(self.bytes.len())
     }
 
+    /// The bytes, wherever they lie.
+    pub(crate) fn bytes(&self) -> io::Result<Cow<'_, [u8]>> {
+        match &self.aside {
+            Some(aside) => take_aside(aside.file()).map(Cow::Owned),
+            None => Ok(Cow::Borrowed(&self.bytes)),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> io::Result<Vec<u8>> {
+        match &self.aside {
+            Some(aside) => take_aside(aside.file()),
+            None => Ok(self.bytes),
+        }
+    }
+
     /// The bytes, and copies of the descriptors: it can be read again.
     pub(crate) fn read(&self) -> io::Result<(Cow<'_, [u8]>, Vec<OwnedFd>)> {
-        let bytes = match &self.aside {
-            Some(aside) => Cow::Owned(take_aside(aside.file())?),
-            None => Cow::Borrowed(&self.bytes[..]),
-        };
         let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-        Ok((bytes, fds))
+        Ok((self.bytes()?, fds))
     }
 }
 
@@ -136,7 +151,8 @@ mod tests {
         for len in [0, LONG, LONG + 1, 1 << 20] {
             let bytes = vec![7; len];
             let null = File::open("/dev/null").unwrap();
-            let body = Body::pack(Message::new(bytes.clone(), vec![null.into()]));
+            let mut body = Body::new(Message::new(bytes.clone(), vec![null.into()]));
+            body.pack();
             assert_eq!((body.aside.is_some(), body.is_long()), (is_long(len), is_long(len)));
             for _ in 0..2 {
                 let (read, fds) = body.read().unwrap();
@@ -147,7 +163,11 @@ mod tests {
     }
 
     fn many() {
-        let pack = |n: usize| Body::pack(Message::new(vec![n as u8; LONG + 1], Vec::new()));
+        let pack = |n: usize| {
+            let mut body = Body::new(Message::new(vec![n as u8; LONG + 1], Vec::new()));
+            body.pack();
+            body
+        };
         let bodies: Vec<Body> = (0..3 * MOST_FILES).map(pack).collect();
         assert_eq!(bodies.iter().filter(|body| body.aside.is_some()).count(), MOST_FILES);
         for (n, body) in bodies.iter().enumerate() {

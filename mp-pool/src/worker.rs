@@ -33,6 +33,8 @@ pub(crate) struct Order {
     pub(crate) define: bool,
     /// Whether the body lies in the last descriptor.
     pub(crate) aside: bool,
+    /// Whether it matters when it begins.
+    pub(crate) timed: bool,
 }
 
 impl Order {
@@ -42,6 +44,7 @@ impl Order {
         bytes[4..8].copy_from_slice(&self.function.to_le_bytes());
         bytes[8] = u8::from(self.define);
         bytes[9] = u8::from(self.aside);
+        bytes[10] = u8::from(self.timed);
         bytes
     }
 
@@ -53,6 +56,7 @@ impl Order {
             function: word(4),
             define: header[8] != 0,
             aside: header[9] != 0,
+            timed: header[10] != 0,
         };
         Some((order, body))
     }
@@ -159,7 +163,7 @@ impl Claims {
         (self.words[0].load(Ordering::Acquire) >> 32) as u32
     }
 
-    /// The time at which it was begun, or that of a later one. For workers that say so.
+    /// The time at which it was begun, or that of a later one. For tasks of which it matters.
     pub(crate) fn since(&self) -> u64 {
         self.words[1].load(Ordering::Acquire)
     }
@@ -179,7 +183,7 @@ impl Claims {
 }
 
 /// The function that a worker is started with: serves tasks until the pool closes the pipe.
-pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed: bool) {
+pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     // At a terminal it comes to the whole group: what becomes of the workers is for their parent to say, whose end is
     // theirs.
     process::disregard_signal(SIGINT);
@@ -190,7 +194,6 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed:
     let mut worker = Worker {
         sender,
         claims: Claims { words },
-        timed,
         functions: Vec::new(),
         buffer: Message::default(),
     };
@@ -201,8 +204,6 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed:
 struct Worker {
     sender: Sender<()>,
     claims: Claims,
-    /// Whether it says when it begins a task.
-    timed: bool,
     /// By their numbers. A text says why there is none.
     functions: Vec<Result<Function, String>>,
     /// Where results are encoded.
@@ -221,7 +222,7 @@ impl Worker {
             self.functions.push(function.map_err(|error| error.to_string()));
             return Some(());
         }
-        if !self.claims.begin(order.number, self.timed) {
+        if !self.claims.begin(order.number, order.timed) {
             return Some(());
         }
         if !order.aside {
@@ -363,8 +364,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, item: Option<u32>) {
-            let order = Order { number, function, define, aside };
+        fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, timed: bool, item: Option<u32>) {
+            let order = Order { number, function, define, aside, timed };
             let bytes = order.to_bytes();
             prop_assert_eq!(Order::read(&bytes), Some((order, &[][..])));
             for status in
