@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use mp_pool::engine::{Call, Engine as PoolEngine, Job};
 use redis::Connection;
 
 use crate::protocol::{
-    BEATS, DELIVERIES, Entry, Keys, LEASE, Missing, REMAINS, Streams, agree, census, claim, field,
+    BEATS, DELIVERIES, Keys, LEASE, Missing, REMAINS, Streams, agree, census, claim, field,
     millis, number, plain_script, silent, text,
 };
 use crate::server::{Line, PATIENCE, Server, lock, random_id};
@@ -89,8 +89,10 @@ struct Shared {
     build: String,
     settings: Settings,
     state: Mutex<State>,
-    /// There is something to send, or room for it, or an answer; or it is to stop.
-    changed: Condvar,
+    /// For the thread that sends: there is something, and room for it; or it is to stop.
+    work: Condvar,
+    /// For all others: there is an answer, or it is to stop.
+    news: Condvar,
 }
 
 struct Settings {
@@ -122,7 +124,9 @@ struct State {
     /// Whether hosts are to be told to cancel tasks.
     cancels: Vec<Cancel>,
     workers: usize,
-    /// Threads that run still.
+    /// Whether the thread that sends has to be woken.
+    sender_waits: bool,
+    /// All threads there have been.
     threads: Vec<ThreadId>,
 }
 
@@ -194,6 +198,7 @@ impl Engine {
             bytes: 0,
             cancels: Vec::new(),
             workers,
+            sender_waits: false,
             threads: Vec::new(),
         };
         let settings = Settings {
@@ -202,8 +207,9 @@ impl Engine {
             in_flight: IN_FLIGHT,
             longest: LONGEST,
         };
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        let shared = Shared { server, keys, build, settings, state, changed };
+        let (work, news) = (Condvar::new(), Condvar::new());
+        let state = Mutex::new(state);
+        let shared = Shared { server, keys, build, settings, state, work, news };
         Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
     }
 
@@ -287,8 +293,7 @@ impl PoolEngine for Engine {
         let (number, call) = (job.number(), job.call());
         state.tasks.insert(number, Task { job, call, sent: None, entry: None, begun: false });
         state.waiting.push_back(number);
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.wake_sender(&mut state);
     }
 
     fn cancel(&self, call: Call, running: bool) -> bool {
@@ -301,8 +306,6 @@ impl PoolEngine for Engine {
             state.phase = Phase::Closed;
         }
         self.shared.stop_if_done(&mut state);
-        drop(state);
-        self.shared.changed.notify_all();
     }
 
     fn terminate(&self) {
@@ -310,10 +313,9 @@ impl PoolEngine for Engine {
         let tasks = std::mem::take(&mut state.tasks);
         state.waiting.clear();
         (state.sent, state.bytes) = (0, 0);
-        state.phase = Phase::Stopped;
+        self.shared.stop(&mut state);
         drop(state);
         self.shared.server.give_up();
-        self.shared.changed.notify_all();
         // Dropped, they end.
         drop(tasks);
     }
@@ -325,7 +327,7 @@ impl PoolEngine for Engine {
             return;
         }
         while state.phase != Phase::Stopped {
-            state = self.shared.wait(state, None);
+            state = wait(&self.shared.news, state, None);
         }
         drop(state);
         for thread in lock(&self.threads).drain(..) {
@@ -343,24 +345,30 @@ impl fmt::Debug for Engine {
 
 type Guard<'a> = std::sync::MutexGuard<'a, State>;
 
+fn wait<'a>(on: &Condvar, state: Guard<'a>, timeout: Option<Duration>) -> Guard<'a> {
+    match timeout {
+        None => on.wait(state).unwrap_or_else(PoisonError::into_inner),
+        Some(timeout) => on.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
+    }
+}
+
 impl Shared {
-    fn wait<'a>(&self, state: Guard<'a>, timeout: Option<Duration>) -> Guard<'a> {
-        use std::sync::PoisonError;
-        match timeout {
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(timeout) => {
-                self.changed
-                    .wait_timeout(state, timeout)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
+    fn wake_sender(&self, state: &mut State) {
+        if std::mem::take(&mut state.sender_waits) {
+            self.work.notify_one();
         }
+    }
+
+    fn stop(&self, state: &mut State) {
+        state.phase = Phase::Stopped;
+        self.wake_sender(state);
+        self.news.notify_all();
     }
 
     /// Stops once it is closed and has no tasks.
     fn stop_if_done(&self, state: &mut State) {
         if state.phase == Phase::Closed && state.tasks.is_empty() {
-            state.phase = Phase::Stopped;
+            self.stop(state);
         }
     }
 
@@ -372,16 +380,17 @@ impl Shared {
     fn end(&self, numbers: &[u64], outcome: impl Fn(&Job) -> TaskError) {
         let mut state = lock(&self.state);
         let tasks: Vec<Task> = numbers.iter().filter_map(|number| state.remove(*number)).collect();
+        self.wake_sender(&mut state);
         self.stop_if_done(&mut state);
         drop(state);
-        self.changed.notify_all();
+        self.news.notify_all();
         for task in tasks {
             let error = outcome(&task.job);
             task.job.end(Err(error));
         }
     }
 
-    /// Ends all tasks that were sent: the server is away. Those that wait have their turn.
+    /// Ends all tasks: the server is away, or not for us.
     fn give_up_on(&self, caller: &str, error: &Error) {
         let why = error.to_string();
         let mut state = lock(&self.state);
@@ -417,7 +426,7 @@ impl Shared {
             }
             let caller = state.caller.clone();
             state.cancels.push(Cancel { caller, numbers: numbers.clone(), entries, running });
-            self.changed.notify_all();
+            self.wake_sender(&mut state);
         }
         if running {
             any |= !numbers.is_empty();
@@ -438,7 +447,7 @@ impl Shared {
             if numbers.iter().find(open).is_none() {
                 break;
             }
-            state = self.wait(state, deadline.remaining());
+            state = wait(&self.news, state, deadline.remaining());
         }
         any | numbers.iter().any(|number| !state.tasks.contains_key(number))
     }
@@ -475,7 +484,8 @@ impl Shared {
                     let numbers: Vec<u64> = state.waiting.drain(..count).collect();
                     break (state.caller.clone(), numbers, std::mem::take(&mut state.cancels));
                 }
-                state = self.wait(state, None);
+                state.sender_waits = true;
+                state = wait(&self.work, state, None);
             };
             drop(state);
             let mut result = Ok(());
@@ -663,16 +673,15 @@ impl Shared {
                 task.begun = true;
             }
             drop(state);
-            return self.changed.notify_all();
+            return self.news.notify_all();
         }
         // The second result of a task finds it gone.
         let Some(task) = state.remove(number) else { return };
         self.stop_if_done(&mut state);
-        let waits = !state.waiting.is_empty() || state.phase != Phase::Open;
-        drop(state);
-        if waits {
-            self.changed.notify_all();
+        if !state.waiting.is_empty() {
+            self.wake_sender(&mut state);
         }
+        drop(state);
         if let Some(outcome) = field(fields, "o") {
             return task.job.end_with_bytes(outcome.to_vec());
         }
@@ -694,7 +703,7 @@ impl Shared {
             let mut state = lock(&self.state);
             let deadline = Deadline::after(pause);
             while state.phase != Phase::Stopped && !deadline.has_passed() {
-                state = self.wait(state, deadline.remaining());
+                state = wait(&self.news, state, deadline.remaining());
             }
             if state.phase == Phase::Stopped {
                 return;
@@ -774,26 +783,17 @@ impl Shared {
                     invocation.invoke(connection)
                 })?;
             let mut state = lock(&self.state);
-            let mut any = false;
             for ((number, entry), there) in some.iter().zip(there) {
                 if there == 0 && !results.contains(number) {
                     // Not if it was sent again meanwhile; results taken meanwhile have ended theirs.
                     let same = |task: &Task| task.entry.as_ref() == Some(entry);
                     if state.tasks.get(number).is_some_and(same) {
                         state.unsend(*number);
-                        any = true;
                     }
                 }
             }
-            drop(state);
-            if any {
-                self.changed.notify_all();
-            }
+            self.wake_sender(&mut state);
         }
         Ok(())
     }
 }
-
-/// Only here to be named: what the server has of a task.
-#[expect(dead_code, reason = "a type for the reader")]
-type TaskEntry = Entry;

@@ -111,7 +111,7 @@ fn classify(error: &RedisError) -> Failure {
         ErrorKind::Server(ServerErrorKind::NoPerm) | ErrorKind::AuthenticationFailed => {
             Failure::Lasting(Error::Denied(text()))
         }
-        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => {
+        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) || is_denied_in_a_script(error) => {
             Failure::Lasting(Error::Denied(text()))
         }
         _ if error.code() == Some("WRONGTYPE") => Failure::Lasting(Error::WrongType(
@@ -122,6 +122,12 @@ fn classify(error: &RedisError) -> Failure {
         }
         _ => Failure::Lasting(Error::Server(text())),
     }
+}
+
+/// What a script may not do has no code of its own before Redis 7.2.
+fn is_denied_in_a_script(error: &RedisError) -> bool {
+    let says = |what: &str| error.detail().is_some_and(|detail| detail.contains(what));
+    says("executing the script can't")
 }
 
 impl Server {
@@ -232,20 +238,20 @@ impl Server {
         let deadline = Deadline::after(self.patience);
         let mut pause = SHORTEST_PAUSE;
         loop {
-            let left = deadline.remaining().unwrap_or(self.patience);
-            match self.attempt(line, left.max(SHORTEST_PAUSE), longer, &mut call) {
+            let left = || deadline.remaining().unwrap_or(self.patience);
+            match self.attempt(line, left().max(SHORTEST_PAUSE), longer, &mut call) {
                 Ok(value) => return Ok(value),
                 Err(Failure::Lasting(error)) => return Err(error),
-                Err(Failure::Passing(why)) => {
-                    let is_over = deadline.remaining().is_some_and(|left| left < pause);
-                    // Relaxed: nothing else depends on it.
-                    if is_over || self.given_up.load(Ordering::Relaxed) {
-                        let server = self.place.clone();
-                        return Err(Error::Unreachable { server, waited: start.elapsed(), why });
-                    }
+                // Relaxed: nothing else depends on it.
+                Err(Failure::Passing(why))
+                    if left().is_zero() || self.given_up.load(Ordering::Relaxed) =>
+                {
+                    let server = self.place.clone();
+                    return Err(Error::Unreachable { server, waited: start.elapsed(), why });
                 }
+                Err(Failure::Passing(_)) => {}
             }
-            thread::sleep(pause);
+            thread::sleep(pause.min(left()));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
