@@ -349,19 +349,20 @@ impl Work {
     /// The thread that takes tasks.
     fn take(&self, line: &mut Line, idle: Option<Duration>) -> Result<()> {
         let mut pace = Pace { rate: 0.0, counted: 0, since: Instant::now() };
-        let mut connected = 0;
+        let mut connected = line.connected();
         let mut busy = Instant::now();
         loop {
+            let finished = self.finished.swap(0, Ordering::Relaxed);
+            pace.count(finished);
             let held = lock(&self.held);
+            if finished > 0 || !held.is_empty() {
+                busy = Instant::now();
+            }
             let is_idle = held.is_empty() && idle.is_some_and(|idle| busy.elapsed() >= idle);
             let stops = self.stop.is_set() || is_idle;
             if self.has_failed() || (stops && held.is_empty()) {
                 return Ok(());
             }
-            if !held.is_empty() {
-                busy = Instant::now();
-            }
-            pace.count(self.finished.swap(0, Ordering::Relaxed));
             let free = pace.depth(self.workers).saturating_sub(held.len());
             if stops || free == 0 {
                 let waited = self.done.wait_timeout(held, SLICE);

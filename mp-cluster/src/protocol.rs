@@ -181,7 +181,7 @@ pub(crate) fn claim(
         local claimed = {}
         if redis.call('EXISTS', prefix .. 'host:' .. from) == 1 then return claimed end
         for _, entry in ipairs(redis.call('XPENDING', tasks, 'hosts', '-', '+', 1000, from)) do
-            local id, deliveries = entry[1], entry[4]
+            local id = entry[1]
             local found = redis.call('XRANGE', tasks, id, id)[1]
             if not found then
                 redis.call('XACK', tasks, 'hosts', id)
@@ -189,7 +189,7 @@ pub(crate) fn claim(
                 local about = {}
                 for i = 1, #found[2], 2 do about[found[2][i]] = found[2][i + 1] end
                 local tried = prefix .. 'tried:' .. id
-                if deliveries >= tonumber(about.m) then
+                if redis.call('LLEN', tried) + 1 >= tonumber(about.m) then
                     redis.call('RPUSH', tried, from)
                     local all = redis.call('LRANGE', tried, 0, -1)
                     local results = prefix .. 'results:' .. about.c
@@ -202,7 +202,7 @@ pub(crate) fn claim(
                     count = count - 1
                     redis.call('RPUSH', tried, from)
                     redis.call('PEXPIRE', tried, 86400000)
-                    redis.call('XCLAIM', tasks, 'hosts', to, 0, id, 'RETRYCOUNT', deliveries + 1)
+                    redis.call('XCLAIM', tasks, 'hosts', to, 0, id, 'JUSTID')
                     claimed[#claimed + 1] = found
                 end
             end

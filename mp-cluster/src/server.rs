@@ -114,6 +114,10 @@ fn classify(error: &RedisError) -> Failure {
         _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) || is_denied_in_a_script(error) => {
             Failure::Lasting(Error::Denied(text()))
         }
+        // Of several commands at once, one or all.
+        _ if error.to_string().contains("LOADING") || error.to_string().contains("BusyLoading") => {
+            Failure::Passing(error.category().to_string())
+        }
         _ if error.code() == Some("WRONGTYPE") => Failure::Lasting(Error::WrongType(
             "under this name the server has something of another type".to_string(),
         )),

@@ -22,6 +22,7 @@ crate::cases! {
     two_callers_share_the_hosts_of_one_pool
     more_tasks_than_may_be_in_flight_wait_here
     a_host_ends_when_told_or_idle_and_leaves_no_task_behind
+    the_rights_that_the_readme_names_are_enough
 }
 
 /// Short, so that tests are.
@@ -342,5 +343,29 @@ fn a_host_ends_when_told_or_idle_and_leaves_no_task_behind() -> Outcome {
     for result in results {
         assert_eq!(result.get_timeout(Duration::from_secs(5))?, 300);
     }
+    Ok(())
+}
+
+fn the_rights_that_the_readme_names_are_enough() -> Outcome {
+    let readme = include_str!("../README.md");
+    let line = readme.lines().find(|line| line.starts_with("user job7 ")).ok_or("an example")?;
+    let words: Vec<&str> = line["user ".len()..].split(' ').collect();
+    let redis = Redis::with(&[&["--requirepass", "other", "--user"][..], &words].concat());
+    let url = format!("{}?user=job7&pass=password", redis.url());
+    let host = role(&["host", &url, "job7", "1"]).stdout(Stdio::null()).spawn()?;
+    let _host = HostProcess { child: host };
+    let pool = Pool::builder().engine(Engine::connect(&url, "job7")?.lease(LEASE)).build()?;
+    assert_eq!(pool.map(square, 0..100)?.len(), 100);
+    let runs = pool.apply_async(for_ever, ());
+    assert_eq!(runs.get_timeout(LEASE * 2), Err(TaskError::TimedOut));
+    assert!(runs.cancel());
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    assert!(Engine::connect(&url, "job8").is_err());
+    let cluster = mp_cluster::Cluster::connect(&url, "job7")?;
+    cluster.queue::<u8>("q")?.put(1)?;
+    drop(cluster.lock("l", LEASE)?.lock()?);
+    cluster.dict::<u8, u8>("d")?.insert(1, 2)?;
+    cluster.list::<u8>("a")?.push(1)?;
+    cluster.counter("n")?.add(1)?;
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) struct Redis {
     child: Option<Child>,
     directory: PathBuf,
+    /// What runs it, and its arguments.
+    runner: Vec<String>,
     options: Vec<String>,
     url: String,
 }
@@ -33,6 +35,11 @@ impl Redis {
 
     /// Starts one with such options, on a socket.
     pub(crate) fn with(options: &[&str]) -> Self {
+        Self::on(&[], options)
+    }
+
+    /// The same, by a command that runs others.
+    pub(crate) fn on(runner: &[String], options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mp-cluster-{}-{count}", std::process::id());
@@ -40,7 +47,8 @@ impl Redis {
         fs::create_dir(&directory).expect("a directory");
         let url = format!("redis+unix://{}", directory.join("socket").display());
         let options = options.iter().map(ToString::to_string).collect();
-        let mut redis = Self { child: None, directory, options, url };
+        let runner = runner.to_vec();
+        let mut redis = Self { child: None, directory, runner, options, url };
         redis.restart();
         redis
     }
@@ -67,7 +75,10 @@ impl Redis {
     /// Starts it again, where it was, with what it kept.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let mut command = Command::new("redis-server");
+        let program = "redis-server".to_string();
+        let mut words = self.runner.iter().chain([&program]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
         if !self.options.iter().any(|option| option == "--port") {
             command.args(["--port", "0"]);
         }
