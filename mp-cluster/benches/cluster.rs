@@ -113,7 +113,11 @@ fn bare(connection: &mut Connection, len: u64, chunk: u64) -> u64 {
         while in_flight < WINDOW && next < len {
             let end = (next + chunk).min(len);
             let task = to_bytes(next..end);
-            redis::cmd("RPUSH").arg("bare:tasks").arg(task).query::<()>(connection).expect("is taken");
+            redis::cmd("RPUSH")
+                .arg("bare:tasks")
+                .arg(task)
+                .query::<()>(connection)
+                .expect("is taken");
             (next, in_flight) = (end, in_flight + 1);
         }
         if in_flight == 0 {
@@ -209,7 +213,12 @@ fn main() {
         ["--role", "host", url, workers] => {
             let workers = workers.parse().expect("a number");
             let lease = Duration::from_secs(2);
-            serve(url, NAME).expect("a server").workers(workers).lease(lease).run().expect("serves");
+            serve(url, NAME)
+                .expect("a server")
+                .workers(workers)
+                .lease(lease)
+                .run()
+                .expect("serves");
             return;
         }
         _ => {}

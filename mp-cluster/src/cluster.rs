@@ -132,9 +132,7 @@ impl fmt::Debug for Cluster {
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
     let (bytes, fds) = mp_core::encode(value)?.into_parts();
     if !fds.is_empty() {
-        return Err(Error::Encode(
-            "handles of this machine mean nothing on another".to_string(),
-        ));
+        return Err(Error::Encode("handles of this machine mean nothing on another".to_string()));
     }
     if bytes.len() > LONGEST {
         return Err(Error::TooLong { len: bytes.len(), limit: LONGEST });

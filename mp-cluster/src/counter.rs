@@ -31,11 +31,7 @@ proxy!(Counter);
 
 impl Counter {
     pub(crate) fn open(server: &Arc<Server>, name: &str) -> Self {
-        Self {
-            server: Arc::clone(server),
-            key: server.key(&format!("n:{name}")),
-            of: PhantomData,
-        }
+        Self { server: Arc::clone(server), key: server.key(&format!("n:{name}")), of: PhantomData }
     }
 
     /// What it is.

@@ -143,9 +143,9 @@ where
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let values: Vec<Option<Vec<u8>>> = self.server.call(|connection| {
-            redis::cmd("HMGET").arg(&self.key).arg(&keys).query(connection)
-        })?;
+        let values: Vec<Option<Vec<u8>>> = self
+            .server
+            .call(|connection| redis::cmd("HMGET").arg(&self.key).arg(&keys).query(connection))?;
         values.into_iter().map(|value| value.map(decode).transpose()).collect()
     }
 

@@ -16,8 +16,8 @@ use mp_pool::engine::{Call, Engine as PoolEngine, Job};
 use redis::Connection;
 
 use crate::protocol::{
-    BEATS, DELIVERIES, Keys, LEASE, Missing, REMAINS, Streams, agree, census, claim, field,
-    millis, number, plain_script, silent, text,
+    BEATS, DELIVERIES, Keys, LEASE, Missing, REMAINS, Streams, agree, census, claim, field, millis,
+    number, plain_script, silent, text,
 };
 use crate::server::{Line, PATIENCE, Server, lock, random_id};
 use crate::{Error, Result};
@@ -339,7 +339,9 @@ impl PoolEngine for Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("server", &self.shared.server.place()).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("server", &self.shared.server.place())
+            .finish_non_exhaustive()
     }
 }
 
@@ -699,15 +701,16 @@ impl Shared {
         let pause = self.settings.lease / BEATS;
         let mut missing = Missing::default();
         let mut connected = 0;
+        let mut deadline = Deadline::PASSED;
         loop {
             let mut state = lock(&self.state);
-            let deadline = Deadline::after(pause);
             while state.phase != Phase::Stopped && !deadline.has_passed() {
                 state = wait(&self.news, state, deadline.remaining());
             }
             if state.phase == Phase::Stopped {
                 return;
             }
+            deadline = Deadline::after(pause);
             let caller = state.caller.clone();
             drop(state);
             let result = self.beat(&mut line, &caller).and_then(|()| {

@@ -21,7 +21,7 @@ pub enum Error {
         /// What the last attempt met.
         why: String,
     },
-    /// The server does not let this user in, or not do this.
+    /// The server does not let this user in, or not do this; or it is not the one that its certificate names.
     Denied(String),
     /// The server cannot do this: its memory is full, its disk does not take more, or it is too old. In its words.
     Server(String),
@@ -86,7 +86,7 @@ impl fmt::Display for Error {
             Self::Unreachable { server, waited, why } => {
                 write!(f, "the server {server} has not answered for {waited:.1?}: {why}")
             }
-            Self::Denied(why) => write!(f, "the server refuses: {why}"),
+            Self::Denied(why) => write!(f, "no right to this server: {why}"),
             Self::Server(why) => write!(f, "the server cannot do this: {why}"),
             Self::WrongType(why) => f.write_str(why),
             Self::DifferentProgram { ours, theirs } => write!(

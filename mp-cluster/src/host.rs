@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mp_pool::engine::{Submitted, outcome_to_bytes};
-use mp_pool::{Builder, Pool};
+use mp_pool::{Builder, Pool, TaskError};
 use redis::Connection;
 
 use crate::protocol::{
@@ -32,6 +32,8 @@ const AHEAD: Duration = Duration::from_millis(20);
 const MOST_AHEAD: usize = 16;
 /// So many outcomes are sent in one go.
 const TOGETHER: usize = 256;
+/// A longer outcome the server would not take.
+const LONGEST: usize = 256 << 20;
 /// So many cancelled tasks are remembered, for the case that they come yet.
 const MOST_UNWANTED: usize = 100_000;
 
@@ -440,7 +442,12 @@ impl Work {
             return self.outcome(outcome(None));
         }
         let (sender, again) = (self.outcomes.clone(), outcome.clone());
-        let submitted = self.pool.submit_bytes(task, move |bytes| {
+        let submitted = self.pool.submit_bytes(task, move |mut bytes| {
+            if bytes.len() > LONGEST {
+                let error = Error::TooLong { len: bytes.len(), limit: LONGEST };
+                let text = format!("the result: {error}");
+                bytes = outcome_to_bytes(Err(TaskError::Encode(text)));
+            }
             // Nobody listens once the host is at its end: then others run it.
             let _ = sender.send(outcome(Some(bytes)));
         });
@@ -485,9 +492,8 @@ impl Work {
             }
             pipe.cmd("XACK").arg(&self.keys.tasks).arg(GROUP).arg(&entries).ignore();
             pipe.cmd("XDEL").arg(&self.keys.tasks).arg(&entries).ignore();
-            self.server.call_on(&mut line, Duration::ZERO, |connection| {
-                pipe.query::<()>(connection)
-            })?;
+            self.server
+                .call_on(&mut line, Duration::ZERO, |connection| pipe.query::<()>(connection))?;
             let mut held = lock(&self.held);
             for outcome in &all {
                 held.remove(&outcome.entry);

@@ -265,7 +265,10 @@ mod tests {
         let fields = [&b"i"[..], b"17", b"o", b"\xff\0", b"c"].map(<[u8]>::to_vec);
         assert_eq!(number(&fields, "i"), Some(17));
         assert_eq!(field(&fields, "o"), Some(&b"\xff\0"[..]));
-        assert_eq!((number(&fields, "o"), field(&fields, "c"), field(&fields, "17")), (None, None, None));
+        assert_eq!(
+            (number(&fields, "o"), field(&fields, "c"), field(&fields, "17")),
+            (None, None, None)
+        );
     }
 
     #[test]

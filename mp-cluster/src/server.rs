@@ -100,6 +100,10 @@ fn classify(error: &RedisError) -> Failure {
         None => error.to_string(),
     };
     match error.kind() {
+        // It will not be another one later.
+        ErrorKind::Io if error.to_string().contains("certificate") => {
+            Failure::Lasting(Error::Denied(error.to_string()))
+        }
         ErrorKind::Io | ErrorKind::Parse => Failure::Passing(error.to_string()),
         ErrorKind::Server(
             ServerErrorKind::BusyLoading
@@ -111,7 +115,9 @@ fn classify(error: &RedisError) -> Failure {
         ErrorKind::Server(ServerErrorKind::NoPerm) | ErrorKind::AuthenticationFailed => {
             Failure::Lasting(Error::Denied(text()))
         }
-        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) || is_denied_in_a_script(error) => {
+        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+            || is_denied_in_a_script(error) =>
+        {
             Failure::Lasting(Error::Denied(text()))
         }
         // Of several commands at once, one or all.
@@ -221,10 +227,7 @@ impl Server {
     }
 
     /// Makes a call that may be made twice.
-    pub(crate) fn call<R>(
-        &self,
-        call: impl FnMut(&mut Connection) -> RedisResult<R>,
-    ) -> Result<R> {
+    pub(crate) fn call<R>(&self, call: impl FnMut(&mut Connection) -> RedisResult<R>) -> Result<R> {
         let mut line = self.take()?;
         let result = self.call_on(&mut line, Duration::ZERO, call);
         self.give_back(line);

@@ -120,7 +120,8 @@ fn hosts_in_other_namespaces_give_the_result_of_one_machine() -> Outcome {
         let host = machines.role(n, &["host", &url(n), "a", "2"]).spawn();
         Ends(host.expect("a host starts"))
     });
-    let called = machines.role(0, &["count", &format!("redis://127.0.0.1:{PORT}/"), "a"]).output()?;
+    let called =
+        machines.role(0, &["count", &format!("redis://127.0.0.1:{PORT}/"), "a"]).output()?;
     let said = String::from_utf8_lossy(&called.stderr).into_owned();
     assert!(called.status.success(), "{said}");
     Ok(())

@@ -18,6 +18,8 @@ mod support {
     pub(crate) mod leak;
     pub(crate) mod watchdog;
 }
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::env;
 use std::error::Error;
@@ -46,12 +48,17 @@ const LIMIT: Duration = Duration::from_secs(120);
 const TEST: &str = "--mp-test";
 const ROLE: &str = "--mp-role";
 
-fn groups() -> [(&'static str, &'static [Case]); 4] {
-    [
-        ("objects", objects::CASES),
-        ("pool", pool::CASES),
-        ("faults", faults::CASES),
-        ("machines", machines::CASES),
+/// A group of tests: its name, the tests, and why it cannot be run, if so.
+type Group = (&'static str, &'static [Case], fn() -> Option<String>);
+
+fn groups() -> Vec<Group> {
+    vec![
+        ("objects", objects::CASES, || None),
+        ("pool", pool::CASES, || None),
+        ("faults", faults::CASES, || None),
+        ("machines", machines::CASES, machines::missing),
+        #[cfg(feature = "tls")]
+        ("tls", tls::CASES, tls::missing),
     ]
 }
 
@@ -72,14 +79,14 @@ fn run_all() -> ExitCode {
         eprintln!("NOT TESTED: {why}");
     }
     let mut trials = Vec::new();
-    for (group, cases) in groups() {
+    for (group, cases, missing) in groups() {
+        let alone = missing();
         for (name, _) in cases {
             let name = format!("{group}::{name}");
             let run = {
                 let name = name.clone();
                 move || in_a_process(&name)
             };
-            let alone = if group == "machines" { machines::missing() } else { None };
             if let Some(alone) = &alone {
                 eprintln!("NOT TESTED: {name}: {alone}");
             }
@@ -98,7 +105,7 @@ fn in_a_process(name: &str) -> Result<(), Failed> {
 }
 
 fn run_test(wanted: &str) -> ExitCode {
-    let cases = groups().into_iter().flat_map(|(group, cases)| {
+    let cases = groups().into_iter().flat_map(|(group, cases, _)| {
         cases.iter().map(move |(name, run)| (format!("{group}::{name}"), *run))
     });
     let Some((_, run)) = cases.into_iter().find(|(name, _)| name == wanted) else {

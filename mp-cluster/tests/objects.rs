@@ -123,7 +123,14 @@ fn a_dict_does_what_dicts_do() -> Outcome {
     assert_eq!(dict.get_or_insert(b.clone(), vec![3])?, [3]);
     assert_eq!(dict.get_or_insert(b.clone(), vec![4])?, [3]);
     assert_eq!(dict.get_many([&b, &"c".to_string()])?, [Some(vec![3]), None]);
-    let len = dict.update(&a, |v: &mut Vec<u32>, x: u32| { v.push(x); v.len() }, (9,))?;
+    let len = dict.update(
+        &a,
+        |v: &mut Vec<u32>, x: u32| {
+            v.push(x);
+            v.len()
+        },
+        (9,),
+    )?;
     assert_eq!((len, dict.get(&a)?), (2, Some(vec![2, 9])));
     let missing = dict.update(&"c".to_string(), |v: &mut Vec<u32>| v.clear(), ());
     assert!(matches!(missing, Err(Error::KeyMissing)));
@@ -181,7 +188,17 @@ fn a_list_does_what_lists_do() -> Outcome {
     assert!(matches!(list.remove(5), Err(Error::OutOfRange { index: 5, len: 5 })));
     assert_eq!((list.index(&2)?, list.index(&99)?), (Some(2), None));
     assert!(list.contains(&3)? && list.remove_item(&2)? && !list.remove_item(&99)?);
-    assert_eq!(list.update(1, |n: &mut i64, by: i64| { *n += by; *n }, (5,))?, 6);
+    assert_eq!(
+        list.update(
+            1,
+            |n: &mut i64, by: i64| {
+                *n += by;
+                *n
+            },
+            (5,)
+        )?,
+        6
+    );
     let missing = list.update(9, |n: &mut i64| *n += 1, ());
     assert!(matches!(missing, Err(Error::OutOfRange { index: 9, len: 4 })));
     assert!(list.iter()?.eq([10, 6, 3, 2]));
@@ -345,7 +362,11 @@ fn a_server_that_is_away_is_waited_for_and_then_an_error() -> Outcome {
 fn a_server_that_loads_is_waited_for() -> Outcome {
     // A pause for each key that it loads: long enough to be asked meanwhile.
     let options = ["--appendonly", "yes", "--appendfsync", "no", "--aof-use-rdb-preamble", "no"];
-    let slow = [&options[..], &["--key-load-delay", "200"], &["--loading-process-events-interval-bytes", "1024"]];
+    let slow = [
+        &options[..],
+        &["--key-load-delay", "200"],
+        &["--loading-process-events-interval-bytes", "1024"],
+    ];
     let mut redis = Redis::with(&slow.concat());
     let dict = redis.connect("a").dict::<u32, u32>("d")?;
     for n in 0..5 {

@@ -58,9 +58,7 @@ pub(crate) struct HostProcess {
 
 impl HostProcess {
     pub(crate) fn start(redis: &Redis, name: &str, workers: usize) -> Self {
-        let workers = workers.to_string();
-        let mut command = role(&["host", redis.url(), name, &workers]);
-        Self { child: command.stdout(Stdio::null()).spawn().expect("a host starts") }
+        start_host(redis.url(), name, workers)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -75,6 +73,12 @@ impl HostProcess {
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("waits").is_some()
     }
+}
+
+pub(crate) fn start_host(url: &str, name: &str, workers: usize) -> HostProcess {
+    let mut command = role(&["host", url, name, &workers.to_string()]);
+    let child = command.stdout(Stdio::null()).spawn().expect("a host starts");
+    HostProcess { child }
 }
 
 impl Drop for HostProcess {
@@ -352,8 +356,7 @@ fn the_rights_that_the_readme_names_are_enough() -> Outcome {
     let words: Vec<&str> = line["user ".len()..].split(' ').collect();
     let redis = Redis::with(&[&["--requirepass", "other", "--user"][..], &words].concat());
     let url = format!("{}?user=job7&pass=password", redis.url());
-    let host = role(&["host", &url, "job7", "1"]).stdout(Stdio::null()).spawn()?;
-    let _host = HostProcess { child: host };
+    let _host = start_host(&url, "job7", 1);
     let pool = Pool::builder().engine(Engine::connect(&url, "job7")?.lease(LEASE)).build()?;
     assert_eq!(pool.map(square, 0..100)?.len(), 100);
     let runs = pool.apply_async(for_ever, ());

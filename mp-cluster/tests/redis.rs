@@ -9,8 +9,7 @@ use mp_cluster::Cluster;
 
 /// Why there is no server to test with, if so.
 pub(crate) fn missing() -> Option<String> {
-    let asked =
-        Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
+    let asked = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
     match asked {
         Ok(status) if status.success() => None,
         _ => Some("redis-server is not in the path: apt-get install redis-server".to_string()),

@@ -143,7 +143,8 @@ impl fmt::Display for Identity {
 /// # Ok::<(), mp_process::Error>(())
 /// ```
 pub fn build_id() -> crate::Result<String> {
-    let executable = Object::executable().ok_or(Unresolved::Missing("this program is no object"))?;
+    let executable =
+        Object::executable().ok_or(Unresolved::Missing("this program is no object"))?;
     Ok(executable.identity()?.to_string())
 }
 
