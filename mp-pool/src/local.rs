@@ -27,7 +27,7 @@ use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
 use crate::body::Body;
-use crate::engine::{self, Call, Done, Job, deliver};
+use crate::engine::{self, Call, Done, Job, NO_TIMEOUT, deliver};
 use crate::error::{Panic, exit_code, with_sources};
 use crate::result::{Outcome, lock};
 use crate::worker::{Claims, HEADER, Order, Report, Status, is_after, serve};
@@ -211,10 +211,10 @@ impl State {
         let (mut task, number) = (task, worker.next);
         if result.is_ok() {
             let body = &mut task.body;
-            let aside = body.aside.is_some();
-            let timed = task.timeout.is_some();
+            let (plain, aside) = (body.is_plain(), body.aside().is_some());
+            let timed = task.timeout != NO_TIMEOUT;
             let order = Order { number, function, define: false, aside, timed };
-            result = if body.fds.is_empty() && !aside {
+            result = if plain {
                 send_order(&worker.sender, order, &body.bytes)
             } else {
                 send_with_descriptors(&worker.sender, order, body)
@@ -297,8 +297,8 @@ impl State {
     }
 
     /// Notes when a task that may begin now has run too long. Whether the thread would sleep for longer.
-    fn looks_sooner(&mut self, timeout: Duration) -> bool {
-        let end = monotonic_nanos().saturating_add(nanos(timeout));
+    fn looks_sooner(&mut self, timeout: u64) -> bool {
+        let end = monotonic_nanos().saturating_add(timeout);
         self.timed = true;
         let sooner = end < self.next_look;
         self.next_look = self.next_look.min(end);
@@ -326,22 +326,10 @@ fn send_with_descriptors(
     order: Order,
     body: &mut Body,
 ) -> mp_pipe::Result<()> {
-    let mut fds = std::mem::take(&mut body.fds);
-    let count = fds.len();
-    if let Some(aside) = &body.aside {
-        match aside.file().try_clone() {
-            Ok(file) => fds.push(file),
-            Err(error) => {
-                body.fds = fds;
-                return Err(error.into());
-            }
-        }
-    }
     let bytes = [&order.to_bytes()[..], &body.bytes].concat();
-    let message = Message::new(bytes, fds);
+    let message = Message::new(bytes, body.lend_descriptors()?);
     let result = sender.try_send_message(&message);
-    body.fds = message.into_parts().1;
-    body.fds.truncate(count);
+    body.take_descriptors_back(message.into_parts().1);
     result
 }
 
@@ -417,9 +405,9 @@ fn send_initializer(worker: &mut Worker, function: &Function, body: &Body) -> Re
     let number = worker.number();
     // Each worker is sent a message of its own.
     let (bytes, fds) = body.read()?;
-    let mut body = Body::new(Message::new(bytes.into_owned(), fds));
+    let mut body = Body::with(bytes.into_owned(), fds);
     body.pack();
-    let aside = body.aside.is_some();
+    let aside = body.aside().is_some();
     let order = Order { number, function: 0, define: false, aside, timed: false };
     send_with_descriptors(&worker.sender, order, &mut body)?;
     worker.sent.push_back((number, Sent::Start));
@@ -599,7 +587,7 @@ impl Shared {
             drop(state);
             return task.finish(Err(error));
         }
-        let sooner = task.timeout.is_some_and(|timeout| state.looks_sooner(timeout));
+        let sooner = task.timeout != NO_TIMEOUT && state.looks_sooner(task.timeout);
         if !state.waiting.is_empty() {
             // Results will make room.
             state.waiting.push_back(task);
@@ -788,7 +776,7 @@ impl Dispatcher {
                     let (mut report, body) = Report::read(bytes)?;
                     let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
                         report.status = Status::Untaken;
-                        Body { bytes: error.to_string().into_bytes(), ..Body::default() }
+                        Body::with(error.to_string().into_bytes(), Vec::new())
                     });
                     Some((report, body))
                 });
@@ -1074,10 +1062,6 @@ fn outcome(task: &Job, report: Report, body: Body) -> Outcome {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Kills workers whose task has run too long. Says when the next one will have.
 fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     let now = monotonic_nanos();
@@ -1089,7 +1073,10 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
         }
         // Only the first can be running; those behind it are looked at when it has ended.
         let Some((number, Sent::Task(task))) = worker.sent.front() else { continue };
-        let Some(timeout) = task.timeout.map(nanos) else { continue };
+        let timeout = task.timeout;
+        if timeout == NO_TIMEOUT {
+            continue;
+        }
         // In this order: the time is that of the task begun last, or of a later one.
         let left = match worker.claims.begun() == *number {
             true => worker.claims.since().saturating_add(timeout).saturating_sub(now),

@@ -7,8 +7,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
-use mp_core::sys::{clock, process};
+use mp_core::sys::clock::monotonic_nanos;
+use mp_core::sys::process;
 use mp_core::{Decoder, Encoder, Message};
 use mp_pipe::{Connection, Sender};
 use mp_process::Function;
@@ -19,6 +21,9 @@ use crate::call::take_reached;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
+
+/// For so long a worker without a task lets others run before it looks again; then it sleeps.
+const PATIENCE_NANOS: u64 = 30_000;
 
 /// Each message begins with so many bytes.
 pub(crate) const HEADER: usize = 16;
@@ -140,7 +145,7 @@ impl Claims {
     fn begin(&self, number: u32, timed: bool) -> bool {
         if timed {
             // Before the claim, whose Release makes it visible with that.
-            self.words[1].store(clock::monotonic_nanos(), Ordering::Relaxed);
+            self.words[1].store(monotonic_nanos(), Ordering::Relaxed);
         }
         let word = &self.words[0];
         let mut seen = word.load(Ordering::Acquire);
@@ -198,7 +203,23 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
         buffer: Message::default(),
     };
     // Ends with the pipe: closed by the pool, or with it.
-    while let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| worker.take(bytes, fds)) {}
+    let mut idle_since = None;
+    loop {
+        let patient = idle_since.is_none_or(|since| monotonic_nanos() < since + PATIENCE_NANOS);
+        let taken = match patient {
+            true => receiver.try_recv_message_with(|bytes, fds| worker.take(bytes, fds)),
+            false => receiver.recv_message_with(|bytes, fds| worker.take(bytes, fds)),
+        };
+        match taken {
+            Ok(Some(())) => idle_since = None,
+            Err(mp_pipe::Error::WouldBlock) => {
+                // The pool's threads may be in want of this processor, which to watch the pipe would deny them.
+                idle_since.get_or_insert_with(monotonic_nanos);
+                thread::yield_now();
+            }
+            Ok(None) | Err(_) => return,
+        }
+    }
 }
 
 struct Worker {
