@@ -153,6 +153,9 @@ impl Body {
 
     /// The bytes, and copies of the descriptors: it can be read again.
     pub(crate) fn read(&self) -> io::Result<(Cow<'_, [u8]>, Vec<OwnedFd>)> {
+        if self.is_plain() {
+            return Ok((Cow::Borrowed(&self.bytes), Vec::new()));
+        }
         let fds = self.fds().iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
         Ok((self.bytes()?, fds))
     }

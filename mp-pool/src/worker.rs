@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use mp_core::sys::clock::monotonic_nanos;
+use mp_core::sys::fd::wait_readable;
 use mp_core::sys::process;
-use mp_core::{Decoder, Encoder, Message};
+use mp_core::{Deadline, Decoder, Encoder, Message};
 use mp_pipe::{Connection, Sender};
 use mp_process::Function;
 use mp_shmem::RawArray;
@@ -205,17 +206,18 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     // Ends with the pipe: closed by the pool, or with it.
     let mut idle_since = None;
     loop {
-        let patient = idle_since.is_none_or(|since| monotonic_nanos() < since + PATIENCE_NANOS);
-        let taken = match patient {
-            true => receiver.try_recv_message_with(|bytes, fds| worker.take(bytes, fds)),
-            false => receiver.recv_message_with(|bytes, fds| worker.take(bytes, fds)),
-        };
-        match taken {
+        match receiver.try_recv_message_with(|bytes, fds| worker.take(bytes, fds)) {
             Ok(Some(())) => idle_since = None,
             Err(mp_pipe::Error::WouldBlock) => {
-                // The pool's threads may be in want of this processor, which to watch the pipe would deny them.
-                idle_since.get_or_insert_with(monotonic_nanos);
-                thread::yield_now();
+                let since = *idle_since.get_or_insert_with(monotonic_nanos);
+                if monotonic_nanos().saturating_sub(since) < PATIENCE_NANOS {
+                    // The pool's threads may want this processor: to watch the pipe would deny it to them.
+                    thread::yield_now();
+                } else if let Some(bell) = receiver.bell()
+                    && wait_readable(bell, Deadline::NEVER).is_err()
+                {
+                    return;
+                }
             }
             Ok(None) | Err(_) => return,
         }
