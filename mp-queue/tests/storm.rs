@@ -3,15 +3,13 @@
 //! A program of its own, as it forks: `cargo test -p mp-queue --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program.
 
-mod children;
-
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use children::{Child, HANG, Random, numbers, test, wait_until};
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::fd::wait_readable;
+use mp_core::testing::{Child, HANG, Random, WATCHDOG, numbers, wait_until, watched};
 use mp_core::{Deadline, Fd};
 use mp_queue::{Builder, Error, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
@@ -52,6 +50,10 @@ fn main() {
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
     ];
     libtest_mimic::run(&arguments, tests.into()).exit();
+}
+
+fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || watched(WATCHDOG, body).map_err(Failed::from))
 }
 
 /// What goes through the queue in a storm.
