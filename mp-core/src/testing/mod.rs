@@ -239,15 +239,29 @@ fn shared(file: &File, count: usize) -> &'static [AtomicU64] {
 
 /// Numbers that look random, the same ones from the same seed.
 #[derive(Debug)]
-pub struct Random(pub u64);
+pub struct Random(u64);
 
 impl Random {
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
+    /// A sequence of its own for each seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        random.below(1);
+        random.below(1);
+        random
+    }
+
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
+        self.0
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        (self.any() >> 11) % end
     }
 }
 
