@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::mem::memfd;
-use mp_core::sys::socket;
+use mp_core::sys::{process, socket};
 use mp_core::testing::{self, Child, HANG, Random, busy, signalled_after, watched};
-use mp_core::{Fd, Segment, decode, encode};
+use mp_core::{Fd, decode, encode};
 use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 
 /// How long a test may take before it counts as hung.
