@@ -22,7 +22,7 @@ use std::time::Duration;
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::sys::fd::{Event, PollFd, poll};
 use mp_core::sys::process;
-use mp_core::{Deadline, Message};
+use mp_core::{Deadline, Message, crash_point};
 use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
@@ -117,6 +117,7 @@ impl Worker {
     /// The tasks that it has not begun, which it will not begin any more.
     fn take_back(&mut self) -> Vec<Job> {
         let begun = self.claims.take_back(self.next.wrapping_sub(1));
+        crash_point!("pool: tasks are taken back");
         let keep = self.sent.iter().take_while(|(number, _)| !is_after(*number, begun)).count();
         let back: Vec<_> = self.sent.drain(keep..).collect();
         self.left = self.left.saturating_add(back.len() as u64);
@@ -194,6 +195,7 @@ impl State {
                 return Attempt::Impossible(task.with(Err(TaskError::Encode(error.to_string()))));
             }
         };
+        crash_point!("pool: a task is about to be sent");
         let worker = &mut self.workers[index];
         let mut result = Ok(());
         while result.is_ok() && worker.functions <= function as usize {
@@ -206,6 +208,7 @@ impl State {
             };
             let body = &self.functions[worker.functions];
             result = send_order(&worker.sender, define, body);
+            crash_point!("pool: a function is sent");
             worker.functions += usize::from(result.is_ok());
         }
         let (mut task, number) = (task, worker.next);
@@ -222,6 +225,7 @@ impl State {
         }
         match result {
             Ok(()) => {
+                crash_point!("pool: a task is sent");
                 worker.number();
                 worker.left -= 1;
                 // Of long ones not many go ahead.
@@ -647,6 +651,7 @@ impl Shared {
                 if is_of_call(&task) {
                     tasks.push(task);
                     worker.leaving = true;
+                    crash_point!("pool: a worker is about to be killed for its task");
                     let _ = worker.child.kill();
                 } else {
                     *running = Sent::Task(task);
@@ -794,6 +799,7 @@ impl Dispatcher {
             }
             if !reports.is_empty() {
                 heard = true;
+                crash_point!("pool: results are received");
                 self.settle(index, &mut reports);
             }
             self.reports = reports;
@@ -969,6 +975,7 @@ impl Dispatcher {
             return;
         };
         let mut worker = state.workers.remove(index);
+        crash_point!("pool: a worker has ended");
         let begun = worker.claims.begun();
         let mut back = Vec::new();
         let (mut was_running, mut in_initializer) = (false, false);
