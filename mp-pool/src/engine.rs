@@ -22,6 +22,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,10 +170,11 @@ pub struct Job {
     pub(crate) number: u64,
     pub(crate) function: Function,
     /// None where it came as bytes: then who sent it knows.
-    pub(crate) name: Option<&'static str>,
-    /// Which items of the call's input it has.
-    pub(crate) items: Option<(usize, usize)>,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) name: Option<Name>,
+    /// Which items of the call's input it has: the first, and how many.
+    pub(crate) items: Option<(usize, NonZero<usize>)>,
+    /// In nanoseconds.
+    pub(crate) timeout: u64,
     pub(crate) body: Body,
     /// There until the job is ended.
     pub(crate) sink: Option<Arc<dyn Sink>>,
@@ -180,17 +182,31 @@ pub struct Job {
     pub(crate) part: usize,
 }
 
+// Each task is moved half a dozen times on its way.
+const _: () = assert!(size_of::<Job>() <= 112);
+
+/// Gives the name of a function's type.
+pub(crate) type Name = fn() -> &'static str;
+
+/// The timeout of a task that may run for ever.
+pub(crate) const NO_TIMEOUT: u64 = u64::MAX;
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NO_TIMEOUT)
+}
+
 impl Job {
-    /// The number comes with its submission.
+    /// Number and time limit come with its submission.
     pub(crate) fn new(
-        (function, name): (Function, &'static str),
+        (function, name): (Function, Name),
         items: Option<(usize, usize)>,
         body: Body,
         sink: Arc<dyn Sink>,
         part: usize,
     ) -> Self {
+        let items = items.and_then(|(first, len)| Some((first, NonZero::new(len)?)));
         let (name, sink) = (Some(name), Some(sink));
-        Self { number: 0, function, name, items, timeout: None, body, sink, part }
+        Self { number: 0, function, name, items, timeout: NO_TIMEOUT, body, sink, part }
     }
 
     /// Its number: a pool counts its jobs from 1.
@@ -217,7 +233,7 @@ impl Job {
     /// How long it may run: then it is to end with [`TaskError::TimedOut`]. The time that it waits does not count.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.timeout
+        (self.timeout != NO_TIMEOUT).then(|| Duration::from_nanos(self.timeout))
     }
 
     /// Its arguments, encoded.
@@ -227,7 +243,7 @@ impl Job {
     /// [`TaskError::Encode`] where handles stand among them, such as queues, locks, or ends of pipes: their descriptors
     /// are of this machine, and bytes cannot carry them.
     pub fn arguments(&self) -> Result<Cow<'_, [u8]>, TaskError> {
-        if !self.body.fds.is_empty() {
+        if !self.body.fds().is_empty() {
             let text = format!(
                 "the arguments of {}: they hold handles (a queue, a lock, an end of a pipe, ...), which do not leave \
                  this machine, and the pool's engine sends bytes only",
@@ -247,10 +263,12 @@ impl Job {
     /// The same, where it is known which of its items it was.
     pub(crate) fn task_at(&self, item: Option<u32>) -> Task {
         let items = self.items.map(|(start, len)| match item {
-            Some(item) if (item as usize) < len => start + item as usize..start + item as usize + 1,
-            _ => start..start + len,
+            Some(item) if (item as usize) < len.get() => {
+                start + item as usize..start + item as usize + 1
+            }
+            _ => start..start + len.get(),
         });
-        Task::new(self.number, self.name.unwrap_or_default(), items)
+        Task::new(self.number, self.name.map_or("", |name| name()), items)
     }
 
     /// A text that says whose it is, where it is of whom to know that.
@@ -265,7 +283,7 @@ impl Job {
     ///
     /// Whoever waits for it is woken, callbacks are called by a thread of their own. Does not wait.
     pub fn end(self, outcome: Result<Vec<u8>, TaskError>) {
-        self.finish(outcome.map(|bytes| Body { bytes, ..Body::default() }));
+        self.finish(outcome.map(|bytes| Body::with(bytes, Vec::new())));
     }
 
     pub(crate) fn finish(mut self, outcome: Outcome) {

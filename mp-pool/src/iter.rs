@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::TaskError;
 use crate::body::Body;
 use crate::call::Once;
-use crate::engine::Job;
+use crate::engine::{Job, Name};
 use crate::pool::Core;
 use crate::result::{Outcome, Sink, Stream, decode_one};
 
@@ -32,7 +32,7 @@ pub(crate) struct Flow {
     core: Arc<Core>,
     stream: Arc<Stream>,
     function: Function,
-    name: &'static str,
+    name: Name,
     submitted: usize,
     /// How many results were taken.
     taken: usize,
@@ -48,7 +48,7 @@ impl Flow {
             core: Arc::clone(core),
             stream: Stream::new(),
             function,
-            name: type_name::<F>(),
+            name: type_name::<F>,
             submitted: 0,
             taken: 0,
             arrived: VecDeque::new(),

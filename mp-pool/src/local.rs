@@ -22,12 +22,12 @@ use std::time::Duration;
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::sys::fd::{Event, PollFd, poll};
 use mp_core::sys::process;
-use mp_core::{Deadline, Message};
+use mp_core::{Deadline, Message, crash_point};
 use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
 use crate::body::Body;
-use crate::engine::{self, Call, Done, Job, deliver};
+use crate::engine::{self, Call, Done, Job, NO_TIMEOUT, deliver};
 use crate::error::{Panic, exit_code, with_sources};
 use crate::result::{Outcome, lock};
 use crate::worker::{Claims, HEADER, Order, Report, Status, is_after, serve};
@@ -117,6 +117,7 @@ impl Worker {
     /// The tasks that it has not begun, which it will not begin any more.
     fn take_back(&mut self) -> Vec<Job> {
         let begun = self.claims.take_back(self.next.wrapping_sub(1));
+        crash_point!("pool: tasks are taken back");
         let keep = self.sent.iter().take_while(|(number, _)| !is_after(*number, begun)).count();
         let back: Vec<_> = self.sent.drain(keep..).collect();
         self.left = self.left.saturating_add(back.len() as u64);
@@ -194,6 +195,7 @@ impl State {
                 return Attempt::Impossible(task.with(Err(TaskError::Encode(error.to_string()))));
             }
         };
+        crash_point!("pool: a task is about to be sent");
         let worker = &mut self.workers[index];
         let mut result = Ok(());
         while result.is_ok() && worker.functions <= function as usize {
@@ -206,15 +208,16 @@ impl State {
             };
             let body = &self.functions[worker.functions];
             result = send_order(&worker.sender, define, body);
+            crash_point!("pool: a function is sent");
             worker.functions += usize::from(result.is_ok());
         }
         let (mut task, number) = (task, worker.next);
         if result.is_ok() {
             let body = &mut task.body;
-            let aside = body.aside.is_some();
-            let timed = task.timeout.is_some();
+            let (plain, aside) = (body.is_plain(), body.aside().is_some());
+            let timed = task.timeout != NO_TIMEOUT;
             let order = Order { number, function, define: false, aside, timed };
-            result = if body.fds.is_empty() && !aside {
+            result = if plain {
                 send_order(&worker.sender, order, &body.bytes)
             } else {
                 send_with_descriptors(&worker.sender, order, body)
@@ -222,6 +225,7 @@ impl State {
         }
         match result {
             Ok(()) => {
+                crash_point!("pool: a task is sent");
                 worker.number();
                 worker.left -= 1;
                 // Of long ones not many go ahead.
@@ -297,8 +301,8 @@ impl State {
     }
 
     /// Notes when a task that may begin now has run too long. Whether the thread would sleep for longer.
-    fn looks_sooner(&mut self, timeout: Duration) -> bool {
-        let end = monotonic_nanos().saturating_add(nanos(timeout));
+    fn looks_sooner(&mut self, timeout: u64) -> bool {
+        let end = monotonic_nanos().saturating_add(timeout);
         self.timed = true;
         let sooner = end < self.next_look;
         self.next_look = self.next_look.min(end);
@@ -326,22 +330,10 @@ fn send_with_descriptors(
     order: Order,
     body: &mut Body,
 ) -> mp_pipe::Result<()> {
-    let mut fds = std::mem::take(&mut body.fds);
-    let count = fds.len();
-    if let Some(aside) = &body.aside {
-        match aside.file().try_clone() {
-            Ok(file) => fds.push(file),
-            Err(error) => {
-                body.fds = fds;
-                return Err(error.into());
-            }
-        }
-    }
     let bytes = [&order.to_bytes()[..], &body.bytes].concat();
-    let message = Message::new(bytes, fds);
+    let message = Message::new(bytes, body.lend_descriptors()?);
     let result = sender.try_send_message(&message);
-    body.fds = message.into_parts().1;
-    body.fds.truncate(count);
+    body.take_descriptors_back(message.into_parts().1);
     result
 }
 
@@ -417,9 +409,9 @@ fn send_initializer(worker: &mut Worker, function: &Function, body: &Body) -> Re
     let number = worker.number();
     // Each worker is sent a message of its own.
     let (bytes, fds) = body.read()?;
-    let mut body = Body::new(Message::new(bytes.into_owned(), fds));
+    let mut body = Body::with(bytes.into_owned(), fds);
     body.pack();
-    let aside = body.aside.is_some();
+    let aside = body.aside().is_some();
     let order = Order { number, function: 0, define: false, aside, timed: false };
     send_with_descriptors(&worker.sender, order, &mut body)?;
     worker.sent.push_back((number, Sent::Start));
@@ -599,7 +591,7 @@ impl Shared {
             drop(state);
             return task.finish(Err(error));
         }
-        let sooner = task.timeout.is_some_and(|timeout| state.looks_sooner(timeout));
+        let sooner = task.timeout != NO_TIMEOUT && state.looks_sooner(task.timeout);
         if !state.waiting.is_empty() {
             // Results will make room.
             state.waiting.push_back(task);
@@ -659,6 +651,7 @@ impl Shared {
                 if is_of_call(&task) {
                     tasks.push(task);
                     worker.leaving = true;
+                    crash_point!("pool: a worker is about to be killed for its task");
                     let _ = worker.child.kill();
                 } else {
                     *running = Sent::Task(task);
@@ -788,7 +781,7 @@ impl Dispatcher {
                     let (mut report, body) = Report::read(bytes)?;
                     let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
                         report.status = Status::Untaken;
-                        Body { bytes: error.to_string().into_bytes(), ..Body::default() }
+                        Body::with(error.to_string().into_bytes(), Vec::new())
                     });
                     Some((report, body))
                 });
@@ -806,6 +799,7 @@ impl Dispatcher {
             }
             if !reports.is_empty() {
                 heard = true;
+                crash_point!("pool: results are received");
                 self.settle(index, &mut reports);
             }
             self.reports = reports;
@@ -981,6 +975,7 @@ impl Dispatcher {
             return;
         };
         let mut worker = state.workers.remove(index);
+        crash_point!("pool: a worker has ended");
         let begun = worker.claims.begun();
         let mut back = Vec::new();
         let (mut was_running, mut in_initializer) = (false, false);
@@ -1074,10 +1069,6 @@ fn outcome(task: &Job, report: Report, body: Body) -> Outcome {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Kills workers whose task has run too long. Says when the next one will have.
 fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     let now = monotonic_nanos();
@@ -1089,7 +1080,10 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
         }
         // Only the first can be running; those behind it are looked at when it has ended.
         let Some((number, Sent::Task(task))) = worker.sent.front() else { continue };
-        let Some(timeout) = task.timeout.map(nanos) else { continue };
+        let timeout = task.timeout;
+        if timeout == NO_TIMEOUT {
+            continue;
+        }
         // In this order: the time is that of the task begun last, or of a later one.
         let left = match worker.claims.begun() == *number {
             true => worker.claims.since().saturating_add(timeout).saturating_sub(now),

@@ -16,7 +16,7 @@ use crate::builder::Builder;
 use crate::call::{Each, EachOf, Once, encode_each_of};
 use crate::callbacks::Callbacks;
 use crate::chunk;
-use crate::engine::{Call, Engine, Job};
+use crate::engine::{Call, Engine, Job, NO_TIMEOUT, Name, nanos};
 use crate::iter::{Flow, Imap, ImapUnordered, pack};
 use crate::result::{AsyncResult, Pending, Sink, decode_chunk};
 use crate::{Error, Result, TaskError};
@@ -105,7 +105,8 @@ pub(crate) struct Core {
     accepted: AtomicU64,
     /// Whether no more are taken.
     closed: AtomicBool,
-    task_timeout: Option<Duration>,
+    /// In nanoseconds, of tasks without a limit of their own.
+    task_timeout: u64,
     callbacks: Arc<Callbacks>,
     /// The process that has the workers: one that is forked from it has this object too.
     owner: u32,
@@ -124,7 +125,9 @@ impl Core {
             return job.finish(Err(TaskError::Closed));
         }
         job.number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        job.timeout = job.timeout.or(self.task_timeout);
+        if job.timeout == NO_TIMEOUT {
+            job.timeout = self.task_timeout;
+        }
         self.engine.submit(job);
     }
 
@@ -171,7 +174,7 @@ impl Pool {
                 engine,
                 accepted: AtomicU64::new(0),
                 closed: AtomicBool::new(false),
-                task_timeout,
+                task_timeout: task_timeout.map_or(NO_TIMEOUT, nanos),
                 callbacks: Arc::default(),
                 owner: std::process::id(),
             }),
@@ -215,13 +218,13 @@ impl Pool {
         drop(args);
         match pack(encoded.map(|()| encoder.finish())) {
             Ok(body) => {
-                let function = (Function::new::<F, Once<A>>(function), type_name::<F>());
+                let function = (Function::new::<F, Once<A>>(function), type_name::<F> as Name);
                 let sink = Arc::clone(&job) as Arc<dyn Sink>;
                 self.core.submit(Job::new(function, None, body, sink, 0));
             }
             Err(error) => job.deliver(0, Err(error)),
         }
-        AsyncResult::of_one(job, Arc::clone(&self.core), type_name::<F>())
+        AsyncResult::of_one(job, Arc::clone(&self.core), type_name::<F>)
     }
 
     /// Calls `function` with each item of `input` and gives the results, in that order.
@@ -310,7 +313,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let function = (Function::new::<F, Each<A>>(function), type_name::<F>());
+        let function = (Function::new::<F, Each<A>>(function), type_name::<F> as Name);
         self.submit_chunks(function, input.into_iter().collect(), |items: &[A], encoder| {
             encoder.put(items).map(drop)
         })
@@ -355,7 +358,7 @@ impl Pool {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        let function = (Function::new::<F, EachOf<A>>(function), type_name::<F>());
+        let function = (Function::new::<F, EachOf<A>>(function), type_name::<F> as Name);
         self.submit_chunks(function, input.into_iter().collect(), encode_each_of::<A>)
     }
 
@@ -460,7 +463,7 @@ impl Pool {
 
     fn submit_chunks<A, R>(
         &self,
-        (function, name): (Function, &'static str),
+        (function, name): (Function, Name),
         items: Vec<A>,
         encode: impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
     ) -> AsyncResult<Vec<R>>

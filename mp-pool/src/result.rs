@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::TaskError;
 use crate::body::Body;
 use crate::callbacks::Callbacks;
+use crate::engine::Name;
 use crate::pool::Core;
 
 /// How a task ended.
@@ -302,13 +303,13 @@ impl Sink for Stream {
 pub struct AsyncResult<R> {
     job: Arc<Pending>,
     core: Arc<Core>,
-    function: &'static str,
+    function: Name,
     read: fn(&[Option<Outcome>]) -> Result<R, TaskError>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
     /// The result of one task.
-    pub(crate) fn of_one(job: Arc<Pending>, core: Arc<Core>, function: &'static str) -> Self {
+    pub(crate) fn of_one(job: Arc<Pending>, core: Arc<Core>, function: Name) -> Self {
         let read = |outcomes: &[Option<Outcome>]| match outcomes {
             [Some(outcome), ..] => decode_one(outcome),
             _ => unreachable!("a job that is done has the outcomes of its tasks"),
@@ -319,7 +320,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
 
 impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
     /// The results of several chunks, in one vector.
-    pub(crate) fn of_chunks(job: Arc<Pending>, core: Arc<Core>, function: &'static str) -> Self {
+    pub(crate) fn of_chunks(job: Arc<Pending>, core: Arc<Core>, function: Name) -> Self {
         let read = |outcomes: &[Option<Outcome>]| {
             let mut values = Vec::new();
             for outcome in outcomes.iter().flatten() {
@@ -347,7 +348,7 @@ impl<R> AsyncResult<R> {
     /// does not say.
     #[must_use]
     pub fn function(&self) -> &'static str {
-        self.function
+        (self.function)()
     }
 
     /// Gives what the task returned, waiting no longer than `timeout` for it to end.
@@ -449,7 +450,7 @@ impl<R: 'static> AsyncResult<R> {
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncResult")
-            .field("function", &self.function)
+            .field("function", &self.function())
             .field("ready", &self.is_ready())
             .finish_non_exhaustive()
     }

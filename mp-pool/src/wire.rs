@@ -3,8 +3,8 @@
 //! Fields as in [`mp_core::fields`]; what is long comes last, so that it is not copied once more.
 
 use std::fmt;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use mp_core::fields::{Reader, Writer};
 use mp_process::Function;
@@ -32,9 +32,8 @@ impl Job {
         let arguments = self.arguments()?;
         let function = mp_core::encode(&self.function).map_err(encode)?;
         let mut writer = Writer::new();
-        let timeout = self.timeout.map(|time| u64::try_from(time.as_nanos()).unwrap_or(NONE - 1));
-        writer.u32(MAGIC).u64(timeout.unwrap_or(NONE));
-        writer.u64(self.items.map_or(NONE, |(_, len)| len as u64)).bytes(function.bytes());
+        let items = self.items.map_or(0, |(_, len)| len.get() as u64);
+        writer.u32(MAGIC).u64(self.timeout).u64(items).bytes(function.bytes());
         let mut bytes = writer.into_bytes();
         bytes.extend_from_slice(&arguments);
         Ok(bytes)
@@ -55,8 +54,8 @@ impl Job {
 /// A task from elsewhere: its function, and its arguments.
 struct Foreign {
     function: Function,
-    timeout: Option<Duration>,
-    items: Option<(usize, usize)>,
+    timeout: u64,
+    items: Option<(usize, NonZero<usize>)>,
     body: Body,
 }
 
@@ -65,14 +64,14 @@ fn read(bytes: &[u8]) -> mp_core::Result<Foreign> {
     if reader.u32()? != MAGIC {
         return Err(mp_core::Error::Protocol("a task in a form that is not known"));
     }
-    let timeout = Some(reader.u64()?).filter(|&nanos| nanos != NONE);
-    let items = Some(reader.u64()?).filter(|&len| len != NONE);
+    let timeout = reader.u64()?;
+    let items = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
     let function = reader.bytes()?.to_vec();
-    let body = Body { bytes: reader.into_rest().to_vec(), ..Body::default() };
+    let body = Body::with(reader.into_rest().to_vec(), Vec::new());
     Ok(Foreign {
         function: mp_core::decode(mp_core::Message::new(function, Vec::new()))?,
-        timeout: timeout.map(Duration::from_nanos),
-        items: items.map(|len| (0, usize::try_from(len).unwrap_or(usize::MAX))),
+        timeout,
+        items: NonZero::new(items).map(|len| (0, len)),
         body,
     })
 }
@@ -93,7 +92,7 @@ mod tag {
 
 fn encode(outcome: Outcome) -> Vec<u8> {
     let error = match outcome {
-        Ok(body) if body.fds.is_empty() => match body.into_bytes() {
+        Ok(body) if body.fds().is_empty() => match body.into_bytes() {
             Ok(mut bytes) => {
                 bytes.push(tag::VALUE);
                 return bytes;
@@ -148,7 +147,7 @@ fn encode(outcome: Outcome) -> Vec<u8> {
 fn decode(job: &Job, mut bytes: Vec<u8>) -> mp_core::Result<Outcome> {
     let tag = bytes.pop().ok_or(mp_core::Error::Protocol("an outcome of no bytes"))?;
     if tag == tag::VALUE {
-        return Ok(Ok(Body { bytes, ..Body::default() }));
+        return Ok(Ok(Body::with(bytes, Vec::new())));
     }
     let mut reader = Reader::new(&bytes);
     let text = |reader: &mut Reader<'_>| -> mp_core::Result<String> {
@@ -221,7 +220,7 @@ impl fmt::Debug for Submitted {
 /// An outcome that [`Pool::submit_bytes`] did not give, in the form that [`Job::end_with_bytes`] takes.
 #[must_use]
 pub fn outcome_to_bytes(outcome: Result<Vec<u8>, TaskError>) -> Vec<u8> {
-    encode(outcome.map(|bytes| Body { bytes, ..Body::default() }))
+    encode(outcome.map(|bytes| Body::with(bytes, Vec::new())))
 }
 
 impl Pool {
@@ -322,6 +321,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Name;
     use crate::error::Task;
     use crate::result::Stream;
     use mp_process::Convention;
@@ -346,17 +346,11 @@ mod tests {
         items: Option<(usize, usize)>,
         fds: Vec<std::os::fd::OwnedFd>,
     ) -> Job {
-        let timeout = Some(Duration::from_millis(3));
-        Job {
-            number: 7,
-            function: Function::new::<_, Nothing>(|| {}),
-            name: Some("f"),
-            items,
-            timeout,
-            body: Body { bytes: vec![1, 2, 3], fds, aside: None },
-            sink: Some(Arc::clone(stream) as Arc<dyn Sink>),
-            part: 0,
-        }
+        let function = (Function::new::<_, Nothing>(|| {}), (|| "f") as Name);
+        let sink = Arc::clone(stream) as Arc<dyn Sink>;
+        let mut job = Job::new(function, items, Body::with(vec![1, 2, 3], fds), sink, 0);
+        (job.number, job.timeout) = (7, 3_000_000);
+        job
     }
 
     /// What comes of an outcome that was bytes on its way.
@@ -374,7 +368,7 @@ mod tests {
         let sent = job(&stream, Some((10, 5)), Vec::new());
         let read = read(&sent.to_bytes().unwrap()).unwrap();
         assert_eq!(read.function.key(), sent.function.key());
-        assert_eq!((read.timeout, read.items), (sent.timeout, Some((0, 5))));
+        assert_eq!((read.timeout, read.items), (3_000_000, NonZero::new(5).map(|len| (0, len))));
         assert_eq!(read.body.bytes, [1, 2, 3]);
 
         let null = std::fs::File::open("/dev/null").unwrap();
@@ -412,7 +406,7 @@ mod tests {
             back.unwrap_err().to_string(),
             "cannot send it: task 7 (f, items 10..15): the result: why"
         );
-        let value = Body { bytes: vec![9, 9], ..Body::default() };
+        let value = Body::with(vec![9, 9], Vec::new());
         assert_eq!(there_and_back(Ok(value)).unwrap().bytes, [9, 9]);
     }
 
