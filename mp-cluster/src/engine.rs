@@ -95,6 +95,9 @@ struct Shared {
     news: Condvar,
 }
 
+/// What a thread does.
+type Work = fn(&Shared);
+
 struct Settings {
     lease: Duration,
     deliveries: u32,
@@ -259,7 +262,7 @@ impl Engine {
         if !threads.is_empty() {
             return Ok(());
         }
-        let work: [(&str, fn(&Shared)); 3] = [
+        let work: [(&str, Work); 3] = [
             ("mp-cluster-send", Shared::send),
             ("mp-cluster-take", Shared::take),
             ("mp-cluster-keep", Shared::keep),
