@@ -17,7 +17,7 @@ use redis::Connection;
 const NAME: &str = "bench";
 const WORKERS: usize = 2;
 /// As many chunks are in flight as with a pool of so many workers.
-const WINDOW: usize = 8 * WORKERS;
+const WINDOW: usize = 32 * WORKERS;
 
 fn square(x: u64) -> u64 {
     x.wrapping_mul(x)

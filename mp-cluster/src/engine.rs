@@ -22,6 +22,8 @@ use crate::protocol::{
 use crate::server::{Line, PATIENCE, Server, lock, random_id};
 use crate::{Error, Result};
 
+/// So many chunks of an input are under way for each worker: on their way there or back as many as are run.
+const AHEAD: usize = 32;
 /// So many tasks are in the server at a time, if nobody says.
 const IN_FLIGHT: usize = 4096;
 /// And so many bytes of them.
@@ -281,6 +283,10 @@ impl Engine {
 impl PoolEngine for Engine {
     fn workers(&self) -> usize {
         lock(&self.shared.state).workers
+    }
+
+    fn ahead(&self) -> usize {
+        AHEAD
     }
 
     fn submit(&self, job: Job) {

@@ -181,12 +181,12 @@ fn over_restarts(options: &[&str]) -> Outcome {
     let pool = Pool::builder().engine(engine(&redis, "a")).build()?;
     let _hosts = [(); 2].map(|()| HostProcess::start(&redis, "a", 2));
     let nap = |n: u64| {
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(3));
         n
     };
     let results: Vec<_> = (0..3000).map(|n| pool.apply_async(nap, (n,))).collect();
-    for _ in 0..3 {
-        thread::sleep(Duration::from_millis(300));
+    for n in 1..=3 {
+        eventually("some are done", || results[400 * n].is_ready())?;
         redis.kill();
         thread::sleep(Duration::from_millis(100));
         redis.restart();
@@ -241,6 +241,13 @@ pub(crate) fn call_for_ever(url: &str, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many tasks of the pool `a` the server has.
+fn tasks_in(redis: &Redis) -> usize {
+    let client = ::redis::Client::open(redis.url()).expect("a client");
+    let mut connection = client.get_connection().expect("a connection");
+    ::redis::cmd("XLEN").arg("mp:{a}:tasks").query(&mut connection).expect("a length")
+}
+
 fn tasks_of_a_killed_caller_are_cancelled() -> Outcome {
     let redis = Redis::start();
     let _host = HostProcess::start(&redis, "a", 2);
@@ -248,18 +255,14 @@ fn tasks_of_a_killed_caller_are_cancelled() -> Outcome {
     let mut line = String::new();
     BufReader::new(caller.stdout.take().ok_or("a pipe")?).read_line(&mut line)?;
     assert_eq!(line, "submitted\n");
+    eventually("they are sent", || tasks_in(&redis) == 10)?;
     let pool = Pool::builder().engine(engine(&redis, "a")).build()?;
     let waits = pool.apply_async(square, (7,));
     assert_eq!(waits.get_timeout(LEASE * 2), Err(TaskError::TimedOut));
     caller.kill()?;
     caller.wait()?;
     assert_eq!(waits.get()?, 49);
-    eventually("its tasks are gone", || {
-        let client = ::redis::Client::open(redis.url()).expect("a client");
-        let mut connection = client.get_connection().expect("a connection");
-        let len = ::redis::cmd("XLEN").arg("mp:{a}:tasks").query::<usize>(&mut connection);
-        len.expect("a length") == 0
-    })
+    eventually("its tasks are gone", || tasks_in(&redis) == 0)
 }
 
 /// A copy of this program whose build id is another.

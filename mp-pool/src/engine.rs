@@ -119,6 +119,12 @@ pub trait Engine: Send + Sync + 'static {
     /// and how many of them are under way follows from it, each time anew.
     fn workers(&self) -> usize;
 
+    /// How many chunks of an input are under way at a time, for each of [`workers`](Self::workers). More than the eight
+    /// that are the default where the way to them is long.
+    fn ahead(&self) -> usize {
+        8
+    }
+
     /// Takes a task, and ends it some time: at once where it can take none, with the reason.
     ///
     /// Must not wait, as [`Pool::apply_async`](crate::Pool::apply_async) does not: what there is no room for yet it

@@ -21,9 +21,6 @@ use crate::iter::{Flow, Imap, ImapUnordered, pack};
 use crate::result::{AsyncResult, Pending, Sink, decode_chunk};
 use crate::{Error, Result, TaskError};
 
-/// So many chunks of a `map` for each worker are under way at a time.
-const CHUNKS_EACH: usize = 8;
-
 /// Processes that wait for tasks, and run them.
 ///
 /// A task is a function by its name or a closure that captures nothing, with its arguments. It runs in one of the
@@ -432,7 +429,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
     {
         let mut flow = Flow::new::<F>(&self.core, Function::new::<F, Each<A>>(function));
-        let window = self.core.size().saturating_mul(CHUNKS_EACH);
+        let window = self.core.size().saturating_mul(self.core.engine.ahead().max(1));
         let mut results = Vec::new();
         results.try_reserve_exact(len).map_err(|error| TaskError::Decode(error.to_string()))?;
         let mut items = Vec::new();
