@@ -142,6 +142,7 @@
 //! | [`process`] | `mp-process` | [`Process`], its start methods, its end and its result |
 //! | [`pool`] | `mp-pool` | [`Pool`], [`AsyncResult`]: `apply`, `map`, `imap` in worker processes |
 //! | [`manager`] | `mp-manager` | [`Manager`] and its proxies: [`Dict`], [`List`], [`Namespace`], [`Shared`] and more |
+//! | `cluster` | `mp-cluster` | the same pool on many machines, and what they share, on Redis; with the feature `cluster` |
 //! | [`pipe`] | `mp-pipe` | [`duplex`], [`simplex`], [`Connection`], [`Sender`], [`Receiver`], [`wait`], [`Listener`], [`Client`] |
 //! | [`queue`] | `mp-queue` | [`Queue`], [`JoinableQueue`] |
 //! | [`shmem`] | `mp-shmem` | [`Value`], [`Array`], raw ones, [`SharedMemory`], [`ShareableList`] |
@@ -155,6 +156,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cluster")]
+pub use mp_cluster as cluster;
 pub use mp_core as core;
 pub use mp_manager as manager;
 pub use mp_pipe as pipe;

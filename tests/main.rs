@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod engine;
 mod examples;
 mod guide;
 mod listener;
@@ -32,6 +33,7 @@ fn main() -> std::process::ExitCode {
         queue::CASES,
         shmem::CASES,
         pool::CASES,
+        engine::CASES,
         manager::CASES,
         strangers::CASES,
         listener::CASES,

@@ -968,11 +968,20 @@ fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {
     let killed = AtomicUsize::new(0);
     let (mut lost, mut right) = (0, 0);
     let stop = AtomicUsize::new(0);
+    /// Says that there is an end, also where that is a panic: each of the two waits for the other.
+    struct End<'a>(&'a AtomicUsize);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(1, Ordering::Relaxed);
+        }
+    }
     thread::scope(|scope| {
         let (stop, killed, pool) = (&stop, &killed, &pool);
+        let _end = End(stop);
         let killer = scope.spawn(move || {
+            let _end = End(stop);
             let mut dice = 0x2545_F491_4F6C_DD1D_u64;
-            while killed.load(Ordering::Relaxed) < KILLS {
+            while killed.load(Ordering::Relaxed) < KILLS && stop.load(Ordering::Relaxed) == 0 {
                 dice ^= dice << 13;
                 dice ^= dice >> 7;
                 dice ^= dice << 17;
@@ -985,7 +994,6 @@ fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {
                     killed.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            stop.store(1, Ordering::Relaxed);
         });
         let mut submitted = 0;
         // Rounds, until all kills are done and all tasks were there.

@@ -36,6 +36,8 @@ fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     assert!(dict.is_empty()? && list.is_empty()? && names.items()?.is_empty());
     assert!(object.call(|object: &mut mp::Object| object.is_none(), ())?);
     drop(manager);
+    #[cfg(feature = "cluster")]
+    assert!(mp::cluster::Cluster::connect("no URL", "name").is_err());
     let _: Result<mp::Child<()>, mp::process::Error> = mp::Process::new(drop, (fd,)).start();
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Places at which a test can have its process killed.
 //!
-//! A protocol in shared memory has to bear that a process dies between any two of its steps. Each step is
-//! given a name by [`crash_point!`](crate::crash_point), and a test kills a process at each of them in turn:
-//! in that process it calls `arm` with the name. Both are there only where the whole build has
-//! `RUSTFLAGS="--cfg mp_crash"`; in any other the macro is nothing, not a single instruction.
+//! A protocol between processes has to bear that one of them dies between any two of its steps. Each step is
+//! given a name by [`crash_point!`](crate::crash_point), and tests kill a process at each of them in turn:
+//! see `testing::steps`. All of it is there only where the whole build has `RUSTFLAGS="--cfg mp_crash"`;
+//! in any other the macro is nothing, not a single instruction.
 //!
 //! ```
 //! use mp_core::crash_point;
@@ -34,7 +34,7 @@ mod armed {
     const SIGKILL: i32 = 9;
     const SIGSTOP: i32 = 19;
 
-    /// Lets the process be killed the `pass`th time from now that it comes to the place called `name`.
+    /// Lets this process be killed the `pass`th time from now that it comes to the place called `name`.
     ///
     /// # Panics
     ///
@@ -58,6 +58,8 @@ mod armed {
     ///
     /// As [`arm`].
     pub fn point(name: &str) {
+        #[cfg(feature = "testing")]
+        crate::testing::steps::point(name);
         let mut armed = ARMED.lock().expect("no panic here");
         let Some((at, passes, signal)) = &mut *armed else { return };
         if at == name {

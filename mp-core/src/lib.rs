@@ -67,6 +67,9 @@ mod plain;
 mod segment;
 pub mod spin;
 pub mod sys;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;

@@ -610,8 +610,10 @@ impl RingSender {
             if deadline == Deadline::PASSED {
                 return self.check_peer().and(Err(Error::TimedOut));
             }
+            crash_point!("send: about to sleep");
             let woken = wait_readable(self.socket.as_fd(), deadline)?;
             self.producer.retract();
+            crash_point!("send: woken");
             if !woken {
                 return self.step(attempt())?.ok_or(Error::TimedOut);
             }
@@ -941,8 +943,10 @@ impl RingReceiver {
                 return Err(Error::Disconnected);
             }
             let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
+            crash_point!("receive: about to sleep");
             if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
                 self.listen()?;
+                crash_point!("receive: a bell is taken");
             }
             // Also after a bell: there may be no end of them.
             if deadline.has_passed() {

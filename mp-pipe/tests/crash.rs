@@ -8,30 +8,41 @@ fn main() {}
 
 #[cfg(mp_crash)]
 fn main() {
-    steps::main();
+    scenes::main();
 }
 
 #[cfg(mp_crash)]
-mod steps {
-    #![expect(unsafe_code, reason = "fork and signals, to make processes and to end them")]
-
+mod scenes {
     use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-    use std::os::fd::AsFd;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::time::{Duration, Instant};
 
     use libtest_mimic::{Arguments, Failed, Trial};
-    use mp_core::sys::process::{self, Exit, Forked, Reaped};
-    use mp_core::{Deadline, Fd, crash};
-    use mp_pipe::{Connection, Error, duplex};
+    use mp_core::Fd;
+    use mp_core::testing::steps::{Scene, Stage, tests};
+    use mp_core::testing::{Child, HANG, PROMPT};
+    use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex};
     use serde::{Deserialize, Serialize};
 
-    /// How long a test may take before it counts as hung.
-    const WATCHDOG: u32 = 60;
-    /// How long a single wait may take before it counts as hung.
-    const HANG: Duration = Duration::from_secs(20);
-    /// The limit for whoever is held up by a death, with room for a busy machine.
-    const PROMPT: Duration = Duration::from_secs(5);
+    const SCENES: &[Scene] = &[
+        Scene { name: "who sends, then receives", play: both_ways },
+        Scene { name: "a receiver that waits", play: waits_for_messages },
+        Scene { name: "a sender that waits", play: waits_for_room },
+        Scene { name: "who sends to one asleep", play: sends_to_a_sleeper },
+        Scene { name: "who makes room for one asleep", play: makes_room_for_a_sleeper },
+        Scene { name: "who receives what one sent that died", play: receives_what_is_left },
+    ];
+
+    const SOURCES: &[&str] = &[include_str!("../src/ring.rs"), include_str!("../src/link.rs")];
+
+    pub(crate) fn main() {
+        let mut arguments = Arguments::from_args();
+        // Then each test runs on this very thread, and fork is safe.
+        arguments.test_threads = Some(1);
+        let tests = tests(SCENES, SOURCES)
+            .into_iter()
+            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
+        libtest_mimic::run(&arguments, tests.collect()).exit();
+    }
 
     #[derive(Serialize, Deserialize)]
     struct Message {
@@ -47,69 +58,8 @@ mod steps {
         may_go: PipeReader,
     }
 
-    /// Every name that the sources give to a step.
-    fn points() -> Vec<&'static str> {
-        let sources = [include_str!("../src/ring.rs"), include_str!("../src/link.rs")];
-        let mut names = Vec::new();
-        for source in sources {
-            for call in source.split("crash_point!(\"").skip(1) {
-                names.extend(call.split('"').next());
-            }
-        }
-        names.sort_unstable();
-        assert!(names.len() > 20 && names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
-        names
-    }
-
-    pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let mut tests: Vec<Trial> = Vec::new();
-        for name in points() {
-            // Taken back is what had begun: a second one finds no room to begin.
-            let passes = if name.contains("an abort") { 1 } else { 2 };
-            for pass in 1..=passes {
-                tests.push(Trial::test(format!("killed at: {name}, pass {pass}"), move || {
-                    watched(|| killed_at(name, pass))
-                }));
-            }
-        }
-        libtest_mimic::run(&arguments, tests).exit();
-    }
-
-    fn watched(body: impl FnOnce()) -> Result<(), Failed> {
-        watchdog(WATCHDOG);
-        let before = descriptors();
-        let result = catch_unwind(AssertUnwindSafe(body));
-        watchdog(0);
-        result.map_err(|_| Failed::from("panicked, see above"))?;
-        assert_eq!(descriptors(), before, "descriptors are left over");
-        Ok(())
-    }
-
-    fn descriptors() -> usize {
-        assert_eq!(process::thread_count().unwrap(), 1, "fork needs a single thread");
-        std::fs::read_dir("/proc/self/fd").unwrap().count()
-    }
-
-    extern "C" fn on_alarm(_: i32) {
-        let text = b"watchdog: this test hangs\n";
-        // SAFETY: a signal handler may write (signal-safety(7)).
-        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
-        // SAFETY: and end the process; the child ends with it.
-        unsafe { libc::_exit(70) };
-    }
-
-    fn watchdog(seconds: u32) {
-        // SAFETY: the handler does what a handler may.
-        unsafe { libc::signal(libc::SIGALRM, on_alarm as *const () as usize) };
-        // SAFETY: takes a number only.
-        unsafe { libc::alarm(seconds) };
-    }
-
     /// How many numbers each kind of message has.
-    const LENGTHS: [usize; 12] = [0, 1, 100, 500, 0, 505, 506, 3_000, 0, 20_000, 100, 100_000];
+    const LENGTHS: [usize; 12] = [0, 1, 100, 500, 0, 505, 506, 3_000, 0, 20_000, 100, 60_000];
 
     fn message(number: u64) -> Message {
         let len = LENGTHS[number as usize % LENGTHS.len()];
@@ -124,7 +74,8 @@ mod steps {
     fn send_all(end: &End, count: u64) -> Result<(), Error> {
         // The other side does not receive yet: the first is taken back, the second does not begin.
         for _ in 0..2 {
-            let long = Message { number: u64::MAX, content: vec![0; 1 << 20], files: Vec::new() };
+            let long =
+                Message { number: u64::MAX, content: vec![u64::MAX; 1 << 16], files: Vec::new() };
             match end.pipe.send_timeout(long, Duration::from_millis(5)) {
                 Err(error) if matches!(error.reason, Error::TimedOut) => {}
                 Err(error) => return Err(error.reason),
@@ -150,10 +101,14 @@ mod steps {
                 _ => end.pipe.send_timeout(message, HANG)?,
             }
         }
+        // Round the ring, whose end none of these fits.
+        for _ in 0..ROUND {
+            end.pipe.send_bytes_timeout(&[7; 1_000], HANG)?;
+        }
         // Many in a row, so fast that the barriers are left to the reader; twice.
         for _ in 0..2 {
-            std::thread::sleep(Duration::from_millis(20));
-            for _ in 0..2_000 {
+            std::thread::sleep(Duration::from_millis(3));
+            for _ in 0..1_000 {
                 end.pipe.send_bytes_timeout(b"", HANG)?;
             }
         }
@@ -170,74 +125,200 @@ mod steps {
             assert_eq!(received.number, number, "lost, repeated or out of order");
             assert!(received.content == expected.content, "torn");
             assert_eq!(received.files.len(), expected.files.len());
-            if number % 64 == 0 {
+            if number % 32 == 0 {
                 // Let the pipe become full.
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        for _ in 0..4_000 {
+        for _ in 0..ROUND {
+            assert!(end.pipe.recv_bytes_timeout(HANG)? == [7; 1_000], "torn");
+        }
+        for _ in 0..2_000 {
             assert_eq!(end.pipe.recv_bytes_timeout(HANG)?, b"");
         }
         Ok(())
     }
 
-    const COUNT: u64 = 600;
+    /// More of these than the ring has room for.
+    const ROUND: usize = 300;
 
-    /// Both directions, one after the other; the other side does the same the other way round.
+    /// Enough for each kind of message and each way to send it.
+    const COUNT: u64 = 84;
+
+    /// Each direction in turn; the other side does the same the other way round.
     fn first(end: &End) -> Result<(), Error> {
         send_all(end, COUNT)?;
         // Now the other side finds this one late, and waits for room.
-        std::thread::sleep(Duration::from_millis(40));
+        std::thread::sleep(Duration::from_millis(10));
         receive_all(end, COUNT)
     }
 
     fn second(end: &End) -> Result<(), Error> {
-        std::thread::sleep(Duration::from_millis(40));
+        std::thread::sleep(Duration::from_millis(10));
         receive_all(end, COUNT)?;
         send_all(end, COUNT)
     }
 
-    fn killed_at(name: &str, pass: u32) {
+    fn both_ways(stage: &Stage) {
         let (ours, theirs) = duplex::<Message, Message>().unwrap();
         let (one, two) = (pipe().unwrap(), pipe().unwrap());
         let ours = End { pipe: ours, go: one.1, may_go: two.0 };
         let theirs = End { pipe: theirs, go: two.1, may_go: one.0 };
-        // SAFETY: there is one thread (descriptors() looked), and the child ends below.
-        match unsafe { process::fork() }.unwrap() {
-            Forked::Child => {
-                // SAFETY: takes numbers only. The parent is single-threaded, so "its thread" is it.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-                drop(ours);
-                crash::arm(name, pass);
-                let result = catch_unwind(AssertUnwindSafe(|| first(&theirs)));
-                process::exit_now(match result {
-                    Ok(Ok(())) => 0,
-                    Ok(Err(error)) => {
-                        eprintln!("{error}");
-                        1
-                    }
-                    Err(_) => 101,
-                });
+        let mut ours = Some(ours);
+        let victim = stage.victim(|| {
+            drop(ours.take());
+            first(&theirs).unwrap();
+        });
+        let ours = ours.unwrap();
+        drop(theirs);
+        let result = second(&ours);
+        // Its end may have come when all was done.
+        let start = Instant::now();
+        if stage.ends(victim) {
+            assert!(matches!(result, Ok(()) | Err(Error::Disconnected)), "{result:?}");
+        } else {
+            result.unwrap();
+        }
+        assert!(matches!(ours.pipe.recv_timeout(HANG), Err(Error::Disconnected)));
+        assert!(matches!(ours.pipe.send(message(0)).unwrap_err().reason, Error::Disconnected));
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    }
+
+    /// Forks a victim that has one end, and gives the other.
+    fn victim_with<T, O>(stage: &Stage, theirs: T, ours: O, body: impl FnOnce(&T)) -> (Child, O) {
+        let mut ours = Some(ours);
+        let victim = stage.victim(|| {
+            drop(ours.take());
+            body(&theirs);
+        });
+        (victim, ours.expect("this is not the child"))
+    }
+
+    fn disconnected<T>(result: Result<T, Error>) {
+        assert!(matches!(result, Err(Error::Disconnected)));
+    }
+
+    fn waits_for_messages(stage: &Stage) {
+        let (receiver, sender) = simplex::<u64>().unwrap();
+        let (victim, sender) = victim_with(stage, receiver, sender, |receiver: &Receiver<u64>| {
+            for number in 0..10 {
+                assert_eq!(receiver.recv_timeout(HANG).unwrap(), number);
             }
-            Forked::Parent(pid) => {
-                drop(theirs);
-                let child = process::pidfd_open(pid).unwrap();
-                let result = second(&ours);
-                let ended = Instant::now();
-                assert!(matches!(result, Err(Error::Disconnected)), "{result:?}");
-                assert!(matches!(ours.pipe.recv_timeout(HANG), Err(Error::Disconnected)));
-                assert!(matches!(
-                    ours.pipe.send(message(0)).unwrap_err().reason,
-                    Error::Disconnected
-                ));
-                assert!(process::wait_ended(child.as_fd(), Deadline::after(PROMPT)).unwrap());
-                assert!(ended.elapsed() < PROMPT);
-                let exit = process::reap(child.as_fd()).unwrap();
-                assert!(
-                    matches!(exit, Reaped::Ended(Exit::Signal(libc::SIGKILL))),
-                    "the step was never reached: {exit:?}"
-                );
+        });
+        for number in 0..10 {
+            victim.await_sleep();
+            match sender.send(number) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert!(matches!(error.reason, Error::Disconnected) && error.value == number);
+                    break;
+                }
             }
         }
+        let _ = stage.ends(victim);
+        // It hears of it with one of the first few, or a tick of the clock later.
+        let start = Instant::now();
+        while sender.send(10).is_ok() {
+            assert!(start.elapsed() < PROMPT);
+        }
+    }
+
+    /// Larger than a ring.
+    fn long(number: u64) -> Vec<u8> {
+        vec![number as u8; 600_000]
+    }
+
+    fn waits_for_room(stage: &Stage) {
+        let (receiver, sender) = simplex::<()>().unwrap();
+        let (victim, receiver) = victim_with(stage, sender, receiver, |sender: &Sender<()>| {
+            for number in 0..4 {
+                sender.send_bytes_timeout(&long(number), HANG).unwrap();
+            }
+        });
+        let mut received = 0;
+        let end = loop {
+            victim.await_sleep();
+            match receiver.recv_bytes_timeout(HANG) {
+                Ok(bytes) => {
+                    assert!(bytes == long(received), "torn");
+                    received += 1;
+                }
+                Err(error) => break error,
+            }
+        };
+        disconnected::<()>(Err(end));
+        assert!(stage.ends(victim) || received == 4);
+    }
+
+    fn sends_to_a_sleeper(stage: &Stage) {
+        let (receiver, sender) = simplex::<u64>().unwrap();
+        let mut sender = Some(sender);
+        let sleeper = Child::new(|| {
+            drop(sender.take());
+            for number in 0..10 {
+                match receiver.recv_timeout(HANG) {
+                    Ok(received) => assert_eq!(received, number),
+                    Err(error) => return disconnected::<()>(Err(error)),
+                }
+            }
+        });
+        sleeper.await_sleep();
+        drop(receiver);
+        let victim = stage.victim(|| {
+            for number in 0..10 {
+                let _ = sender.as_ref().unwrap().send(number);
+                sleeper_sleeps();
+            }
+        });
+        drop(sender);
+        let _ = stage.ends(victim);
+        let start = Instant::now();
+        sleeper.succeed();
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    }
+
+    /// So that the other end goes to sleep again.
+    fn sleeper_sleeps() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+
+    fn makes_room_for_a_sleeper(stage: &Stage) {
+        let (receiver, sender) = simplex::<()>().unwrap();
+        let mut receiver = Some(receiver);
+        let sleeper = Child::new(|| {
+            drop(receiver.take());
+            for number in 0..3 {
+                if let Err(error) = sender.send_bytes_timeout(&long(number), HANG) {
+                    return disconnected::<()>(Err(error));
+                }
+            }
+        });
+        sleeper.await_sleep();
+        drop(sender);
+        let victim = stage.victim(|| {
+            for number in 0..3 {
+                let bytes = receiver.as_ref().unwrap().recv_bytes_timeout(HANG).unwrap();
+                assert!(bytes == long(number), "torn");
+                sleeper_sleeps();
+            }
+        });
+        drop(receiver);
+        let _ = stage.ends(victim);
+        let start = Instant::now();
+        sleeper.succeed();
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    }
+
+    fn receives_what_is_left(stage: &Stage) {
+        let (receiver, sender) = simplex::<u64>().unwrap();
+        stage.dies_at("send: the tail is stored", 5, || {
+            (0..10).for_each(|number| sender.send(number).unwrap());
+        });
+        let (victim, receiver) = victim_with(stage, receiver, sender, |receiver| {
+            assert_eq!(receiver.iter().collect::<Vec<u64>>(), [0, 1, 2, 3, 4]);
+        });
+        // Nobody is left who could be held up.
+        drop(receiver);
+        let _ = stage.ends(victim);
     }
 }

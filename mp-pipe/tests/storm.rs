@@ -3,29 +3,27 @@
 //! A program of its own, as it forks: `cargo test -p mp-pipe --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program. `STORM_KILLS=1000000` makes it a
 //! longer one.
-#![expect(unsafe_code, reason = "fork and signals, to make processes and to end them")]
+#![expect(unsafe_code, reason = "system calls that harm this process")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::mem::memfd;
-use mp_core::sys::process::{self, Forked};
-use mp_core::sys::socket;
-use mp_core::{Fd, Segment, decode, encode};
+use mp_core::sys::{process, socket};
+use mp_core::testing::{self, Child, HANG, Random, busy, signalled_after, watched};
+use mp_core::{Fd, decode, encode};
 use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 
 /// How long a test may take before it counts as hung.
-const WATCHDOG: u32 = 150;
-/// How long a single wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(150);
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -51,18 +49,13 @@ fn main() {
 
 fn test(name: &'static str, body: fn()) -> Trial {
     Trial::test(name, move || {
-        assert_eq!(process::thread_count().unwrap(), 1, "fork needs a single thread");
-        watchdog(if kills() > KILLS { 0 } else { WATCHDOG });
-        let before = inventory();
-        let result = catch_unwind(body);
-        watchdog(0);
-        result.map_err(|_| Failed::from("panicked, see above"))?;
-        let after = inventory();
-        if after == before {
-            Ok(())
-        } else {
-            Err(format!("{before:?} before, {after:?} after").into())
-        }
+        let limit = if kills() > KILLS { Duration::ZERO } else { LIMIT };
+        let counted = || {
+            let before = inventory();
+            body();
+            assert_eq!(inventory(), before);
+        };
+        watched(limit, counted).map_err(Failed::from)
     })
 }
 
@@ -76,125 +69,6 @@ fn inventory() -> (usize, usize, bool) {
         maps.lines().filter(|line| line.contains("/memfd:mp-pipe")).count(),
         has_children,
     )
-}
-
-extern "C" fn on_alarm(_: i32) {
-    let text = b"watchdog: this test hangs\n";
-    // SAFETY: a signal handler may write (signal-safety(7)).
-    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
-    // SAFETY: and end the process; the children end with it.
-    unsafe { libc::_exit(70) };
-}
-
-fn watchdog(seconds: u32) {
-    // SAFETY: the handler does what a handler may.
-    unsafe { libc::signal(libc::SIGALRM, on_alarm as *const () as usize) };
-    // SAFETY: takes a number only.
-    unsafe { libc::alarm(seconds) };
-}
-
-/// A child process, killed and reaped when dropped.
-struct Child(i32);
-
-impl Child {
-    fn new(body: impl FnOnce()) -> Self {
-        // SAFETY: there is one thread (test() looked), and the child ends below.
-        match unsafe { process::fork() }.unwrap() {
-            Forked::Parent(pid) => Self(pid as i32),
-            Forked::Child => {
-                // SAFETY: takes numbers only. The parent is single-threaded, so "its thread" is it.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-                watchdog(WATCHDOG);
-                let result = catch_unwind(AssertUnwindSafe(body));
-                process::exit_now(if result.is_ok() { 0 } else { 101 });
-            }
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: a child that was not reaped yet, so the number is its own.
-        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
-    }
-
-    /// Waits for its end; gives what waitpid says.
-    fn end(self) -> i32 {
-        let mut status = 0;
-        // SAFETY: status is ours.
-        let pid = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
-        assert_eq!(pid, self.0);
-        std::mem::forget(self);
-        status
-    }
-
-    fn succeed(self) {
-        let status = self.end();
-        assert_eq!(status, 0, "the child failed");
-    }
-
-    /// Waits for the kill it has coming.
-    fn was_killed(self) {
-        let status = self.end();
-        assert!(
-            libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
-            "the child failed before it was killed: {status:#x}"
-        );
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // SAFETY: as in signal().
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
-        // SAFETY: no status is wanted.
-        unsafe { libc::waitpid(self.0, null_mut(), 0) };
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    /// A sequence of its own for each seed.
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        random.below(1);
-        random.below(1);
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 11) % end
-    }
-}
-
-fn busy(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
-}
-
-/// Has the kernel kill this process that much later, whatever it does then.
-fn killed_after(time: Duration) {
-    // SAFETY: all zeros is an event; its fields follow.
-    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-    event.sigev_notify = libc::SIGEV_SIGNAL;
-    event.sigev_signo = libc::SIGKILL;
-    let mut timer = null_mut();
-    // SAFETY: structs of ours (timer_create(2)).
-    let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
-    assert_eq!(made, 0);
-    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let at = libc::timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 + 1 };
-    let times = libc::itimerspec { it_interval: zero, it_value: at };
-    // SAFETY: the timer just made, and a struct of ours.
-    assert_eq!(unsafe { libc::timer_settime(timer, 0, &raw const times, null_mut()) }, 0);
 }
 
 /// A typed message: its number, as text as well, and memory files that hold it.
@@ -224,7 +98,7 @@ fn shape(n: u64) -> Shape {
 /// Each message's bytes are at another place of these.
 fn noise() -> Vec<u8> {
     let mut random = Random::new(4711);
-    (0..(300 << 10) / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+    (0..(300 << 10) / 8).flat_map(|_| random.any().to_le_bytes()).collect()
 }
 
 fn body(noise: &[u8], n: u64, len: usize) -> &[u8] {
@@ -306,11 +180,8 @@ fn kills() -> u64 {
 
 /// Numbers that all processes of a test share.
 fn numbers() -> &'static [AtomicU64] {
-    thread_local! {
-        static NUMBERS: &'static Segment =
-            Box::leak(Box::new(Segment::create("test", 0, 4096).unwrap()));
-    }
-    NUMBERS.with(|segment| segment.slice_at(64, 100).unwrap())
+    static NUMBERS: OnceLock<&[AtomicU64]> = OnceLock::new();
+    NUMBERS.get_or_init(|| testing::numbers(100))
 }
 
 struct Survived {
@@ -350,7 +221,7 @@ fn kill_a_sender(round: u64, noise: &[u8]) -> Survived {
     let (receiver, sender) = simplex::<Message>().unwrap();
     let child = Child::new(|| {
         let (mut random, style) = (Random::new(round + 5), round % 3);
-        killed_after(life(&mut random));
+        signalled_after(life(&mut random), libc::SIGKILL);
         for n in 0.. {
             send(&sender, noise, n).unwrap();
             numbers()[0].store(n + 1, SeqCst);
@@ -358,7 +229,7 @@ fn kill_a_sender(round: u64, noise: &[u8]) -> Survived {
         }
     });
     drop(sender);
-    let way = random.next();
+    let way = random.any();
     let mut n = 0;
     let error = loop {
         match receive(&receiver, noise, n, way.wrapping_add(n)) {
@@ -369,7 +240,7 @@ fn kill_a_sender(round: u64, noise: &[u8]) -> Survived {
     };
     gone(error);
     gone(receiver.try_recv().map(|_| ()).unwrap_err());
-    child.was_killed();
+    assert!(child.was_killed());
     // All that it had sent, and at most one that it did not come to count.
     let sent = numbers()[0].swap(0, SeqCst);
     assert!(n == sent || n == sent + 1, "{sent} sent, {n} received");
@@ -381,7 +252,7 @@ fn kill_a_receiver(round: u64, noise: &[u8]) -> Survived {
     let (receiver, sender) = simplex::<Message>().unwrap();
     let child = Child::new(|| {
         let (mut random, style) = (Random::new(round + 6), round % 3);
-        killed_after(life(&mut random));
+        signalled_after(life(&mut random), libc::SIGKILL);
         for n in 0.. {
             receive(&receiver, noise, n, round + n).unwrap();
             numbers()[0].store(n + 1, SeqCst);
@@ -399,7 +270,7 @@ fn kill_a_receiver(round: u64, noise: &[u8]) -> Survived {
     };
     gone(error);
     gone(sender.send_bytes(b"x").unwrap_err());
-    child.was_killed();
+    assert!(child.was_killed());
     let received = numbers()[0].swap(0, SeqCst);
     // It may have received the one that this end was told of as not sent, as it was killed meanwhile.
     assert!(received <= n + 1, "{n} sent, {received} received");
@@ -413,7 +284,7 @@ fn kill_a_partner(round: u64, noise: &[u8]) -> Survived {
     let mut here = Some(here);
     let child = Child::new(|| {
         drop(here.take());
-        killed_after(life(&mut Random::new(round + 7)));
+        signalled_after(life(&mut Random::new(round + 7)), libc::SIGKILL);
         for n in 0.. {
             receive(there.receiver(), noise, n, round + n).unwrap();
             send(there.sender(), noise, n).unwrap();
@@ -444,7 +315,7 @@ fn kill_a_partner(round: u64, noise: &[u8]) -> Survived {
     };
     gone(error);
     assert!(received <= sent + 1);
-    child.was_killed();
+    assert!(child.was_killed());
     Survived { messages: received }
 }
 
@@ -468,7 +339,7 @@ fn kill_a_sender_that_moved(round: u64, noise: &[u8]) -> Survived {
         let (sender, ends, passed_on, receiver) = all.take().unwrap();
         drop((sender, passed_on, receiver));
         let sender = ends.recv().unwrap();
-        killed_after(life(&mut Random::new(round + 8)));
+        signalled_after(life(&mut Random::new(round + 8)), libc::SIGKILL);
         for n in first.. {
             send(&sender, noise, n).unwrap();
         }
@@ -484,8 +355,8 @@ fn kill_a_sender_that_moved(round: u64, noise: &[u8]) -> Survived {
     };
     gone(error);
     assert!(n >= first, "{first} sent, {n} received");
-    one.was_killed();
-    two.was_killed();
+    assert!(one.was_killed());
+    assert!(two.was_killed());
     Survived { messages: n }
 }
 
@@ -593,7 +464,7 @@ fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
         let old = u64::from_le_bytes(bytes);
         let new = match random.below(8) {
             0 => 0,
-            1 => random.next(),
+            1 => random.any(),
             2 => old.wrapping_add(8 * random.below(9000)),
             3 => old.wrapping_sub(8 * random.below(9000)),
             4 => old ^ random.below(6) << 32,
@@ -619,7 +490,7 @@ fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
 fn ring_for_ever(sockets: &[OwnedFd], mut random: Random) {
     let null = File::open("/dev/null").unwrap();
     loop {
-        let number = [random.below(6), random.next()][random.below(2) as usize];
+        let number = [random.below(6), random.any()][random.below(2) as usize];
         let bytes = number.to_le_bytes();
         let (len, fds) = match random.below(200) {
             0 => (random.below(8) as usize, 0),
@@ -679,7 +550,7 @@ fn ringing_without_end() {
     }
     for ringer in ringers {
         ringer.signal(libc::SIGKILL);
-        ringer.was_killed();
+        assert!(ringer.was_killed());
     }
 }
 
@@ -772,7 +643,7 @@ fn ends_of_tampered_messages() {
                 0 => bytes[at] ^ (1 << random.below(8)),
                 1 => bytes[at].wrapping_add(1),
                 2 => 255,
-                _ => random.next() as u8,
+                _ => random.any() as u8,
             };
         }
         match random.below(6) {
@@ -856,7 +727,7 @@ fn scribble(name: &str, whither: Where) {
         first.succeed();
         second.succeed();
         scribbler.signal(libc::SIGKILL);
-        scribbler.was_killed();
+        assert!(scribbler.was_killed());
     }
     assert_eq!(inventory(), before);
     let names = [

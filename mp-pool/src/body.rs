@@ -52,47 +52,112 @@ impl Drop for Aside {
 pub(crate) struct Body {
     /// Its bytes; where they lie in a file, none.
     pub(crate) bytes: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
-    pub(crate) aside: Option<Aside>,
+    /// Apart: most have none, and bodies are moved about.
+    more: Option<Box<More>>,
+}
+
+/// What only some messages have.
+#[derive(Debug, Default)]
+struct More {
+    fds: Vec<OwnedFd>,
+    aside: Option<Aside>,
 }
 
 impl Body {
-    /// Puts a long message aside, if there can be a file for it.
-    pub(crate) fn pack(message: Message) -> Self {
+    pub(crate) fn new(message: Message) -> Self {
         let (bytes, fds) = message.into_parts();
-        if is_long(bytes.len()) && FILES.load(Ordering::Relaxed) < MOST_FILES {
-            let file = put_aside(&bytes).ok();
+        Self::with(bytes, fds)
+    }
+
+    pub(crate) fn with(bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
+        let more = (!fds.is_empty()).then(|| Box::new(More { fds, aside: None }));
+        Self { bytes, more }
+    }
+
+    /// Puts it aside if it is long and there can be a file for it.
+    pub(crate) fn pack(&mut self) {
+        if is_long(self.bytes.len()) && FILES.load(Ordering::Relaxed) < MOST_FILES {
+            let file = put_aside(&self.bytes).ok();
             if let Some(aside) = file.and_then(|file| Aside::keep(file).ok()) {
-                return Self { bytes: Vec::new(), fds, aside: Some(aside) };
+                self.more.get_or_insert_default().aside = Some(aside);
+                self.bytes = Vec::new();
             }
         }
-        Self { bytes, fds, aside: None }
     }
 
     /// What was received; where `aside` is set the bytes lie in the last descriptor.
     pub(crate) fn received(bytes: &[u8], mut fds: Vec<OwnedFd>, aside: bool) -> io::Result<Self> {
         if !aside {
-            return Ok(Self { bytes: bytes.to_vec(), fds, aside: None });
+            return Ok(Self::with(bytes.to_vec(), fds));
         }
         let file = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
         match Aside::keep(file) {
-            Ok(aside) => Ok(Self { bytes: Vec::new(), fds, aside: Some(aside) }),
-            Err(file) => Ok(Self { bytes: take_aside(&file)?, fds, aside: None }),
+            Ok(aside) => {
+                let more = Some(Box::new(More { fds, aside: Some(aside) }));
+                Ok(Self { bytes: Vec::new(), more })
+            }
+            Err(file) => Ok(Self::with(take_aside(&file)?, fds)),
         }
     }
 
     pub(crate) fn is_long(&self) -> bool {
-        self.aside.is_some() || is_long(self.bytes.len())
+        self.aside().is_some() || is_long(self.bytes.len())
+    }
+
+    pub(crate) fn fds(&self) -> &[OwnedFd] {
+        self.more.as_ref().map_or(&[], |more| &more.fds)
+    }
+
+    pub(crate) fn aside(&self) -> Option<&Aside> {
+        self.more.as_ref().and_then(|more| more.aside.as_ref())
+    }
+
+    /// Whether its bytes are all there is.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.more.is_none()
+    }
+
+    /// Lends the descriptors to a message, and with them a copy of that of the file; they come back by
+    /// [`take_descriptors_back`](Self::take_descriptors_back).
+    pub(crate) fn lend_descriptors(&mut self) -> io::Result<Vec<OwnedFd>> {
+        let Some(more) = &mut self.more else { return Ok(Vec::new()) };
+        let file = more.aside.as_ref().map(|aside| aside.file().try_clone()).transpose()?;
+        let mut fds = std::mem::take(&mut more.fds);
+        fds.extend(file);
+        Ok(fds)
+    }
+
+    pub(crate) fn take_descriptors_back(&mut self, mut fds: Vec<OwnedFd>) {
+        if let Some(more) = &mut self.more {
+            if more.aside.is_some() {
+                fds.pop();
+            }
+            more.fds = fds;
+        }
+    }
+
+    /// The bytes, wherever they lie.
+    pub(crate) fn bytes(&self) -> io::Result<Cow<'_, [u8]>> {
+        match self.aside() {
+            Some(aside) => take_aside(aside.file()).map(Cow::Owned),
+            None => Ok(Cow::Borrowed(&self.bytes)),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> io::Result<Vec<u8>> {
+        match self.aside() {
+            Some(aside) => take_aside(aside.file()),
+            None => Ok(self.bytes),
+        }
     }
 
     /// The bytes, and copies of the descriptors: it can be read again.
     pub(crate) fn read(&self) -> io::Result<(Cow<'_, [u8]>, Vec<OwnedFd>)> {
-        let bytes = match &self.aside {
-            Some(aside) => Cow::Owned(take_aside(aside.file())?),
-            None => Cow::Borrowed(&self.bytes[..]),
-        };
-        let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-        Ok((bytes, fds))
+        if self.is_plain() {
+            return Ok((Cow::Borrowed(&self.bytes), Vec::new()));
+        }
+        let fds = self.fds().iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        Ok((self.bytes()?, fds))
     }
 }
 
@@ -136,8 +201,9 @@ mod tests {
         for len in [0, LONG, LONG + 1, 1 << 20] {
             let bytes = vec![7; len];
             let null = File::open("/dev/null").unwrap();
-            let body = Body::pack(Message::new(bytes.clone(), vec![null.into()]));
-            assert_eq!((body.aside.is_some(), body.is_long()), (is_long(len), is_long(len)));
+            let mut body = Body::new(Message::new(bytes.clone(), vec![null.into()]));
+            body.pack();
+            assert_eq!((body.aside().is_some(), body.is_long()), (is_long(len), is_long(len)));
             for _ in 0..2 {
                 let (read, fds) = body.read().unwrap();
                 assert_eq!(read, bytes);
@@ -147,9 +213,13 @@ mod tests {
     }
 
     fn many() {
-        let pack = |n: usize| Body::pack(Message::new(vec![n as u8; LONG + 1], Vec::new()));
+        let pack = |n: usize| {
+            let mut body = Body::new(Message::new(vec![n as u8; LONG + 1], Vec::new()));
+            body.pack();
+            body
+        };
         let bodies: Vec<Body> = (0..3 * MOST_FILES).map(pack).collect();
-        assert_eq!(bodies.iter().filter(|body| body.aside.is_some()).count(), MOST_FILES);
+        assert_eq!(bodies.iter().filter(|body| body.aside().is_some()).count(), MOST_FILES);
         for (n, body) in bodies.iter().enumerate() {
             assert!(body.is_long() && body.read().unwrap().0 == vec![n as u8; LONG + 1]);
         }
@@ -157,7 +227,7 @@ mod tests {
         let received: Vec<Body> =
             (0..100).map(|n| Body::received(&[], vec![file(n)], true).unwrap()).collect();
         for (n, body) in (0..).zip(&received) {
-            assert!(body.fds.is_empty() && body.read().unwrap().0 == vec![n; LONG + 1]);
+            assert!(body.fds().is_empty() && body.read().unwrap().0 == vec![n; LONG + 1]);
         }
         assert!(Body::received(&[], Vec::new(), true).is_err());
     }

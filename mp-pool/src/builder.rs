@@ -8,7 +8,8 @@ use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
 
 use crate::body::Body;
 use crate::call::Begin;
-use crate::engine::{Engine, Settings};
+use crate::engine::Engine;
+use crate::local::{Local, Settings};
 use crate::{Error, Pool, Result};
 
 /// What a pool is to be. Made by [`Pool::builder`].
@@ -49,6 +50,7 @@ pub struct Builder {
     tasks_per_worker: Option<u64>,
     task_timeout: Option<Duration>,
     method: Option<StartMethod>,
+    engine: Option<Box<dyn Engine>>,
 }
 
 impl Builder {
@@ -59,6 +61,7 @@ impl Builder {
             tasks_per_worker: None,
             task_timeout: None,
             method: None,
+            engine: None,
         }
     }
 
@@ -85,7 +88,7 @@ impl Builder {
     {
         let mut encoder = Encoder::new();
         let body = match args.encode(&mut encoder) {
-            Ok(()) => Ok(Body::pack(encoder.finish())),
+            Ok(()) => Ok(Body::new(encoder.finish())),
             Err(error) => Err(Error::Encode(error.to_string())),
         };
         self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
@@ -120,6 +123,16 @@ impl Builder {
         self
     }
 
+    /// Has the tasks run by `engine`, and not by workers of the pool's own: on other machines, say. All else that is
+    /// done with the pool stays as it is.
+    ///
+    /// What is set here of workers is an error then, as they are started elsewhere;
+    /// [`task_timeout`](Self::task_timeout) goes with each task. See [`engine`](crate::engine) for how to make one.
+    pub fn engine(mut self, engine: impl Engine) -> Self {
+        self.engine = Some(Box::new(engine));
+        self
+    }
+
     /// Starts the workers. Returns once all run, and have called the initializer if there is one.
     ///
     /// # Errors
@@ -127,8 +140,21 @@ impl Builder {
     /// [`Error::NoWorkers`] and [`Error::NoTasks`] for numbers that are zero; [`Error::Start`] where a worker cannot
     /// be started: in a worker, or another daemon, for one, which may not start processes;
     /// [`Error::Initializer`], [`Error::DiedInInitializer`] and [`Error::Encode`] where the initializer fails;
-    /// [`Error::Io`] where memory, descriptors or threads are short.
+    /// [`Error::Io`] where memory, descriptors or threads are short. With an [`engine`](Self::engine)
+    /// [`Error::NotOurWorkers`] only.
     pub fn build(self) -> Result<Pool> {
+        if let Some(engine) = self.engine {
+            let set = [
+                ("workers", self.workers.is_some()),
+                ("initializer", self.initializer.is_some()),
+                ("max_tasks_per_child", self.tasks_per_worker.is_some()),
+                ("start_method", self.method.is_some()),
+            ];
+            return match set.into_iter().find(|(_, is_set)| *is_set) {
+                Some((name, _)) => Err(Error::NotOurWorkers(name)),
+                None => Ok(Pool::with(engine, self.task_timeout)),
+            };
+        }
         let workers = self.workers.unwrap_or_else(cpu_count);
         if workers == 0 {
             return Err(Error::NoWorkers);
@@ -144,10 +170,9 @@ impl Builder {
             workers,
             initializer,
             tasks_per_worker: self.tasks_per_worker,
-            task_timeout: self.task_timeout,
             method: self.method.unwrap_or_else(start_method),
         };
-        Engine::start(settings).map(Pool::with)
+        Ok(Pool::with(Box::new(Local::start(settings)?), self.task_timeout))
     }
 }
 
@@ -158,6 +183,7 @@ impl fmt::Debug for Builder {
             .field("tasks_per_worker", &self.tasks_per_worker)
             .field("task_timeout", &self.task_timeout)
             .field("method", &self.method)
+            .field("has_engine", &self.engine.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -1,1136 +1,334 @@
-//! Who does what: the tasks, the workers, and the thread that brings them together.
+//! Where the tasks of a pool run: the seam between what users call and what schedules.
 //!
-//! Each worker has a pipe of its own, down which tasks go ahead of their turn, so that it never waits for the next.
-//! Whoever submits a task sends it, as long as a worker has room; what finds none waits here. One thread takes
-//! results, refills, watches how workers end, and replaces them. It sleeps while nothing happens.
+//! A [`Pool`](crate::Pool) encodes arguments, cuts input into chunks, keeps windows, decodes results and calls back.
+//! Whatever is between a task and its outcome is its [`Engine`]'s: worker processes of this program by default, or
+//! what [`Builder::engine`](crate::Builder::engine) is given.
 //!
-//! The parent alone knows which worker has which tasks; which of them is begun the worker says in its
-//! [`Claims`]. So when a worker ends, the one that it had begun is lost, and those behind go to the front of what
-//! waits. The same is done for a worker that is idle while another has more than it can begin, and before a worker
-//! is killed on purpose: once what it has not begun is taken back, only the task that is meant can be running.
+//! An engine takes [`Job`]s, one at a time, and ends each of them, once, in any order and from any thread:
+//! [`Job::end`]. How it puts them together, sends them, and sends them again, is its own affair. A job that it drops
+//! ends too, with [`TaskError::Terminated`]: so a task cannot be forgotten.
 //!
-//! Locks: the state's is held for moments, never while a process is started or a result is given to whoever waits
-//! for it.
+//! # On other machines
+//!
+//! [`Job::to_bytes`] is a task as bytes, for the same program elsewhere. There [`Pool::submit_bytes`] runs them in a
+//! pool of that machine, and gives the outcome as bytes, of which [`Job::end_with_bytes`] makes an outcome here.
+//!
+//! ```text
+//! here    Pool -> Engine::submit(job), job.to_bytes() ~~> there   pool.submit_bytes(bytes, ..)
+//!         Pool <- job.end_with_bytes(outcome)         <~~         outcome
+//! ```
+//!
+//! [`Pool::submit_bytes`]: crate::Pool::submit_bytes
 
-use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mp_core::sys::clock::monotonic_nanos;
-use mp_core::sys::fd::{Event, PollFd, poll};
-use mp_core::sys::process;
-use mp_core::{Deadline, Message};
-use mp_pipe::{Receiver, Sender};
-use mp_process::{AnyChild, Function, Process, StartMethod};
+use mp_process::Function;
 
+use crate::TaskError;
 use crate::body::Body;
-use crate::callbacks::Callbacks;
-use crate::error::{Panic, Task as Name, exit_code, with_sources};
-use crate::result::{Outcome, Sink, lock};
-use crate::worker::{Claims, HEADER, Order, Report, Status, is_after, serve};
-use crate::{Error, Result, TaskError};
+use crate::error::Task;
+use crate::result::{Outcome, Sink};
+pub use crate::wire::{Submitted, outcome_to_bytes};
 
-/// So many tasks a worker may have in its pipe.
-const AHEAD: usize = 512;
-/// And so many if they are long.
-const LONG_AHEAD: usize = 4;
-/// Workers in a row that cannot be started, fail in the initializer, or end by themselves before they have done
-/// anything; then no more are started. That one is killed says nothing of the next.
-const MOST_FAILURES: u32 = 8;
-/// How long a worker that is to end by itself has for that, before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
-/// After the first and each further failure.
-const BACK_OFF: Duration = Duration::from_millis(4);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
-/// Between the end of an idle worker and the start of another: at the end of the program workers are ended
-/// before this thread is.
-const IDLE_PAUSE: Duration = Duration::from_millis(20);
-/// For so long after the last result the thread only lets others run before it looks again.
-const PATIENCE_NANOS: u64 = 50_000;
-/// So many results are taken from a worker at a time.
-const MOST_RESULTS: usize = 512;
+/// What runs the tasks of a pool.
+///
+/// Its methods are called by any number of threads at a time, and must not wait, but for [`join`](Self::join).
+///
+/// # Example: tasks on a thread of this process
+///
+/// ```
+/// use std::sync::{Mutex, PoisonError, mpsc};
+/// use std::thread::{self, JoinHandle};
+///
+/// use mp_core::{Decoder, Encoder};
+/// use mp_pool::engine::{Call, Engine, Job};
+/// use mp_pool::{Panic, Pool, TaskError};
+///
+/// struct Thread {
+///     jobs: Mutex<Option<mpsc::Sender<Job>>>,
+///     thread: Mutex<Option<JoinHandle<()>>>,
+/// }
+///
+/// fn run(job: &Job) -> Result<Vec<u8>, TaskError> {
+///     let arguments = job.arguments()?;
+///     let mut value = Encoder::new();
+///     match job.function().try_call(&mut Decoder::new(&arguments, Vec::new()), &mut value) {
+///         Ok(Ok(())) => Ok(value.finish().into_parts().0),
+///         Ok(Err(error)) => Err(TaskError::Encode(error.to_string())),
+///         Err(message) => Err(TaskError::Panicked(Panic::new(message, job.task()))),
+///     }
+/// }
+///
+/// impl Thread {
+///     fn new() -> Self {
+///         let (sender, jobs) = mpsc::channel::<Job>();
+///         let thread = thread::spawn(move || {
+///             for job in jobs {
+///                 let outcome = run(&job);
+///                 job.end(outcome);
+///             }
+///         });
+///         Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) }
+///     }
+/// }
+///
+/// impl Engine for Thread {
+///     fn workers(&self) -> usize {
+///         1
+///     }
+///
+///     fn submit(&self, job: Job) {
+///         match &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+///             Some(jobs) => jobs.send(job).expect("the thread is there as long as this is"),
+///             None => job.end(Err(TaskError::Closed)),
+///         }
+///     }
+///
+///     fn cancel(&self, _: Call, _running: bool) -> bool {
+///         false // a better one has a list of them
+///     }
+///
+///     fn close(&self) {
+///         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+///     }
+///
+///     fn terminate(&self) {
+///         self.close(); // a better one drops them
+///     }
+///
+///     fn join(&self) {
+///         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+///         if let Some(thread) = thread {
+///             thread.join().expect("panics of tasks end in try_call");
+///         }
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder().engine(Thread::new()).build()?;
+/// assert_eq!(pool.map(|x: u64| x * x, 0..5)?, [0, 1, 4, 9, 16]);
+/// # Ok(())
+/// # }
+/// ```
+pub trait Engine: Send + Sync + 'static {
+    /// How many tasks it runs at a time, as far as it knows; zero counts as one. Into how many chunks an input is cut
+    /// and how many of them are under way follows from it, each time anew.
+    fn workers(&self) -> usize;
 
-/// What a pool is to be.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) workers: usize,
-    /// What each worker runs first, and its arguments.
-    pub(crate) initializer: Option<(Function, Body)>,
-    pub(crate) tasks_per_worker: Option<u64>,
-    pub(crate) task_timeout: Option<Duration>,
-    pub(crate) method: StartMethod,
+    /// How many chunks of an input are under way at a time, for each of [`workers`](Self::workers). More than the eight
+    /// that are the default where the way to them is long.
+    fn ahead(&self) -> usize {
+        8
+    }
+
+    /// Takes a task, and ends it some time: at once where it can take none, with the reason.
+    ///
+    /// Must not wait, as [`Pool::apply_async`](crate::Pool::apply_async) does not: what there is no room for yet it
+    /// keeps.
+    fn submit(&self, job: Job);
+
+    /// Ends with [`TaskError::Cancelled`] the jobs of a call that have not begun, and where `running` is set those
+    /// that have, too, with whatever that takes. Whether there were any.
+    fn cancel(&self, call: Call, running: bool) -> bool;
+
+    /// Takes no more tasks, and stops once those it has are ended. May be called again.
+    fn close(&self);
+
+    /// Ends all tasks with [`TaskError::Terminated`] (dropping them does), and stops. May be called again, and after
+    /// [`close`](Self::close).
+    fn terminate(&self);
+
+    /// Waits until it has stopped. Called after [`close`](Self::close) or [`terminate`](Self::terminate), possibly
+    /// more than once, and possibly from where jobs are ended: there it must not wait for itself.
+    fn join(&self);
+
+    /// The numbers of the processes of this machine that work now.
+    fn pids(&self) -> Vec<u32> {
+        Vec::new()
+    }
 }
 
-/// A task, until its outcome is delivered.
-pub(crate) struct Task {
+/// Which call of the pool's methods a job is of: what is cancelled together. Means something as long as one of its
+/// jobs has not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Call(usize);
+
+impl Call {
+    pub(crate) fn of(sink: &Arc<dyn Sink>) -> Self {
+        Self(Arc::as_ptr(sink).cast::<()>().addr())
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({:#x})", self.0)
+    }
+}
+
+/// A task that a pool has accepted, until it ends.
+///
+/// One that is dropped ends with [`TaskError::Terminated`].
+pub struct Job {
+    pub(crate) number: u64,
     pub(crate) function: Function,
-    pub(crate) name: &'static str,
-    /// Which items of the call's input it has.
-    pub(crate) items: Option<(usize, usize)>,
+    /// None where it came as bytes: then who sent it knows.
+    pub(crate) name: Option<Name>,
+    /// Which items of the call's input it has: the first, and how many.
+    pub(crate) items: Option<(usize, NonZero<usize>)>,
+    /// In nanoseconds.
+    pub(crate) timeout: u64,
     pub(crate) body: Body,
-    pub(crate) sink: Arc<dyn Sink>,
+    /// There until the job is ended.
+    pub(crate) sink: Option<Arc<dyn Sink>>,
     /// Which part of the sink's it is.
     pub(crate) part: usize,
 }
 
-/// A task that a pool has accepted.
-struct Accepted {
-    number: u64,
-    task: Task,
+// Each task is moved half a dozen times on its way.
+const _: () = assert!(size_of::<Job>() <= 112);
+
+/// Gives the name of a function's type.
+pub(crate) type Name = fn() -> &'static str;
+
+/// The timeout of a task that may run for ever.
+pub(crate) const NO_TIMEOUT: u64 = u64::MAX;
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NO_TIMEOUT)
 }
 
-impl Accepted {
-    fn end(self, outcome: Outcome) -> Done {
-        Done { sink: self.task.sink, part: self.task.part, outcome }
+impl Job {
+    /// Number and time limit come with its submission.
+    pub(crate) fn new(
+        (function, name): (Function, Name),
+        items: Option<(usize, usize)>,
+        body: Body,
+        sink: Arc<dyn Sink>,
+        part: usize,
+    ) -> Self {
+        let items = items.and_then(|(first, len)| Some((first, NonZero::new(len)?)));
+        let (name, sink) = (Some(name), Some(sink));
+        Self { number: 0, function, name, items, timeout: NO_TIMEOUT, body, sink, part }
     }
 
-    fn full_name(&self, item: Option<u32>) -> Name {
-        let items = self.task.items.map(|(start, len)| match item {
-            Some(item) if (item as usize) < len => start + item as usize..start + item as usize + 1,
-            _ => start..start + len,
+    /// Its number: a pool counts its jobs from 1.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Which call it is of.
+    #[must_use]
+    pub fn call(&self) -> Call {
+        match &self.sink {
+            Some(sink) => Call::of(sink),
+            None => Call(0),
+        }
+    }
+
+    /// What to call with the [arguments](Self::arguments).
+    #[must_use]
+    pub fn function(&self) -> Function {
+        self.function
+    }
+
+    /// How long it may run: then it is to end with [`TaskError::TimedOut`]. The time that it waits does not count.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        (self.timeout != NO_TIMEOUT).then(|| Duration::from_nanos(self.timeout))
+    }
+
+    /// Its arguments, encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Encode`] where handles stand among them, such as queues, locks, or ends of pipes: their descriptors
+    /// are of this machine, and bytes cannot carry them.
+    pub fn arguments(&self) -> Result<Cow<'_, [u8]>, TaskError> {
+        if !self.body.fds().is_empty() {
+            let text = format!(
+                "the arguments of {}: they hold handles (a queue, a lock, an end of a pipe, ...), which do not leave \
+                 this machine, and the pool's engine sends bytes only",
+                self.task()
+            );
+            return Err(TaskError::Encode(text));
+        }
+        self.body.bytes().map_err(|error| TaskError::Encode(error.to_string()))
+    }
+
+    /// What it is called in errors.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        self.task_at(None)
+    }
+
+    /// The same, where it is known which of its items it was.
+    pub(crate) fn task_at(&self, item: Option<u32>) -> Task {
+        let items = self.items.map(|(start, len)| match item {
+            Some(item) if (item as usize) < len.get() => {
+                start + item as usize..start + item as usize + 1
+            }
+            _ => start..start + len.get(),
         });
-        Name { number: self.number, function: self.task.name, items }
+        Task::new(self.number, self.name.map_or("", |name| name()), items)
+    }
+
+    /// A text that says whose it is, where it is of whom to know that.
+    pub(crate) fn explain(&self, what: &str, why: &str) -> String {
+        match self.name {
+            Some(_) => format!("{what} of {}: {why}", self.task()),
+            None => format!("{what}: {why}"),
+        }
+    }
+
+    /// Ends it: with the value that its function made, encoded, or with what became of it instead.
+    ///
+    /// Whoever waits for it is woken, callbacks are called by a thread of their own. Does not wait.
+    pub fn end(self, outcome: Result<Vec<u8>, TaskError>) {
+        self.finish(outcome.map(|bytes| Body::with(bytes, Vec::new())));
+    }
+
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        if let Some(sink) = self.sink.take() {
+            sink.deliver(self.part, outcome);
+        }
+    }
+
+    /// Sets down the outcome, for [`deliver`] to end it with later.
+    pub(crate) fn with(mut self, outcome: Outcome) -> Done {
+        Done { sink: self.sink.take(), part: self.part, outcome }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            sink.deliver(self.part, Err(TaskError::Terminated));
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Job").field(&format_args!("{}", self.task())).finish()
     }
 }
 
 /// An outcome on its way to whoever waits.
-struct Done {
-    sink: Arc<dyn Sink>,
+pub(crate) struct Done {
+    sink: Option<Arc<dyn Sink>>,
     part: usize,
     outcome: Outcome,
 }
 
-fn deliver(done: Vec<Done>) {
+pub(crate) fn deliver(done: Vec<Done>) {
     for done in done {
-        done.sink.deliver(done.part, done.outcome);
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Takes no tasks, does those it has.
-    Closed,
-    Terminated,
-}
-
-/// What is in a worker's pipe.
-enum Sent {
-    /// The initializer.
-    Start,
-    Task(Accepted),
-    /// A task whose outcome is known already: its worker is about to be killed.
-    Ended,
-}
-
-/// A worker that has not been seen to end.
-struct Worker {
-    key: u64,
-    child: AnyChild,
-    sender: Sender<()>,
-    claims: Claims,
-    /// How many functions it knows.
-    functions: usize,
-    /// The number of the next task.
-    next: u32,
-    sent: VecDeque<(u32, Sent)>,
-    /// How many tasks it may still be given.
-    left: u64,
-    /// Whether it has done anything: its initializer, or a task.
-    has_worked: bool,
-    /// Whether it takes tasks: has done its initializer.
-    ready: bool,
-    /// Whether its pipe was full when last tried. Each result makes room.
-    full: bool,
-    /// Whether it is about to end, or has.
-    leaving: bool,
-}
-
-impl Worker {
-    fn takes_tasks(&self) -> bool {
-        self.ready && !self.leaving && !self.full && self.left > 0 && self.sent.len() < AHEAD
-    }
-
-    fn number(&mut self) -> u32 {
-        let number = self.next;
-        self.next = number.wrapping_add(1);
-        number
-    }
-
-    /// The tasks that it has not begun, which it will not begin any more.
-    fn take_back(&mut self) -> Vec<Accepted> {
-        let begun = self.claims.take_back(self.next.wrapping_sub(1));
-        let keep = self.sent.iter().take_while(|(number, _)| !is_after(*number, begun)).count();
-        let back: Vec<_> = self.sent.drain(keep..).collect();
-        self.left = self.left.saturating_add(back.len() as u64);
-        back.into_iter()
-            .filter_map(|(_, sent)| match sent {
-                Sent::Task(task) => Some(task),
-                Sent::Start | Sent::Ended => None,
-            })
-            .collect()
-    }
-
-    /// The task that it has begun and not ended, if it has one.
-    fn running(&mut self) -> Option<&mut Sent> {
-        let begun = self.claims.begun();
-        self.sent.front_mut().filter(|(number, _)| *number == begun).map(|(_, sent)| sent)
-    }
-}
-
-/// What became of an attempt to send a task.
-enum Attempt {
-    Sent,
-    /// This worker has no room, or is gone.
-    Refused(Accepted),
-    /// No worker can be sent it.
-    Impossible(Done),
-}
-
-struct State {
-    phase: Phase,
-    /// Why there are no workers any more.
-    broken: Option<String>,
-    waiting: VecDeque<Accepted>,
-    workers: Vec<Worker>,
-    /// As workers are told of them, and the number of each.
-    functions: Vec<Vec<u8>>,
-    function_numbers: HashMap<usize, u32>,
-    /// The one that was asked for last, and its number.
-    last_function: (usize, u32),
-    /// How many tasks were accepted.
-    accepted: u64,
-}
-
-impl State {
-    /// The number of a function for the workers, which it may be new to.
-    fn function(&mut self, function: &Function) -> mp_core::Result<u32> {
-        let key = function.key();
-        if self.last_function.0 == key {
-            return Ok(self.last_function.1);
+        if let Some(sink) = done.sink {
+            sink.deliver(done.part, done.outcome);
         }
-        let number = match self.function_numbers.get(&key) {
-            Some(&number) => number,
-            None => {
-                let number = self.functions.len() as u32;
-                self.functions.push(mp_core::encode(function)?.into_parts().0);
-                self.function_numbers.insert(key, number);
-                number
-            }
-        };
-        self.last_function = (key, number);
-        Ok(number)
-    }
-
-    /// The worker with the fewest tasks, of those that take some.
-    fn least_busy(&self) -> Option<usize> {
-        let workers = self.workers.iter().enumerate().filter(|(_, worker)| worker.takes_tasks());
-        workers.min_by_key(|(_, worker)| worker.sent.len()).map(|(index, _)| index)
-    }
-
-    fn send(&mut self, index: usize, task: Accepted) -> Attempt {
-        let function = match self.function(&task.task.function) {
-            Ok(function) => function,
-            Err(error) => {
-                return Attempt::Impossible(task.end(Err(TaskError::Encode(error.to_string()))));
-            }
-        };
-        let worker = &mut self.workers[index];
-        let mut result = Ok(());
-        while result.is_ok() && worker.functions <= function as usize {
-            let define =
-                Order { number: 0, function: worker.functions as u32, define: true, aside: false };
-            let body = &self.functions[worker.functions];
-            result = send_order(&worker.sender, define, body);
-            worker.functions += usize::from(result.is_ok());
-        }
-        let (mut task, number) = (task, worker.next);
-        if result.is_ok() {
-            let body = &mut task.task.body;
-            let aside = body.aside.is_some();
-            let order = Order { number, function, define: false, aside };
-            result = if body.fds.is_empty() && !aside {
-                send_order(&worker.sender, order, &body.bytes)
-            } else {
-                send_with_descriptors(&worker.sender, order, body)
-            };
-        }
-        match result {
-            Ok(()) => {
-                worker.number();
-                worker.left -= 1;
-                // Of long ones not many go ahead.
-                worker.full = task.task.body.is_long() && worker.sent.len() >= LONG_AHEAD;
-                worker.sent.push_back((number, Sent::Task(task)));
-                Attempt::Sent
-            }
-            Err(mp_pipe::Error::WouldBlock) => {
-                worker.full = true;
-                Attempt::Refused(task)
-            }
-            Err(mp_pipe::Error::Disconnected | mp_pipe::Error::Damaged(_)) => {
-                worker.leaving = true;
-                Attempt::Refused(task)
-            }
-            Err(error) => {
-                Attempt::Impossible(task.end(Err(TaskError::Encode(with_sources(&error)))))
-            }
-        }
-    }
-
-    /// Sends what waits to workers that have room.
-    fn refill(&mut self, done: &mut Vec<Done>) {
-        while let Some(task) = self.waiting.pop_front() {
-            let Some(index) = self.least_busy() else {
-                self.waiting.push_front(task);
-                return;
-            };
-            match self.send(index, task) {
-                Attempt::Sent => {}
-                Attempt::Refused(task) => self.waiting.push_front(task),
-                Attempt::Impossible(end) => done.push(end),
-            }
-        }
-    }
-
-    /// Puts tasks that were taken back where they will be taken from next.
-    fn put_back(&mut self, tasks: Vec<Accepted>) {
-        for task in tasks.into_iter().rev() {
-            self.waiting.push_front(task);
-        }
-    }
-
-    /// Where a worker is idle and another has more than one task, takes back what that one has not begun.
-    fn share(&mut self) -> bool {
-        let is_idle = |worker: &Worker| worker.takes_tasks() && worker.sent.is_empty();
-        if !self.waiting.is_empty() || !self.workers.iter().any(is_idle) {
-            return false;
-        }
-        let Some(busiest) = self.workers.iter_mut().max_by_key(|worker| worker.sent.len()) else {
-            return false;
-        };
-        if busiest.sent.len() < 2 {
-            return false;
-        }
-        let back = busiest.take_back();
-        let shared = !back.is_empty();
-        self.put_back(back);
-        shared
-    }
-
-    /// Ends all tasks.
-    fn end_all(&mut self, error: &TaskError) -> Vec<Done> {
-        let mut tasks: Vec<_> = std::mem::take(&mut self.waiting).into();
-        for worker in &mut self.workers {
-            let sent = worker.sent.drain(..);
-            tasks.extend(sent.filter_map(|(_, sent)| match sent {
-                Sent::Task(task) => Some(task),
-                Sent::Start | Sent::Ended => None,
-            }));
-        }
-        tasks.into_iter().map(|task| task.end(Err(error.clone()))).collect()
-    }
-
-    fn has_tasks(&self) -> bool {
-        !self.waiting.is_empty() || self.workers.iter().any(|worker| !worker.sent.is_empty())
-    }
-
-    fn worker(&mut self, key: u64) -> Option<&mut Worker> {
-        self.workers.iter_mut().find(|worker| worker.key == key)
-    }
-}
-
-fn send_order(sender: &Sender<()>, order: Order, body: &[u8]) -> mp_pipe::Result<()> {
-    sender.try_send_with(HEADER + body.len(), |bytes| {
-        bytes[..HEADER].copy_from_slice(&order.to_bytes());
-        bytes[HEADER..].copy_from_slice(body);
-    })
-}
-
-fn send_with_descriptors(
-    sender: &Sender<()>,
-    order: Order,
-    body: &mut Body,
-) -> mp_pipe::Result<()> {
-    let mut fds = std::mem::take(&mut body.fds);
-    let count = fds.len();
-    if let Some(aside) = &body.aside {
-        match aside.file().try_clone() {
-            Ok(file) => fds.push(file),
-            Err(error) => {
-                body.fds = fds;
-                return Err(error.into());
-            }
-        }
-    }
-    let bytes = [&order.to_bytes()[..], &body.bytes].concat();
-    let message = Message::new(bytes, fds);
-    let result = sender.try_send_message(&message);
-    body.fds = message.into_parts().1;
-    body.fds.truncate(count);
-    result
-}
-
-/// A worker's pipe and process, as the thread has them.
-struct Link {
-    key: u64,
-    receiver: Receiver<()>,
-    child: AnyChild,
-    /// Whether all that came through the pipe was taken, and no more will.
-    silent: bool,
-    /// Whether the process is known to have ended.
-    ended: bool,
-    /// When to kill it, or to give it up where it was killed.
-    limit: Deadline,
-    killed: bool,
-}
-
-impl Link {
-    fn kill(&mut self) {
-        if !self.killed {
-            self.killed = true;
-            self.limit = Deadline::after(GRACE);
-            // Ours to signal for as long as it is a worker.
-            let _ = self.child.kill();
-        }
-    }
-}
-
-/// Starts a worker and sends it the initializer.
-fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, Link)> {
-    let (ours, theirs) = mp_pipe::duplex::<(), ()>()?;
-    let claims = Claims::new()?;
-    let timed = settings.task_timeout.is_some();
-    let child = Process::new(serve, (theirs, claims.words().clone(), timed))
-        .name(format!("PoolWorker-{key}"))
-        .daemon(true)
-        .start_method(method)
-        .start()
-        .map_err(Error::Start)?;
-    let child = AnyChild::clone(&child);
-    let (sender, receiver) = ours.split();
-    let mut worker = Worker {
-        key,
-        child: child.clone(),
-        sender,
-        claims,
-        functions: 0,
-        next: 1,
-        sent: VecDeque::new(),
-        left: settings.tasks_per_worker.unwrap_or(u64::MAX),
-        has_worked: false,
-        ready: settings.initializer.is_none(),
-        full: false,
-        leaving: false,
-    };
-    let limit = Deadline::NEVER;
-    let mut link = Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
-    if let Some((function, body)) = &settings.initializer
-        && let Err(error) = send_initializer(&mut worker, function, body)
-    {
-        link.kill();
-        return Err(error);
-    }
-    Ok((worker, link))
-}
-
-/// The initializer is function 0 and the first thing that a worker does.
-fn send_initializer(worker: &mut Worker, function: &Function, body: &Body) -> Result<()> {
-    let encode = |error: mp_core::Error| Error::Encode(error.to_string());
-    let function = mp_core::encode(function).map_err(encode)?;
-    let define = Order { number: 0, function: 0, define: true, aside: false };
-    send_order(&worker.sender, define, function.bytes())?;
-    worker.functions = 1;
-    let number = worker.number();
-    // Each worker is sent a message of its own.
-    let (bytes, fds) = body.read()?;
-    let mut body = Body::pack(Message::new(bytes.into_owned(), fds));
-    let order = Order { number, function: 0, define: false, aside: body.aside.is_some() };
-    send_with_descriptors(&worker.sender, order, &mut body)?;
-    worker.sent.push_back((number, Sent::Start));
-    Ok(())
-}
-
-/// Waits until a new worker has done its initializer.
-fn await_initializer(worker: &mut Worker, link: &mut Link) -> Result<()> {
-    if worker.ready {
-        return Ok(());
-    }
-    let answer = link.receiver.recv_message_with(|bytes, _| {
-        Report::read(bytes).map(|(report, text)| (report, text.to_vec()))
-    });
-    match answer {
-        Ok(Some((report, _))) if report.status == Status::Value => {
-            worker.sent.clear();
-            worker.ready = true;
-            worker.has_worked = true;
-            Ok(())
-        }
-        Ok(Some((report, text))) => Err(Error::Initializer(initializer_failed(report, &text))),
-        Ok(None) | Err(_) => {
-            link.kill();
-            let pid = link.child.pid();
-            let exit_code = exit_code(link.child.join_timeout(GRACE));
-            Err(Error::DiedInInitializer { pid, exit_code })
-        }
-    }
-}
-
-fn initializer_failed(report: Report, text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    match report.status {
-        Status::Panicked => format!("it panicked: {text}"),
-        Status::Undecodable => format!("its arguments cannot be read: {text}"),
-        Status::Unencodable | Status::Untaken | Status::Value => text.into_owned(),
-    }
-}
-
-/// Ends workers of a pool that does not come to be.
-fn dismiss(links: Vec<Link>) {
-    for link in &links {
-        let _ = link.child.kill();
-    }
-    for link in links {
-        let _ = link.child.join_timeout(GRACE);
-    }
-}
-
-/// The scheduling of a pool.
-pub(crate) struct Engine {
-    state: Mutex<State>,
-    settings: Settings,
-    /// The process that has the workers: one that is forked from it has this object too.
-    owner: u32,
-    /// Set to have the thread look at the state.
-    event: Event,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    callbacks: Arc<Callbacks>,
-}
-
-impl Engine {
-    /// Starts the workers, and the thread once each has done its initializer.
-    pub(crate) fn start(settings: Settings) -> Result<Arc<Self>> {
-        let (mut workers, mut links) = (Vec::new(), Vec::new());
-        match Self::start_with(settings, &mut workers, &mut links) {
-            Ok(engine) => Ok(engine),
-            Err(error) => {
-                dismiss(links);
-                Err(error)
-            }
-        }
-    }
-
-    fn start_with(
-        settings: Settings,
-        workers: &mut Vec<Worker>,
-        links: &mut Vec<Link>,
-    ) -> Result<Arc<Self>> {
-        let event = Event::new()?;
-        let (mut functions, mut function_numbers) = (Vec::new(), HashMap::new());
-        if let Some((function, _)) = &settings.initializer {
-            let encoded = mp_core::encode(function);
-            let encoded = encoded.map_err(|error| Error::Encode(error.to_string()))?;
-            functions.push(encoded.into_parts().0);
-            function_numbers.insert(function.key(), 0);
-        }
-        for key in 1..=settings.workers as u64 {
-            let (worker, link) = hire(&settings, settings.method, key)?;
-            workers.push(worker);
-            links.push(link);
-        }
-        for (worker, link) in workers.iter_mut().zip(links.iter_mut()) {
-            await_initializer(worker, link)?;
-        }
-        let state = State {
-            phase: Phase::Open,
-            broken: None,
-            waiting: VecDeque::new(),
-            workers: std::mem::take(workers),
-            functions,
-            function_numbers,
-            // No function is there.
-            last_function: (0, 0),
-            accepted: 0,
-        };
-        let keys = settings.workers as u64;
-        let engine = Arc::new(Self {
-            state: Mutex::new(state),
-            settings,
-            owner: std::process::id(),
-            event,
-            thread: Mutex::new(None),
-            callbacks: Arc::default(),
-        });
-        // The links stay here until there is a thread to have them.
-        let (hand_over, take_over) = mpsc::channel();
-        let us = Arc::clone(&engine);
-        let run = move || {
-            let Ok(links) = take_over.recv() else { return };
-            let dispatcher = Dispatcher::new(Arc::clone(&us), links, keys);
-            if catch_unwind(AssertUnwindSafe(|| dispatcher.run())).is_err() {
-                // A mistake of this crate's: nobody shall wait for ever.
-                us.terminate();
-            }
-        };
-        let builder = thread::Builder::new().name("mp-pool".to_string()).stack_size(512 << 10);
-        *lock(&engine.thread) = Some(builder.spawn(run)?);
-        // It waits for them.
-        let _ = hand_over.send(std::mem::take(links));
-        Ok(engine)
-    }
-
-    pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
-        &self.callbacks
-    }
-
-    /// Whether this is the process that has the workers.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.owner == std::process::id()
-    }
-
-    /// How many workers there are to be.
-    pub(crate) fn size(&self) -> usize {
-        self.settings.workers
-    }
-
-    /// Takes a task: from here on it has an outcome, at once where the pool takes none.
-    pub(crate) fn submit(&self, task: Task) {
-        let mut state = lock(&self.state);
-        let refused = match (&state.phase, &state.broken) {
-            (Phase::Open, None) => None,
-            (Phase::Open, Some(why)) => Some(TaskError::NoWorkers(why.clone())),
-            (Phase::Closed | Phase::Terminated, _) => Some(TaskError::Closed),
-        };
-        if let Some(error) = refused {
-            drop(state);
-            return task.sink.deliver(task.part, Err(error));
-        }
-        state.accepted += 1;
-        let task = Accepted { number: state.accepted, task };
-        if !state.waiting.is_empty() {
-            // Results will make room.
-            return state.waiting.push_back(task);
-        }
-        let mut done = Vec::new();
-        match state.least_busy() {
-            None => state.waiting.push_back(task),
-            Some(index) => match state.send(index, task) {
-                Attempt::Sent => return,
-                Attempt::Impossible(end) => done.push(end),
-                Attempt::Refused(task) => {
-                    state.waiting.push_back(task);
-                    state.refill(&mut done);
-                }
-            },
-        }
-        let stuck = !state.waiting.is_empty() && state.workers.iter().any(is_stuck);
-        drop(state);
-        if stuck {
-            self.event.set();
-        }
-        deliver(done);
-    }
-
-    /// Ends the tasks of `sink` that are not begun, and if `kill` is set those too that are. Whether there were any.
-    pub(crate) fn cancel(&self, sink: &Arc<dyn Sink>, kill: bool) -> bool {
-        let is_of_sink = |accepted: &Accepted| {
-            std::ptr::addr_eq(Arc::as_ptr(&accepted.task.sink), Arc::as_ptr(sink))
-        };
-        let mut done = Vec::new();
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let (ended, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.waiting).into_iter().partition(is_of_sink);
-        state.waiting = kept.into();
-        let mut tasks = ended;
-        let mut back = Vec::new();
-        for worker in &mut state.workers {
-            let of_sink = |(_, sent): &(u32, Sent)| match sent {
-                Sent::Task(task) => is_of_sink(task),
-                Sent::Start | Sent::Ended => false,
-            };
-            if !worker.sent.iter().any(of_sink) {
-                continue;
-            }
-            let (ended, kept): (Vec<_>, Vec<_>) =
-                worker.take_back().into_iter().partition(is_of_sink);
-            tasks.extend(ended);
-            back.extend(kept);
-            if kill
-                && let Some(running @ Sent::Task(_)) = worker.running()
-                && let Sent::Task(task) = std::mem::replace(running, Sent::Ended)
-            {
-                if is_of_sink(&task) {
-                    tasks.push(task);
-                    worker.leaving = true;
-                    let _ = worker.child.kill();
-                } else {
-                    *running = Sent::Task(task);
-                }
-            }
-        }
-        state.put_back(back);
-        state.refill(&mut done);
-        drop(guard);
-        let cancelled = !tasks.is_empty();
-        done.extend(tasks.into_iter().map(|task| task.end(Err(TaskError::Cancelled))));
-        if cancelled {
-            self.event.set();
-        }
-        deliver(done);
-        cancelled
-    }
-
-    /// Takes no more tasks. The workers end when all are done.
-    pub(crate) fn close(&self) {
-        let mut state = lock(&self.state);
-        if state.phase == Phase::Open {
-            state.phase = Phase::Closed;
-        }
-        drop(state);
-        self.event.set();
-    }
-
-    /// Ends all tasks and workers.
-    pub(crate) fn terminate(&self) {
-        let mut state = lock(&self.state);
-        state.phase = Phase::Terminated;
-        let done = state.end_all(&TaskError::Terminated);
-        for worker in &mut state.workers {
-            worker.leaving = true;
-            let _ = worker.child.kill();
-        }
-        drop(state);
-        deliver(done);
-        self.event.set();
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        lock(&self.state).phase == Phase::Open
-    }
-
-    /// Waits until all workers have ended and all callbacks were called.
-    pub(crate) fn join(&self) {
-        let mut thread = lock(&self.thread);
-        let here = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
-        if thread.as_ref().is_some_and(here) {
-            return;
-        }
-        if let Some(thread) = thread.take() {
-            // Nobody's code runs in that thread but ours.
-            let _ = thread.join();
-        }
-        drop(thread);
-        self.callbacks.finish();
-    }
-
-    /// The numbers of the workers that have not been seen to end.
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        let state = lock(&self.state);
-        state.workers.iter().filter(|worker| !worker.leaving).map(|w| w.child.pid()).collect()
-    }
-}
-
-/// Whether a worker's pipe is full, but not of tasks: no result will tell when there is room.
-fn is_stuck(worker: &Worker) -> bool {
-    worker.full && worker.sent.is_empty() && !worker.leaving
-}
-
-/// What the thread has.
-struct Dispatcher {
-    engine: Arc<Engine>,
-    links: Vec<Link>,
-    /// The last worker's.
-    key: u64,
-    /// Workers in a row that ended before they had done anything, and why the last one did.
-    failures: u32,
-    reason: String,
-    /// When the next worker may be started.
-    next_start: Deadline,
-    reports: Vec<(Report, Body)>,
-}
-
-/// What the thread does next.
-enum Next {
-    Sleep(Deadline),
-    End,
-}
-
-impl Dispatcher {
-    fn new(engine: Arc<Engine>, links: Vec<Link>, key: u64) -> Self {
-        Self {
-            engine,
-            links,
-            key,
-            failures: 0,
-            reason: String::new(),
-            next_start: Deadline::PASSED,
-            reports: Vec::new(),
-        }
-    }
-
-    fn run(mut self) {
-        let mut last_heard = 0;
-        loop {
-            let heard = self.listen();
-            let deadline = match self.look_after() {
-                Next::Sleep(deadline) => deadline,
-                Next::End => return,
-            };
-            if heard {
-                last_heard = monotonic_nanos();
-            } else if monotonic_nanos().saturating_sub(last_heard) < PATIENCE_NANOS {
-                thread::yield_now();
-            } else if !self.share() {
-                self.sleep(deadline);
-            }
-        }
-    }
-
-    /// Takes results, and sends what there is room for then. Whether there were some.
-    fn listen(&mut self) -> bool {
-        let mut heard = false;
-        for index in 0..self.links.len() {
-            let mut reports = std::mem::take(&mut self.reports);
-            let link = &mut self.links[index];
-            while !link.silent && reports.len() < MOST_RESULTS {
-                let received = link.receiver.try_recv_message_with(|bytes, fds| {
-                    let (mut report, body) = Report::read(bytes)?;
-                    let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
-                        report.status = Status::Untaken;
-                        Body { bytes: error.to_string().into_bytes(), ..Body::default() }
-                    });
-                    Some((report, body))
-                });
-                match received {
-                    Ok(Some(report)) => reports.push(report),
-                    Err(mp_pipe::Error::WouldBlock) => {
-                        // Where it left a child behind, that may hold the pipe open.
-                        link.silent = link.ended;
-                        break;
-                    }
-                    // It has ended, or its results can be understood no more. One that was lost for want of
-                    // descriptors is such a case: what it was the result of is not known.
-                    Ok(None) | Err(_) => link.silent = true,
-                }
-            }
-            if !reports.is_empty() {
-                heard = true;
-                self.settle(index, &mut reports);
-            }
-            self.reports = reports;
-        }
-        heard
-    }
-
-    /// Ends the tasks that a worker has reported.
-    fn settle(&mut self, index: usize, reports: &mut Vec<(Report, Body)>) {
-        let engine = Arc::clone(&self.engine);
-        let link = &mut self.links[index];
-        let mut done = Vec::with_capacity(reports.len());
-        let mut failed = None;
-        let mut guard = lock(&engine.state);
-        let state = &mut *guard;
-        let Some(worker) = state.worker(link.key) else { return reports.clear() };
-        for (report, body) in reports.drain(..) {
-            match worker.sent.front() {
-                Some((number, _)) if *number == report.number => {}
-                // Terminated, or its task was ended for it.
-                _ if worker.leaving => continue,
-                _ => {
-                    link.kill();
-                    break;
-                }
-            }
-            match worker.sent.pop_front() {
-                Some((_, Sent::Task(task))) => {
-                    let outcome = outcome(&task, report, body);
-                    done.push(task.end(outcome));
-                }
-                Some((_, Sent::Start)) if report.status == Status::Value => worker.ready = true,
-                Some((_, Sent::Start)) => {
-                    failed = Some(initializer_failed(report, &body.bytes));
-                    worker.leaving = true;
-                    link.kill();
-                    continue;
-                }
-                Some((_, Sent::Ended)) | None => {}
-            }
-            worker.has_worked = true;
-            worker.full = false;
-            self.failures = 0;
-        }
-        state.refill(&mut done);
-        drop(guard);
-        deliver(done);
-        if let Some(why) = failed {
-            self.fail(format!("the initializer failed: {why}"));
-        }
-    }
-
-    /// A worker ended before it had done anything, or could not be started.
-    fn fail(&mut self, why: String) {
-        self.reason = why;
-        let pause = BACK_OFF.saturating_mul(1 << self.failures.min(10));
-        self.next_start = Deadline::after(pause.min(LONGEST_BACK_OFF));
-        self.failures += 1;
-    }
-
-    /// Sees to it that there are workers and that tasks end in time. Says when to do so again.
-    fn look_after(&mut self) -> Next {
-        self.bury();
-        let engine = Arc::clone(&self.engine);
-        let mut deadline = Deadline::NEVER;
-        let mut done = Vec::new();
-        let mut guard = lock(&engine.state);
-        let state = &mut *guard;
-        if let Some(timeout) = engine.settings.task_timeout {
-            deadline = end_overdue(state, timeout, &mut done);
-        }
-        if !state.waiting.is_empty() && state.workers.iter().any(is_stuck) {
-            // It is throwing away what was taken back.
-            state.workers.iter_mut().for_each(|worker| worker.full = false);
-            state.refill(&mut done);
-            deadline = deadline.min(Deadline::after(Duration::from_millis(1)));
-        }
-        let at_end = state.phase == Phase::Closed && !state.has_tasks();
-        for worker in &mut state.workers {
-            let spent = worker.left == 0 && worker.sent.is_empty();
-            if !worker.leaving && (at_end || spent) {
-                // Ends by itself once it sees that.
-                worker.leaving = true;
-                worker.sender.close();
-                if let Some(link) = self.links.iter_mut().find(|link| link.key == worker.key) {
-                    link.limit = Deadline::after(GRACE);
-                }
-            }
-        }
-        let present = state.workers.iter().filter(|worker| !worker.leaving).count();
-        let wanted = state.phase == Phase::Open || state.phase == Phase::Closed && !at_end;
-        let gave_up = self.failures >= MOST_FAILURES;
-        if gave_up && present == 0 && wanted && state.broken.is_none() {
-            state.broken = Some(self.reason.clone());
-            done.extend(state.end_all(&TaskError::NoWorkers(self.reason.clone())));
-        }
-        let missing = wanted && !gave_up && present < engine.settings.workers;
-        let at_end = !wanted || state.phase == Phase::Closed && !state.has_tasks();
-        drop(guard);
-        deliver(done);
-        for link in &self.links {
-            deadline = deadline.min(link.limit);
-        }
-        if missing && self.next_start.has_passed() {
-            self.replace();
-            deadline = Deadline::PASSED;
-        } else if missing {
-            deadline = deadline.min(self.next_start);
-        }
-        if at_end && self.links.is_empty() { Next::End } else { Next::Sleep(deadline) }
-    }
-
-    /// Starts a worker.
-    fn replace(&mut self) {
-        let engine = Arc::clone(&self.engine);
-        // This thread is one too many for a plain fork.
-        let method = match engine.settings.method {
-            StartMethod::Fork => StartMethod::ForkServer,
-            method => method,
-        };
-        self.key += 1;
-        match hire(&engine.settings, method, self.key) {
-            Ok((mut worker, mut link)) => {
-                let mut done = Vec::new();
-                let mut state = lock(&engine.state);
-                if state.phase == Phase::Terminated {
-                    worker.leaving = true;
-                    link.kill();
-                }
-                state.workers.push(worker);
-                state.refill(&mut done);
-                drop(state);
-                self.links.push(link);
-                deliver(done);
-            }
-            Err(error) => self.fail(with_sources(&error)),
-        }
-    }
-
-    /// Takes leave of workers that have ended.
-    fn bury(&mut self) {
-        for index in (0..self.links.len()).rev() {
-            let link = &mut self.links[index];
-            if !link.silent && link.limit.has_passed() && !link.ended {
-                link.kill();
-            }
-            if !link.silent {
-                continue;
-            }
-            if !link.ended {
-                link.ended =
-                    process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
-            }
-            let given_up = link.killed && link.limit.has_passed();
-            if link.ended || given_up {
-                let link = self.links.swap_remove(index);
-                self.bury_one(&link);
-            } else if link.limit == Deadline::NEVER || link.limit.has_passed() {
-                // A worker that still runs and says no more is none.
-                link.kill();
-            }
-        }
-    }
-
-    fn bury_one(&mut self, link: &Link) {
-        let engine = Arc::clone(&self.engine);
-        let exit_code = exit_code(link.child.join_timeout(Duration::ZERO));
-        let pid = link.child.pid();
-        let mut done = Vec::new();
-        let mut guard = lock(&engine.state);
-        let state = &mut *guard;
-        let Some(index) = state.workers.iter().position(|worker| worker.key == link.key) else {
-            return;
-        };
-        let mut worker = state.workers.remove(index);
-        let begun = worker.claims.begun();
-        let mut back = Vec::new();
-        let (mut was_running, mut in_initializer) = (false, false);
-        for (number, sent) in worker.sent.drain(..) {
-            match sent {
-                Sent::Start => in_initializer = true,
-                Sent::Ended => was_running = true,
-                Sent::Task(task) if is_after(number, begun) => back.push(task),
-                Sent::Task(task) => {
-                    was_running = true;
-                    let task_name = task.full_name(None);
-                    let error = TaskError::WorkerDied { pid, exit_code, task: task_name };
-                    done.push(task.end(Err(error)));
-                }
-            }
-        }
-        state.put_back(back);
-        state.refill(&mut done);
-        drop(guard);
-        deliver(done);
-        if worker.leaving || was_running {
-            return;
-        }
-        if in_initializer {
-            self.fail(Error::DiedInInitializer { pid, exit_code }.to_string());
-        } else if worker.has_worked || exit_code.is_some_and(|code| code < 0) {
-            // Somebody killed it, which says nothing of the next one.
-            self.next_start = self.next_start.max(Deadline::after(IDLE_PAUSE));
-        } else {
-            self.fail(format!("the worker {pid} ended before its first task"));
-        }
-    }
-
-    /// Gives an idle worker what another has not begun, if there is such a pair.
-    fn share(&self) -> bool {
-        let mut done = Vec::new();
-        let mut state = lock(&self.engine.state);
-        let shared = state.share();
-        if shared {
-            state.refill(&mut done);
-        }
-        drop(state);
-        deliver(done);
-        shared
-    }
-
-    /// Sleeps until there is something to do.
-    fn sleep(&mut self, deadline: Deadline) {
-        let mut fds = vec![PollFd::readable(self.engine.event.as_fd())];
-        for link in &self.links {
-            fds.push(PollFd::readable(link.child.as_fd()));
-            if !link.silent {
-                match link.receiver.bell() {
-                    Some(bell) => fds.push(PollFd::readable(bell)),
-                    // There is something already.
-                    None => return,
-                }
-            }
-        }
-        let woken = poll(&mut fds, deadline);
-        let ready: Vec<bool> = fds.iter().map(PollFd::is_ready).collect();
-        drop(fds);
-        if woken.is_err() {
-            // Memory is short: look at all, a little later.
-            thread::sleep(Duration::from_millis(1));
-        }
-        let mut ready = ready.into_iter();
-        if ready.next() == Some(true) {
-            self.engine.event.clear();
-        }
-        for link in &mut self.links {
-            link.ended |= ready.next() == Some(true);
-            if !link.silent {
-                ready.next();
-            }
-        }
-    }
-}
-
-/// What a report says of a task.
-fn outcome(task: &Accepted, report: Report, body: Body) -> Outcome {
-    let text = |body: &Body| String::from_utf8_lossy(&body.bytes).into_owned();
-    match report.status {
-        Status::Value => Ok(body),
-        Status::Panicked => {
-            let task = task.full_name(report.item);
-            Err(TaskError::Panicked(Panic { message: text(&body), task }))
-        }
-        Status::Unencodable => {
-            let task = task.full_name(None);
-            Err(TaskError::Encode(format!("the result of {task}: {}", text(&body))))
-        }
-        Status::Undecodable => {
-            let task = task.full_name(None);
-            Err(TaskError::Decode(format!("the arguments of {task}: {}", text(&body))))
-        }
-        Status::Untaken => {
-            let task = task.full_name(None);
-            Err(TaskError::Decode(format!("the result of {task}: {}", text(&body))))
-        }
-    }
-}
-
-/// Kills workers whose task has run too long. Says when the next one will have.
-fn end_overdue(state: &mut State, timeout: Duration, done: &mut Vec<Done>) -> Deadline {
-    let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-    let now = monotonic_nanos();
-    let mut soonest = u64::MAX;
-    let mut back = Vec::new();
-    for worker in &mut state.workers {
-        if worker.leaving || worker.sent.is_empty() || !worker.ready {
-            continue;
-        }
-        let since = worker.claims.since();
-        // One that is not begun cannot be overdue before a whole time from now.
-        let Some(Sent::Task(_)) = worker.running() else {
-            soonest = soonest.min(timeout);
-            continue;
-        };
-        let left = since.saturating_add(timeout).saturating_sub(now);
-        if left > 0 {
-            soonest = soonest.min(left);
-            continue;
-        }
-        // From here on it begins no other.
-        back.extend(worker.take_back());
-        let Some(running @ Sent::Task(_)) = worker.running() else { continue };
-        if let Sent::Task(task) = std::mem::replace(running, Sent::Ended) {
-            done.push(task.end(Err(TaskError::TimedOut)));
-            worker.leaving = true;
-            let _ = worker.child.kill();
-        }
-    }
-    state.put_back(back);
-    state.refill(done);
-    match soonest {
-        u64::MAX => Deadline::NEVER,
-        nanos => Deadline::after(Duration::from_nanos(nanos)),
     }
 }

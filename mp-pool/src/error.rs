@@ -26,6 +26,9 @@ pub enum Error {
         /// The code it exited with, or the negative number of the signal that killed it, if known.
         exit_code: Option<i32>,
     },
+    /// Something was set that is for workers of the pool's own, as the text names it, for a pool on another
+    /// [engine](crate::Builder::engine).
+    NotOurWorkers(&'static str),
     /// [`join`](crate::Pool::join) was called on a pool that takes tasks still.
     ///
     /// Python: `ValueError: Pool is still running`.
@@ -54,6 +57,12 @@ impl fmt::Display for Error {
             Self::Initializer(why) => write!(f, "the initializer of the workers failed: {why}"),
             Self::DiedInInitializer { pid, exit_code } => {
                 write!(f, "the worker {pid} {} in the initializer", Ending(*exit_code))
+            }
+            Self::NotOurWorkers(what) => {
+                write!(
+                    f,
+                    "{what}() is for workers of the pool's own: set it where this engine's are started"
+                )
             }
             Self::StillOpen => {
                 f.write_str("the pool still takes tasks: call close() or terminate() before join()")
@@ -140,11 +149,17 @@ pub enum TaskError {
 /// Reads as the message: it derefs to it, prints it, and compares with it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Panic {
-    pub(crate) message: String,
-    pub(crate) task: Task,
+    message: Box<str>,
+    task: Task,
 }
 
 impl Panic {
+    /// For what runs tasks: an [engine](crate::engine).
+    #[must_use]
+    pub fn new(message: String, task: Task) -> Self {
+        Self { message: message.into(), task }
+    }
+
     /// The message.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -180,66 +195,105 @@ impl fmt::Debug for Panic {
 
 impl PartialEq<str> for Panic {
     fn eq(&self, other: &str) -> bool {
-        self.message == other
+        *self.message == *other
     }
 }
 
 impl PartialEq<&str> for Panic {
     fn eq(&self, other: &&str) -> bool {
-        self.message == *other
+        *self.message == **other
     }
 }
 
 impl PartialEq<String> for Panic {
     fn eq(&self, other: &String) -> bool {
-        self.message == *other
+        *self.message == **other
     }
 }
 
 impl From<Panic> for String {
     fn from(panic: Panic) -> Self {
-        panic.message
+        panic.message.into()
     }
 }
 
 /// Which task: its number in the pool, its function, and which items of a call to `map` or `imap` it had.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Task {
-    pub(crate) number: u64,
-    pub(crate) function: &'static str,
-    pub(crate) items: Option<Range<usize>>,
+    // Apart, as results of tasks that went well are moved about with room for this.
+    about: Box<About>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct About {
+    number: u64,
+    function: &'static str,
+    items: Option<Range<usize>>,
+    attempts: Vec<String>,
 }
 
 impl Task {
+    pub(crate) fn new(number: u64, function: &'static str, items: Option<Range<usize>>) -> Self {
+        Self { about: Box::new(About { number, function, items, attempts: Vec::new() }) }
+    }
+
+    /// The same, with what became of the attempts to run it. For an [engine](crate::engine) that makes several.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: Vec<String>) -> Self {
+        self.about.attempts = attempts;
+        self
+    }
+
     /// Its number: a pool counts its tasks from 1.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.number
+        self.about.number
     }
 
     /// What it called, as the compiler names it.
     #[must_use]
     pub fn function(&self) -> &'static str {
-        self.function
+        self.about.function
     }
 
     /// Which items of the input of `map`, `imap` and the like it had; `None` where it was no such call. Where it is
     /// known which of them failed, that one only.
     #[must_use]
     pub fn items(&self) -> Option<Range<usize>> {
-        self.items.clone()
+        self.about.items.clone()
+    }
+
+    /// What became of each attempt to run it, where the pool's [engine](crate::engine) makes several; else empty.
+    #[must_use]
+    pub fn attempts(&self) -> &[String] {
+        &self.about.attempts
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("number", &self.about.number)
+            .field("function", &self.about.function)
+            .field("items", &self.about.items)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task {} ({}", self.number, self.function)?;
-        match &self.items {
+        let About { number, function, items, attempts } = &*self.about;
+        write!(f, "task {number} ({function}")?;
+        match items {
             None => {}
             Some(items) if items.len() == 1 => write!(f, ", item {}", items.start)?,
             Some(items) => write!(f, ", items {}..{}", items.start, items.end)?,
         }
-        f.write_str(")")
+        f.write_str(")")?;
+        if !attempts.is_empty() {
+            write!(f, ", tried {} times: {}", attempts.len(), attempts.join("; "))?;
+        }
+        Ok(())
     }
 }
 
@@ -305,21 +359,23 @@ mod tests {
 
     #[test]
     fn messages_name_the_task_and_say_what_happened() {
-        let task = Task { number: 7, function: "crate::count", items: Some(4..5) };
+        let task = Task::new(7, "crate::count", Some(4..5));
         let died = TaskError::WorkerDied { pid: 12, exit_code: Some(-9), task: task.clone() };
         assert_eq!(
             died.to_string(),
             "the worker 12 was killed by signal 9 while it ran task 7 (crate::count, item 4)"
         );
-        let panic = Panic { message: "boom".to_string(), task };
+        let panic = Panic::new("boom".to_string(), task);
         assert_eq!(panic, "boom");
         assert!(panic.contains("oom"));
         assert_eq!(
             TaskError::Panicked(panic).to_string(),
             "task 7 (crate::count, item 4) panicked: boom"
         );
-        let task = Task { number: 1, function: "f", items: None };
+        let task = Task::new(1, "f", None);
         let died = TaskError::WorkerDied { pid: 1, exit_code: Some(3), task };
         assert_eq!(died.to_string(), "the worker 1 exited with code 3 while it ran task 1 (f)");
+        let task = Task::new(1, "f", None).with_attempts(vec!["a died".into(), "b died".into()]);
+        assert_eq!(task.to_string(), "task 1 (f), tried 2 times: a died; b died");
     }
 }

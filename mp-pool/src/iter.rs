@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::TaskError;
 use crate::body::Body;
 use crate::call::Once;
-use crate::engine::{Engine, Task};
+use crate::engine::{Job, Name};
+use crate::pool::Core;
 use crate::result::{Outcome, Sink, Stream, decode_one};
 
 /// So many tasks for each worker are in flight, if nobody says otherwise.
@@ -23,15 +24,15 @@ pub(crate) const WINDOW_EACH: usize = 32;
 
 /// Makes a task's body of what was encoded.
 pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
-    encoded.map(Body::pack).map_err(|error| TaskError::Encode(error.to_string()))
+    encoded.map(Body::new).map_err(|error| TaskError::Encode(error.to_string()))
 }
 
 /// Tasks of one call, some of them in flight.
 pub(crate) struct Flow {
-    engine: Arc<Engine>,
+    core: Arc<Core>,
     stream: Arc<Stream>,
     function: Function,
-    name: &'static str,
+    name: Name,
     submitted: usize,
     /// How many results were taken.
     taken: usize,
@@ -42,12 +43,12 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new<F>(engine: &Arc<Engine>, function: Function) -> Self {
+    pub(crate) fn new<F>(core: &Arc<Core>, function: Function) -> Self {
         Self {
-            engine: Arc::clone(engine),
+            core: Arc::clone(core),
             stream: Stream::new(),
             function,
-            name: type_name::<F>(),
+            name: type_name::<F>,
             submitted: 0,
             taken: 0,
             arrived: VecDeque::new(),
@@ -64,14 +65,11 @@ impl Flow {
         let part = self.submitted;
         self.submitted += 1;
         match body {
-            Ok(body) => self.engine.submit(Task {
-                function: self.function,
-                name: self.name,
-                items: Some((first, len)),
-                body,
-                sink: Arc::clone(&self.stream) as Arc<dyn Sink>,
-                part,
-            }),
+            Ok(body) => {
+                let sink = Arc::clone(&self.stream) as Arc<dyn Sink>;
+                let (function, items) = ((self.function, self.name), Some((first, len)));
+                self.core.submit(Job::new(function, items, body, sink, part));
+            }
             Err(error) => self.stream.deliver(part, Err(error)),
         }
     }
@@ -115,7 +113,7 @@ impl Drop for Flow {
     /// Nobody will take the results of what is not begun.
     fn drop(&mut self) {
         if self.in_flight() > self.arrived.len() {
-            self.engine.cancel(&(Arc::clone(&self.stream) as Arc<dyn Sink>), false);
+            self.core.cancel(&(Arc::clone(&self.stream) as Arc<dyn Sink>), false);
         }
     }
 }
@@ -149,9 +147,9 @@ where
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
-    fn new(engine: &Arc<Engine>, function: F, input: I) -> Self {
-        let flow = Flow::new::<F>(engine, Function::new::<F, Once<(A,)>>(function));
-        let window = engine.size().saturating_mul(WINDOW_EACH);
+    fn new(core: &Arc<Core>, function: F, input: I) -> Self {
+        let flow = Flow::new::<F>(core, Function::new::<F, Once<(A,)>>(function));
+        let window = core.size().saturating_mul(WINDOW_EACH);
         Self { flow, input: input.fuse(), window, of: PhantomData }
     }
 
@@ -176,7 +174,7 @@ where
         }
         let outcome = take(&mut self.flow);
         // So that workers go on while the caller does; many at a time, as long as each worker has one.
-        let few = (self.window / 2).max(self.flow.engine.size()).min(self.window - 1);
+        let few = (self.window / 2).max(self.flow.core.size()).min(self.window - 1);
         if self.flow.in_flight() <= few {
             self.fill(self.window);
         }
@@ -199,10 +197,10 @@ macro_rules! iterator {
             A: Serialize + DeserializeOwned,
             R: Serialize + DeserializeOwned,
         {
-            pub(crate) fn new(engine: &Arc<Engine>, function: F, input: I) -> Self {
-                let mut tasks = Tasks::new(engine, function, input);
+            pub(crate) fn new(core: &Arc<Core>, function: F, input: I) -> Self {
+                let mut tasks = Tasks::new(core, function, input);
                 // One for each worker; the rest of the window with the first result, when it is known.
-                tasks.fill(engine.size());
+                tasks.fill(core.size());
                 Self { tasks }
             }
 

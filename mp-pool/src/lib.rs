@@ -27,6 +27,7 @@
 //! | go on with each result as it comes | [`Pool::imap`], [`Pool::imap_unordered`] |
 //! | wait for a result, ask, be called, cancel | [`AsyncResult`] |
 //! | limit how long a task may run | [`Builder::task_timeout`] |
+//! | have them run elsewhere | [`Builder::engine`], [`engine`] |
 //! | prepare each worker | [`Builder::initializer`] |
 //! | end it | [`Pool::close`], [`Pool::join`], [`Pool::terminate`], or drop it |
 //!
@@ -68,14 +69,17 @@ mod builder;
 mod call;
 mod callbacks;
 mod chunk;
-mod engine;
+pub mod engine;
 mod error;
 mod iter;
+mod local;
 mod pool;
 mod result;
+mod wire;
 mod worker;
 
 pub use builder::Builder;
+pub use engine::Engine;
 pub use error::{Error, Panic, Result, Task, TaskError};
 pub use iter::{Imap, ImapUnordered};
 pub use pool::Pool;

@@ -3,6 +3,8 @@
 use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use mp_core::Encoder;
 use mp_process::{Args, Function, Target};
@@ -12,14 +14,12 @@ use serde::de::DeserializeOwned;
 use crate::body::Body;
 use crate::builder::Builder;
 use crate::call::{Each, EachOf, Once, encode_each_of};
+use crate::callbacks::Callbacks;
 use crate::chunk;
-use crate::engine::{Engine, Task};
+use crate::engine::{Call, Engine, Job, NO_TIMEOUT, Name, nanos};
 use crate::iter::{Flow, Imap, ImapUnordered, pack};
-use crate::result::{AsyncResult, Job, Sink, decode_chunk};
+use crate::result::{AsyncResult, Pending, Sink, decode_chunk};
 use crate::{Error, Result, TaskError};
-
-/// So many chunks of a `map` for each worker are under way at a time.
-const CHUNKS_EACH: usize = 8;
 
 /// Processes that wait for tasks, and run them.
 ///
@@ -92,7 +92,60 @@ const CHUNKS_EACH: usize = 8;
 /// ```
 #[doc(alias("multiprocessing.Pool", "ProcessPoolExecutor"))]
 pub struct Pool {
-    engine: Arc<Engine>,
+    core: Arc<Core>,
+}
+
+/// What a pool, its results and its iterators share.
+pub(crate) struct Core {
+    engine: Box<dyn Engine>,
+    /// How many tasks there were.
+    accepted: AtomicU64,
+    /// Whether no more are taken.
+    closed: AtomicBool,
+    /// In nanoseconds, of tasks without a limit of their own.
+    task_timeout: u64,
+    callbacks: Arc<Callbacks>,
+    /// The process that has the workers: one that is forked from it has this object too.
+    owner: u32,
+}
+
+impl Core {
+    /// How many tasks are run at a time.
+    pub(crate) fn size(&self) -> usize {
+        self.engine.workers().max(1)
+    }
+
+    /// Gives a task to the engine.
+    pub(crate) fn submit(&self, mut job: Job) {
+        // Relaxed, both: what comes while the pool is closed is for the engine to refuse.
+        if self.closed.load(Ordering::Relaxed) {
+            return job.finish(Err(TaskError::Closed));
+        }
+        job.number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        if job.timeout == NO_TIMEOUT {
+            job.timeout = self.task_timeout;
+        }
+        self.engine.submit(job);
+    }
+
+    pub(crate) fn cancel(&self, sink: &Arc<dyn Sink>, running: bool) -> bool {
+        self.engine.cancel(Call::of(sink), running)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.engine.close();
+    }
+
+    fn terminate(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.engine.terminate();
+    }
+
+    fn join(&self) {
+        self.engine.join();
+        self.callbacks.finish();
+    }
 }
 
 impl Pool {
@@ -112,8 +165,21 @@ impl Pool {
         Builder::new()
     }
 
-    pub(crate) fn with(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(crate) fn with(engine: Box<dyn Engine>, task_timeout: Option<Duration>) -> Self {
+        Self {
+            core: Arc::new(Core {
+                engine,
+                accepted: AtomicU64::new(0),
+                closed: AtomicBool::new(false),
+                task_timeout: task_timeout.map_or(NO_TIMEOUT, nanos),
+                callbacks: Arc::default(),
+                owner: std::process::id(),
+            }),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// Runs a task and gives what it returns.
@@ -143,22 +209,19 @@ impl Pool {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        let job = Job::one(self.engine.callbacks());
+        let job = Pending::one(&self.core.callbacks);
         let mut encoder = Encoder::new();
         let encoded = args.encode(&mut encoder);
         drop(args);
         match pack(encoded.map(|()| encoder.finish())) {
-            Ok(body) => self.engine.submit(Task {
-                function: Function::new::<F, Once<A>>(function),
-                name: type_name::<F>(),
-                items: None,
-                body,
-                sink: Arc::clone(&job) as Arc<dyn Sink>,
-                part: 0,
-            }),
+            Ok(body) => {
+                let function = (Function::new::<F, Once<A>>(function), type_name::<F> as Name);
+                let sink = Arc::clone(&job) as Arc<dyn Sink>;
+                self.core.submit(Job::new(function, None, body, sink, 0));
+            }
             Err(error) => job.deliver(0, Err(error)),
         }
-        AsyncResult::of_one(job, Arc::clone(&self.engine), type_name::<F>())
+        AsyncResult::of_one(job, Arc::clone(&self.core), type_name::<F>)
     }
 
     /// Calls `function` with each item of `input` and gives the results, in that order.
@@ -247,7 +310,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let function = (Function::new::<F, Each<A>>(function), type_name::<F>());
+        let function = (Function::new::<F, Each<A>>(function), type_name::<F> as Name);
         self.submit_chunks(function, input.into_iter().collect(), |items: &[A], encoder| {
             encoder.put(items).map(drop)
         })
@@ -292,7 +355,7 @@ impl Pool {
         A: Args,
         R: Serialize + DeserializeOwned,
     {
-        let function = (Function::new::<F, EachOf<A>>(function), type_name::<F>());
+        let function = (Function::new::<F, EachOf<A>>(function), type_name::<F> as Name);
         self.submit_chunks(function, input.into_iter().collect(), encode_each_of::<A>)
     }
 
@@ -330,7 +393,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        Imap::new(&self.engine, function, input.into_iter())
+        Imap::new(&self.core, function, input.into_iter())
     }
 
     /// As [`imap`](Self::imap), but gives the results in the order they come.
@@ -345,11 +408,11 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        ImapUnordered::new(&self.engine, function, input.into_iter())
+        ImapUnordered::new(&self.core, function, input.into_iter())
     }
 
     fn chunk<A, R>(&self, len: usize) -> usize {
-        chunk::default_size(len, self.engine.size(), size_of::<A>().max(size_of::<R>()))
+        chunk::default_size(len, self.core.size(), size_of::<A>().max(size_of::<R>()))
     }
 
     fn map_in_chunks<F, I, A, R>(
@@ -365,8 +428,8 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let mut flow = Flow::new::<F>(&self.engine, Function::new::<F, Each<A>>(function));
-        let window = self.engine.size().saturating_mul(CHUNKS_EACH);
+        let mut flow = Flow::new::<F>(&self.core, Function::new::<F, Each<A>>(function));
+        let window = self.core.size().saturating_mul(self.core.engine.ahead().max(1));
         let mut results = Vec::new();
         results.try_reserve_exact(len).map_err(|error| TaskError::Decode(error.to_string()))?;
         let mut items = Vec::new();
@@ -397,7 +460,7 @@ impl Pool {
 
     fn submit_chunks<A, R>(
         &self,
-        (function, name): (Function, &'static str),
+        (function, name): (Function, Name),
         items: Vec<A>,
         encode: impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
     ) -> AsyncResult<Vec<R>>
@@ -410,35 +473,32 @@ impl Pool {
             encode_chunk(items, index * size, &encode, &mut |chunk| chunks.push(chunk));
         }
         drop(items);
-        let job = Job::many(chunks.len(), self.engine.callbacks());
+        let job = Pending::many(chunks.len(), &self.core.callbacks);
         for (part, chunk) in chunks.into_iter().enumerate() {
             match chunk.body {
-                Ok(body) => self.engine.submit(Task {
-                    function,
-                    name,
-                    items: Some((chunk.first, chunk.len)),
-                    body,
-                    sink: Arc::clone(&job) as Arc<dyn Sink>,
-                    part,
-                }),
+                Ok(body) => {
+                    let sink = Arc::clone(&job) as Arc<dyn Sink>;
+                    let items = Some((chunk.first, chunk.len));
+                    self.core.submit(Job::new((function, name), items, body, sink, part));
+                }
                 Err(error) => job.deliver(part, Err(error)),
             }
         }
-        AsyncResult::of_chunks(job, Arc::clone(&self.engine), name)
+        AsyncResult::of_chunks(job, Arc::clone(&self.core), name)
     }
 
     /// Takes no more tasks; those it has are done, and then the workers end. Does not wait for that.
     ///
     /// Further tasks are [`TaskError::Closed`]. Closing again changes nothing.
     pub fn close(&self) {
-        self.engine.close();
+        self.core.close();
     }
 
     /// Ends the workers at once, by SIGKILL, and with [`TaskError::Terminated`] all tasks that have not ended.
     ///
     /// Does not wait. Python: the results of tasks that have not ended are never ready.
     pub fn terminate(&self) {
-        self.engine.terminate();
+        self.core.terminate();
     }
 
     /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called.
@@ -447,17 +507,17 @@ impl Pool {
     ///
     /// [`Error::StillOpen`] where it was not.
     pub fn join(&self) -> Result<()> {
-        if self.engine.is_open() {
+        if !self.core.closed.load(Ordering::Relaxed) {
             return Err(Error::StillOpen);
         }
-        self.engine.join();
+        self.core.join();
         Ok(())
     }
 
     /// The numbers of the processes that work now.
     #[must_use]
     pub fn workers(&self) -> Vec<u32> {
-        self.engine.pids()
+        self.core.engine.pids()
     }
 }
 
@@ -508,15 +568,15 @@ fn exact_len(input: &impl Iterator) -> Option<usize> {
 impl Drop for Pool {
     /// Terminates the pool, and waits until its processes have ended.
     fn drop(&mut self) {
-        if self.engine.is_ours() {
-            self.engine.terminate();
-            self.engine.join();
+        if self.core.owner == std::process::id() {
+            self.core.terminate();
+            self.core.join();
         }
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.engine.size()).finish_non_exhaustive()
+        f.debug_struct("Pool").field("workers", &self.core.size()).finish_non_exhaustive()
     }
 }

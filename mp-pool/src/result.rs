@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::TaskError;
 use crate::body::Body;
 use crate::callbacks::Callbacks;
-use crate::engine::Engine;
+use crate::engine::Name;
+use crate::pool::Core;
 
 /// How a task ended.
 pub(crate) type Outcome = Result<Body, TaskError>;
@@ -84,7 +85,7 @@ struct Progress {
 }
 
 /// The tasks of one call, which are done together.
-pub(crate) struct Job {
+pub(crate) struct Pending {
     progress: Mutex<Progress>,
     changed: Condvar,
     /// Set once, with Release, when none is missing; whoever sees it with Acquire sees the outcomes.
@@ -92,7 +93,7 @@ pub(crate) struct Job {
     callbacks: Arc<Callbacks>,
 }
 
-impl Job {
+impl Pending {
     /// For one task.
     pub(crate) fn one(callbacks: &Arc<Callbacks>) -> Arc<Self> {
         Self::new(Parts::One(None), 1, callbacks)
@@ -166,7 +167,7 @@ impl Job {
     }
 }
 
-impl Sink for Job {
+impl Sink for Pending {
     fn deliver(&self, part: usize, outcome: Outcome) {
         let mut progress = lock(&self.progress);
         let place = match &mut progress.parts {
@@ -300,26 +301,26 @@ impl Sink for Stream {
 #[doc(alias("ApplyResult", "MapResult", "Future"))]
 #[must_use = "the task runs; this is where its result comes"]
 pub struct AsyncResult<R> {
-    job: Arc<Job>,
-    engine: Arc<Engine>,
-    function: &'static str,
+    job: Arc<Pending>,
+    core: Arc<Core>,
+    function: Name,
     read: fn(&[Option<Outcome>]) -> Result<R, TaskError>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
     /// The result of one task.
-    pub(crate) fn of_one(job: Arc<Job>, engine: Arc<Engine>, function: &'static str) -> Self {
+    pub(crate) fn of_one(job: Arc<Pending>, core: Arc<Core>, function: Name) -> Self {
         let read = |outcomes: &[Option<Outcome>]| match outcomes {
             [Some(outcome), ..] => decode_one(outcome),
             _ => unreachable!("a job that is done has the outcomes of its tasks"),
         };
-        Self { job, engine, function, read }
+        Self { job, core, function, read }
     }
 }
 
 impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
     /// The results of several chunks, in one vector.
-    pub(crate) fn of_chunks(job: Arc<Job>, engine: Arc<Engine>, function: &'static str) -> Self {
+    pub(crate) fn of_chunks(job: Arc<Pending>, core: Arc<Core>, function: Name) -> Self {
         let read = |outcomes: &[Option<Outcome>]| {
             let mut values = Vec::new();
             for outcome in outcomes.iter().flatten() {
@@ -327,7 +328,7 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
             }
             Ok(values)
         };
-        Self { job, engine, function, read }
+        Self { job, core, function, read }
     }
 }
 
@@ -347,7 +348,7 @@ impl<R> AsyncResult<R> {
     /// does not say.
     #[must_use]
     pub fn function(&self) -> &'static str {
-        self.function
+        (self.function)()
     }
 
     /// Gives what the task returned, waiting no longer than `timeout` for it to end.
@@ -402,7 +403,7 @@ impl<R> AsyncResult<R> {
     ///
     /// Python: `Future.cancel`, which leaves alone what runs, as [`cancel_pending`](Self::cancel_pending) does.
     pub fn cancel(&self) -> bool {
-        self.engine.cancel(&(Arc::clone(&self.job) as Arc<dyn Sink>), true)
+        self.core.cancel(&(Arc::clone(&self.job) as Arc<dyn Sink>), true)
     }
 
     /// Ends the task with [`TaskError::Cancelled`] if no worker has begun it. Whether that was so; of several tasks,
@@ -411,7 +412,7 @@ impl<R> AsyncResult<R> {
     /// Does not wait.
     #[doc(alias = "cancel")]
     pub fn cancel_pending(&self) -> bool {
-        self.engine.cancel(&(Arc::clone(&self.job) as Arc<dyn Sink>), false)
+        self.core.cancel(&(Arc::clone(&self.job) as Arc<dyn Sink>), false)
     }
 }
 
@@ -449,7 +450,7 @@ impl<R: 'static> AsyncResult<R> {
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncResult")
-            .field("function", &self.function)
+            .field("function", &self.function())
             .field("ready", &self.is_ready())
             .finish_non_exhaustive()
     }

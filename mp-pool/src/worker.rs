@@ -7,9 +7,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
-use mp_core::sys::{clock, process};
-use mp_core::{Decoder, Encoder, Message};
+use mp_core::sys::clock::monotonic_nanos;
+use mp_core::sys::fd::wait_readable;
+use mp_core::sys::process;
+use mp_core::{Deadline, Decoder, Encoder, Message, crash_point};
 use mp_pipe::{Connection, Sender};
 use mp_process::Function;
 use mp_shmem::RawArray;
@@ -19,6 +22,9 @@ use crate::call::take_reached;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
+
+/// For so long a worker without a task lets others run before it looks again; then it sleeps.
+const PATIENCE_NANOS: u64 = 30_000;
 
 /// Each message begins with so many bytes.
 pub(crate) const HEADER: usize = 16;
@@ -33,6 +39,8 @@ pub(crate) struct Order {
     pub(crate) define: bool,
     /// Whether the body lies in the last descriptor.
     pub(crate) aside: bool,
+    /// Whether it matters when it begins.
+    pub(crate) timed: bool,
 }
 
 impl Order {
@@ -42,6 +50,7 @@ impl Order {
         bytes[4..8].copy_from_slice(&self.function.to_le_bytes());
         bytes[8] = u8::from(self.define);
         bytes[9] = u8::from(self.aside);
+        bytes[10] = u8::from(self.timed);
         bytes
     }
 
@@ -53,6 +62,7 @@ impl Order {
             function: word(4),
             define: header[8] != 0,
             aside: header[9] != 0,
+            timed: header[10] != 0,
         };
         Some((order, body))
     }
@@ -136,7 +146,8 @@ impl Claims {
     fn begin(&self, number: u32, timed: bool) -> bool {
         if timed {
             // Before the claim, whose Release makes it visible with that.
-            self.words[1].store(clock::monotonic_nanos(), Ordering::Relaxed);
+            self.words[1].store(monotonic_nanos(), Ordering::Relaxed);
+            crash_point!("worker: the time of a task is noted");
         }
         let word = &self.words[0];
         let mut seen = word.load(Ordering::Acquire);
@@ -159,7 +170,7 @@ impl Claims {
         (self.words[0].load(Ordering::Acquire) >> 32) as u32
     }
 
-    /// The time at which it was begun, or that of a later one. For workers that say so.
+    /// The time at which it was begun, or that of a later one. For tasks of which it matters.
     pub(crate) fn since(&self) -> u64 {
         self.words[1].load(Ordering::Acquire)
     }
@@ -179,7 +190,7 @@ impl Claims {
 }
 
 /// The function that a worker is started with: serves tasks until the pool closes the pipe.
-pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed: bool) {
+pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     // At a terminal it comes to the whole group: what becomes of the workers is for their parent to say, whose end is
     // theirs.
     process::disregard_signal(SIGINT);
@@ -190,19 +201,33 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>, timed:
     let mut worker = Worker {
         sender,
         claims: Claims { words },
-        timed,
         functions: Vec::new(),
         buffer: Message::default(),
     };
     // Ends with the pipe: closed by the pool, or with it.
-    while let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| worker.take(bytes, fds)) {}
+    let mut idle_since = None;
+    loop {
+        match receiver.try_recv_message_with(|bytes, fds| worker.take(bytes, fds)) {
+            Ok(Some(())) => idle_since = None,
+            Err(mp_pipe::Error::WouldBlock) => {
+                let since = *idle_since.get_or_insert_with(monotonic_nanos);
+                if monotonic_nanos().saturating_sub(since) < PATIENCE_NANOS {
+                    // The pool's threads may want this processor: to watch the pipe would deny it to them.
+                    thread::yield_now();
+                } else if let Some(bell) = receiver.bell()
+                    && wait_readable(bell, Deadline::NEVER).is_err()
+                {
+                    return;
+                }
+            }
+            Ok(None) | Err(_) => return,
+        }
+    }
 }
 
 struct Worker {
     sender: Sender<()>,
     claims: Claims,
-    /// Whether it says when it begins a task.
-    timed: bool,
     /// By their numbers. A text says why there is none.
     functions: Vec<Result<Function, String>>,
     /// Where results are encoded.
@@ -219,17 +244,24 @@ impl Worker {
         if order.define {
             let function = mp_core::decode(Message::new(body.to_vec(), Vec::new()));
             self.functions.push(function.map_err(|error| error.to_string()));
+            crash_point!("worker: it knows a function");
             return Some(());
         }
-        if !self.claims.begin(order.number, self.timed) {
+        crash_point!("worker: a task is taken from the pipe");
+        if !self.claims.begin(order.number, order.timed) {
+            crash_point!("worker: the task was taken back");
             return Some(());
         }
+        crash_point!("worker: the task is claimed");
         if !order.aside {
             return self.run(&order, body, fds);
         }
         match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
         {
-            Ok(body) => self.run(&order, &body, fds),
+            Ok(body) => {
+                crash_point!("worker: the arguments are read from their file");
+                self.run(&order, &body, fds)
+            }
             Err(error) => {
                 let why = format!("the arguments cannot be taken over: {error}");
                 self.fail(order.number, Status::Undecodable, None, &why)
@@ -252,8 +284,11 @@ impl Worker {
         let mut arguments = Decoder::new(body, fds);
         // Two numbers can always be encoded.
         result.put(&report.to_words()).ok()?;
+        crash_point!("worker: the function is about to be called");
         match function.try_call(&mut arguments, &mut result) {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                crash_point!("worker: the function has returned");
+            }
             Ok(Err(mp_core::Error::Encode(why))) => {
                 return self.fail(number, Status::Unencodable, None, &why);
             }
@@ -273,7 +308,10 @@ impl Worker {
         let mut message = result.finish();
         if is_long(message.bytes().len() - HEADER) {
             match aside(message, report) {
-                Ok(short) => message = short,
+                Ok(short) => {
+                    crash_point!("worker: the result is put aside");
+                    message = short;
+                }
                 Err(error) => {
                     let why = format!("the result cannot be put aside: {error}");
                     return self.fail(number, Status::Unencodable, None, &why);
@@ -281,7 +319,9 @@ impl Worker {
             }
         }
         match self.sender.send_message(&message) {
-            Ok(()) => {}
+            Ok(()) => {
+                crash_point!("worker: the result is sent");
+            }
             Err(mp_pipe::Error::Disconnected) => return None,
             Err(error) => return self.fail(number, Status::Unencodable, None, &error.to_string()),
         }
@@ -297,7 +337,10 @@ impl Worker {
         // A text that long says nothing more.
         let why = &why.as_bytes()[..why.len().min(32 << 10)];
         let bytes = [&first.to_le_bytes()[..], &second.to_le_bytes(), why].concat();
-        self.sender.send_bytes(&bytes).ok()
+        crash_point!("worker: a failure is about to be sent");
+        self.sender.send_bytes(&bytes).ok()?;
+        crash_point!("worker: a failure is sent");
+        Some(())
     }
 }
 
@@ -363,8 +406,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, item: Option<u32>) {
-            let order = Order { number, function, define, aside };
+        fn headers_come_back(number: u32, function: u32, define: bool, aside: bool, timed: bool, item: Option<u32>) {
+            let order = Order { number, function, define, aside, timed };
             let bytes = order.to_bytes();
             prop_assert_eq!(Order::read(&bytes), Some((order, &[][..])));
             for status in

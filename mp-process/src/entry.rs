@@ -127,6 +127,27 @@ impl fmt::Display for Identity {
     }
 }
 
+/// What identifies this program: equal in two processes where the functions of one can be called in the other.
+///
+/// The build id that the linker wrote, the same on every machine that has a copy of the program. Of a program without
+/// one, which file it is, and that is another on each machine: link with `-C link-arg=-Wl,--build-id` there.
+///
+/// # Errors
+///
+/// [`Error::Refused`] for a program without build id where there is no `/proc`.
+///
+/// # Example
+///
+/// ```
+/// assert!(!mp_process::build_id()?.is_empty());
+/// # Ok::<(), mp_process::Error>(())
+/// ```
+pub fn build_id() -> crate::Result<String> {
+    let executable =
+        Object::executable().ok_or(Unresolved::Missing("this program is no object"))?;
+    Ok(executable.identity()?.to_string())
+}
+
 /// Where a trampoline is, for another process of the same program.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -331,7 +352,7 @@ impl Object {
                 libc::PT_NOTE if object.build_id.is_none() => {
                     // SAFETY: a note segment is part of a loaded, readable segment (elf(5)).
                     let notes = unsafe { slice::from_raw_parts(start as *const u8, len) };
-                    object.build_id = build_id(notes, (header.p_align as usize).max(4));
+                    object.build_id = find_build_id(notes, (header.p_align as usize).max(4));
                 }
                 _ => {}
             }
@@ -365,7 +386,7 @@ impl Object {
 }
 
 /// Finds the GNU build id among ELF notes: name "GNU", type 3. elf(5), "Notes (Nhdr)".
-fn build_id(notes: &[u8], align: usize) -> Option<Vec<u8>> {
+fn find_build_id(notes: &[u8], align: usize) -> Option<Vec<u8>> {
     let mut reader = Reader::new(notes);
     loop {
         let name_len = reader.u32().ok()? as usize;
@@ -460,8 +481,8 @@ mod tests {
             bytes
         };
         let notes = [note(b"GNU\0", 5, b"xyz"), note(b"GNU\0", 3, b"12345")].concat();
-        assert_eq!(build_id(&notes, 4).unwrap(), b"12345");
-        assert_eq!(build_id(&notes[..20], 4), None);
-        assert_eq!(build_id(&[255; 40], 4), None);
+        assert_eq!(find_build_id(&notes, 4).unwrap(), b"12345");
+        assert_eq!(find_build_id(&notes[..20], 4), None);
+        assert_eq!(find_build_id(&[255; 40], 4), None);
     }
 }

@@ -77,6 +77,7 @@ mod target;
 pub use boot::init;
 pub use child::{AnyChild, Child};
 pub use current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
+pub use entry::build_id;
 pub use error::{Error, ExitStatus, ProcessError, Result};
 pub use family::active_children;
 pub use function::{Convention, Function};

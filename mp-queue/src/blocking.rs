@@ -271,6 +271,7 @@ impl Core {
         } else {
             let _ = self.slots.repair_got();
         }
+        crash_point!("repair: about to wake");
         // It may have died before it woke whom its commit concerns, on either word.
         for word in [&put.word, &got.word] {
             let now = word.load();
@@ -679,6 +680,7 @@ impl Core {
         crash_point!("close: done for those who put");
         got.word.set(Mark::CLOSED);
         drop(guard);
+        crash_point!("close: about to wake");
         put.word.wake_all();
         got.word.wake_all();
     }

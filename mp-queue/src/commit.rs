@@ -15,8 +15,8 @@
 
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::clock::monotonic_nanos;
+use mp_core::{Deadline, crash_point};
 
 use crate::word::{self, ALL, AtomicU64, Ordering, Woken, ordering, taken};
 
@@ -200,6 +200,7 @@ impl CommitWord {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
+                    crash_point!("wake: the mark is gone");
                     if taken!(ClearWakesAll) {
                         word::wake(&self.word, ALL);
                     }
@@ -260,6 +261,7 @@ impl CommitWord {
             // AcqRel: what was done before is seen by who joins.
             match self.word.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
+                    crash_point!("done: counted");
                     if last && new.has_waiters() && taken!(DoneWakes) {
                         self.wake(new, ALL);
                     }
@@ -357,6 +359,7 @@ impl Patience {
     fn sleep(&mut self, word: &AtomicU64, expected: u64) -> Nap {
         let slice = if cfg!(mp_loom) { Deadline::NEVER } else { Deadline::after(self.slice) };
         self.slept = true;
+        crash_point!("wait: about to sleep");
         match word::sleep(word, expected, slice.min(self.deadline)) {
             Woken::TimedOut if self.deadline <= slice => Nap::Deadline,
             Woken::TimedOut => {

@@ -517,10 +517,11 @@ impl Slots {
             let entry = &self.words().table[block];
             if entry.number.load(Ordering::Relaxed) > cursor.number {
                 entry.reserved.store(0, Ordering::Relaxed);
-                crash_point!("put: about to free an orphan");
+                crash_point!("repair: about to free an orphan");
                 self.segment
                     .release(start_of_block(block) as usize, size_of_block(block) as usize)?;
                 entry.number.store(0, Ordering::Relaxed);
+                crash_point!("repair: an orphan is free");
             }
         }
         Ok(())
@@ -665,6 +666,7 @@ impl Slots {
         let got = &self.words().got;
         let cursor = self.cursor(got, got.word.load())?;
         got.own.store(cursor.number, Ordering::Release);
+        crash_point!("repair: the reader's block is told");
         Ok(())
     }
 

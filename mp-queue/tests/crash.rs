@@ -3,74 +3,62 @@
 //! `RUSTFLAGS="--cfg mp_crash" cargo test -p mp-queue --test crash`; in other builds there are no such steps,
 //! and nothing is tested here. The steps are those that the sources name; one that is never reached fails.
 
-#[cfg(mp_crash)]
-#[expect(dead_code, reason = "the storm uses the rest")]
-mod children;
-
 #[cfg(not(mp_crash))]
 fn main() {}
 
 #[cfg(mp_crash)]
 fn main() {
-    steps::main();
+    scenes::main();
 }
 
 #[cfg(mp_crash)]
-mod steps {
+mod scenes {
     use std::os::fd::AsFd;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Trial};
-    use mp_core::{Fd, crash};
-    use mp_queue::{Error, Queue};
+    use libtest_mimic::{Arguments, Failed, Trial};
+    use mp_core::Fd;
+    use mp_core::testing::steps::{Scene, Stage, tests};
+    use mp_core::testing::{Child, HANG, PROMPT, numbers, wait_until};
+    use mp_queue::{Error, JoinableQueue, Queue};
     use serde::{Deserialize, Serialize};
 
-    use super::children::{Child, HANG, numbers, test, wait_until};
+    const SCENES: &[Scene] = &[
+        Scene { name: "who puts and gets", play: puts_and_gets },
+        Scene { name: "who puts after a producer died", play: repairs_puts },
+        Scene { name: "who gets after a consumer died", play: repairs_gets },
+        Scene { name: "a consumer that waits", play: waits_for_items },
+        Scene { name: "a producer that waits", play: waits_for_room },
+        Scene { name: "who puts for one asleep", play: puts_for_a_sleeper },
+        Scene { name: "who puts after one was killed asleep", play: puts_after_a_sleeper },
+        Scene { name: "who gets for one asleep", play: gets_for_a_sleeper },
+        Scene { name: "who closes for one asleep", play: closes_for_a_sleeper },
+        Scene { name: "who is done, and joins", play: is_done },
+    ];
 
-    /// The limit for whoever is held up by a death, with room for a busy machine.
-    const PROMPT: Duration = Duration::from_secs(5);
+    const SOURCES: &[&str] = &[
+        include_str!("../src/blocking.rs"),
+        include_str!("../src/commit.rs"),
+        include_str!("../src/parcel.rs"),
+        include_str!("../src/slots.rs"),
+    ];
+
+    pub(crate) fn main() {
+        let mut arguments = Arguments::from_args();
+        // Then each test runs on this very thread, and fork is safe.
+        arguments.test_threads = Some(1);
+        let tests = tests(SCENES, SOURCES)
+            .into_iter()
+            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
+        libtest_mimic::run(&arguments, tests.collect()).exit();
+    }
 
     #[derive(Serialize, Deserialize)]
     struct Item {
         number: u64,
         content: Vec<u64>,
         file: Option<Fd>,
-    }
-
-    /// Every name that the sources give to a step.
-    fn points() -> Vec<&'static str> {
-        let sources = [
-            include_str!("../src/blocking.rs"),
-            include_str!("../src/parcel.rs"),
-            include_str!("../src/slots.rs"),
-        ];
-        let mut names = Vec::new();
-        for source in sources {
-            for call in source.split("crash_point!(\"").skip(1) {
-                names.extend(call.split('"').next());
-            }
-        }
-        names.sort_unstable();
-        assert!(names.len() > 20 && names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
-        names
-    }
-
-    pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let mut tests: Vec<Trial> = Vec::new();
-        for name in points() {
-            tests.push(test(format!("killed at: {name}"), move || killed_at(name)));
-        }
-        tests.push(test("a consumer asleep gets what the killed had put", asleep_for_items));
-        tests.push(test(
-            "a producer asleep gets the room that the killed had made",
-            asleep_for_room,
-        ));
-        tests.push(test("those who wait learn of a close by the killed", asleep_for_close));
-        libtest_mimic::run(&arguments, tests).exit();
     }
 
     /// What the process that is killed has done so far.
@@ -110,8 +98,11 @@ mod steps {
         assert!(item.content.iter().all(|&word| word == item.number), "torn");
     }
 
-    /// All that there is to do with a queue, past every step.
-    fn exercise(queue: &Queue<Item>, progress: &Progress) {
+    /// How many large items it takes to come into the larger blocks, and to give those back.
+    const CROWD: usize = 60;
+
+    /// All that there is to do with a queue alone, past every step of it.
+    fn exercise(queue: &Queue<Item>, progress: &Progress, crowd: usize) {
         let file = || Some(Fd::from(mp_core::sys::fd::null().unwrap()));
         let _ = queue.as_fd();
         for _ in 0..2 {
@@ -124,7 +115,7 @@ mod steps {
             progress.puts[1].fetch_add(5, SeqCst);
             progress.get(queue, 3);
             // A crowd, into the larger blocks, and out of them.
-            for _ in 0..60 {
+            for _ in 0..crowd {
                 progress.put(queue, 60_000, None);
             }
             while !queue.is_empty() {
@@ -134,45 +125,59 @@ mod steps {
         queue.close();
     }
 
-    /// Whether it was killed, as it was to be.
-    fn was_killed(child: Child) -> bool {
-        let status = child.end();
-        let killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
-        assert!(killed || status == 0, "it failed: {status:x}");
-        killed
+    fn puts_and_gets(stage: &Stage) {
+        let queue = Queue::<Item>::unbounded().unwrap();
+        let progress = Progress::new();
+        let victim = stage.victim(|| exercise(&queue, &progress, CROWD));
+        let begun = stage.await_hit(&victim).then(Instant::now);
+        if stage.is_stopped() && begun.is_some() {
+            // Who only looks is not held up, whatever stands still.
+            let _ = (queue.len(), queue.is_empty(), queue.is_closed());
+            let _ = queue.try_get().map(|item| {
+                check(&item);
+                progress.gets[1].store(item.number + 1, SeqCst);
+                progress.gets[0].fetch_max(item.number + 1, SeqCst);
+            });
+            assert!(begun.unwrap().elapsed() < PROMPT);
+        }
+        if stage.ends(victim) {
+            survive(stage.step().unwrap(), &queue, &progress);
+        } else {
+            assert!(queue.is_closed() && queue.is_empty());
+        }
     }
 
-    fn killed_at(name: &'static str) {
-        let mut reached = 0;
-        for pass in [1, 2, 9] {
-            let queue = Queue::<Item>::unbounded().unwrap();
-            let progress = Progress::new();
-            if name == "put: about to free an orphan" {
-                // Somebody else has to have died in time.
-                let child = Child::new(|| {
-                    crash::arm("put: the next block has its number", 9 + pass);
-                    exercise(&queue, &progress);
-                });
-                assert!(was_killed(child));
-                let child = Child::new(|| {
-                    crash::arm(name, 1);
-                    progress.puts[0].store(progress.puts[1].load(SeqCst), SeqCst);
-                    progress.put(&queue, 10, None);
-                });
-                reached += u32::from(was_killed(child));
-            } else {
-                let child = Child::new(|| {
-                    crash::arm(name, pass);
-                    exercise(&queue, &progress);
-                });
-                if !was_killed(child) {
-                    continue;
-                }
-                reached += 1;
-            }
-            survive(name, &queue, &progress);
+    fn repairs_puts(stage: &Stage) {
+        let queue = Queue::<Item>::unbounded().unwrap();
+        let progress = Progress::new();
+        // So that there is a block that nothing leads to, and the lock of those who put has a dead owner.
+        stage.dies_at("put: the next block has its number", 10, || {
+            exercise(&queue, &progress, CROWD)
+        });
+        progress.puts[0].store(progress.puts[1].load(SeqCst), SeqCst);
+        let victim = stage.victim(|| progress.put(&queue, 10, None));
+        if stage.ends(victim) {
+            survive(stage.step().unwrap(), &queue, &progress);
         }
-        assert!(reached > 0, "it was never reached");
+    }
+
+    fn repairs_gets(stage: &Stage) {
+        let queue = Queue::<Item>::unbounded().unwrap();
+        let progress = Progress::new();
+        stage.dies_at("get: committed", 9, || exercise(&queue, &progress, CROWD));
+        // It may be that it has got it, and it may be that not.
+        progress.gets[1].store(progress.gets[0].load(SeqCst), SeqCst);
+        progress.puts[0].store(progress.puts[1].load(SeqCst), SeqCst);
+        let victim = stage.victim(|| {
+            progress.put(&queue, 10, None);
+            progress.gets[0].fetch_add(1, SeqCst);
+            let item = queue.get().unwrap();
+            check(&item);
+            progress.gets[1].store(item.number + 1, SeqCst);
+        });
+        if stage.ends(victim) {
+            survive(stage.step().unwrap(), &queue, &progress);
+        }
     }
 
     /// What a process finds that comes after.
@@ -182,7 +187,7 @@ mod steps {
         let [wanted, got] = progress.gets.map(|number| number.load(SeqCst));
         let closed = name.starts_with("close");
         if !closed {
-            let item = Item { number: u64::MAX, content: Vec::new(), file: None };
+            let item = Item { number: u64::MAX, content: vec![u64::MAX], file: None };
             queue.put(item).unwrap();
         }
         let mut numbers = Vec::new();
@@ -224,55 +229,159 @@ mod steps {
         if !closed {
             // All of it works, for another process.
             let again = Progress::new();
-            Child::new(|| exercise(queue, &again)).succeed();
+            Child::new(|| exercise(queue, &again, 3)).succeed();
         }
     }
 
-    fn asleep_for_items() {
-        for name in ["put: committed", "put: about to wake"] {
-            let queue = Queue::<u64>::unbounded().unwrap();
-            let consumer = Child::new(|| assert_eq!(queue.get_timeout(HANG).unwrap(), 7));
-            consumer.await_sleep();
-            let start = Instant::now();
-            let producer = Child::new(|| {
-                crash::arm(name, 1);
-                let _ = queue.put(7);
-            });
-            assert!(was_killed(producer));
-            consumer.succeed();
-            assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
-        }
-    }
+    /// How many items go through a queue beside a victim.
+    const ITEMS: u64 = 12;
 
-    fn asleep_for_room() {
-        for name in ["get: committed", "get: about to wake"] {
-            let queue = Queue::<u64>::bounded(1).unwrap();
-            queue.put(1).unwrap();
-            let producer = Child::new(|| queue.put_timeout(2, HANG).unwrap());
-            producer.await_sleep();
-            let start = Instant::now();
-            let consumer = Child::new(|| {
-                crash::arm(name, 1);
-                let _ = queue.get();
-            });
-            assert!(was_killed(consumer));
-            producer.succeed();
-            assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
-            assert_eq!(queue.get().unwrap(), 2);
-        }
-    }
-
-    fn asleep_for_close() {
+    fn waits_for_items(stage: &Stage) {
         let queue = Queue::<u64>::unbounded().unwrap();
-        let consumer =
-            Child::new(|| assert!(matches!(queue.get_timeout(HANG), Err(Error::Closed))));
-        consumer.await_sleep();
-        let closer = Child::new(|| {
-            crash::arm("close: done for those who put", 1);
-            queue.close();
+        let all = &numbers(1)[0];
+        let get = || match queue.get_timeout(HANG) {
+            Ok(number) => {
+                let before = all.fetch_or(1 << number, SeqCst);
+                assert_eq!(before >> number & 1, 0, "got twice");
+                true
+            }
+            Err(Error::Closed) => false,
+            Err(error) => panic!("{error}"),
+        };
+        let victim = stage.victim(|| while get() {});
+        victim.await_sleep();
+        let other = Child::new(|| while get() {});
+        for number in 0..ITEMS {
+            queue.put(number).unwrap();
+            if number % 4 == 0 {
+                // Let them go to sleep again.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        let missing = || (1 << ITEMS) - 1 - all.load(SeqCst);
+        wait_until(|| missing() == 0 || victim.has_ended());
+        if stage.is_hit() {
+            wait_until(|| victim.has_ended());
+        }
+        queue.close();
+        other.succeed();
+        let killed = stage.ends(victim);
+        assert!(missing().count_ones() <= u32::from(killed), "{:b}", missing());
+        let taken = ["get: committed", "get: about to wake"];
+        if stage.step().is_some_and(|step| !taken.contains(&step)) && !stage.is_later() {
+            assert_eq!(missing(), 0, "lost, and was not taken");
+        }
+    }
+
+    fn waits_for_room(stage: &Stage) {
+        let queue = Queue::<u64>::bounded(1).unwrap();
+        let [begun, done] = numbers(2) else { unreachable!() };
+        let victim = stage.victim(|| {
+            for number in 0..ITEMS {
+                begun.fetch_add(1, SeqCst);
+                queue.put_timeout(number, HANG).unwrap();
+                done.fetch_add(1, SeqCst);
+            }
         });
-        assert!(was_killed(closer));
-        wait_until(|| queue.is_closed());
-        consumer.succeed();
+        let other = Child::new(|| (0..ITEMS).for_each(|_| queue.put_timeout(100, HANG).unwrap()));
+        let (mut theirs, mut others) = (0, 0);
+        loop {
+            match queue.get_timeout(Duration::from_millis(60)) {
+                Ok(100) => others += 1,
+                Ok(number) => {
+                    assert_eq!(number, theirs);
+                    theirs += 1;
+                }
+                Err(Error::TimedOut) if others == ITEMS && (stage.is_hit() || theirs == ITEMS) => {
+                    break;
+                }
+                Err(Error::TimedOut) => {}
+                Err(error) => panic!("{error}"),
+            }
+            if (others + theirs) % 4 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        other.succeed();
+        let _ = stage.ends(victim);
+        let (begun, done) = (begun.load(SeqCst), done.load(SeqCst));
+        assert!(done <= theirs && theirs <= begun, "{done} put, {theirs} got, {begun} begun");
+    }
+
+    /// Has the victim do something that lets one who sleeps go on, which another does where that did not come to it.
+    fn for_a_sleeper(stage: &Stage, sleeper: Child, act: impl Fn(), acted: &[&str]) {
+        sleeper.await_sleep();
+        let victim = stage.victim(&act);
+        let killed = stage.ends(victim);
+        if killed && !acted.contains(&stage.step().unwrap()) {
+            act();
+        }
+        let start = Instant::now();
+        sleeper.succeed();
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    }
+
+    fn puts_for_a_sleeper(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let sleeper = Child::new(|| assert_eq!(queue.get_timeout(HANG).unwrap(), 7));
+        let act = || queue.put(7).unwrap();
+        for_a_sleeper(stage, sleeper, act, &["put: committed", "put: about to wake"]);
+        assert!(queue.is_empty());
+    }
+
+    fn puts_after_a_sleeper(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let sleeper = Child::new(|| _ = queue.get_timeout(HANG));
+        sleeper.await_sleep();
+        // Its mark stays.
+        sleeper.kill();
+        let act = || queue.put(7).unwrap();
+        let other = Child::new(|| assert_eq!(queue.get_timeout(HANG).unwrap(), 7));
+        let put = ["put: committed", "put: about to wake", "wake: the mark is gone"];
+        for_a_sleeper(stage, other, act, &put);
+    }
+
+    fn gets_for_a_sleeper(stage: &Stage) {
+        let queue = Queue::<u64>::bounded(1).unwrap();
+        queue.put(1).unwrap();
+        let sleeper = Child::new(|| queue.put_timeout(2, HANG).unwrap());
+        let act = || assert_eq!(queue.get().unwrap(), 1);
+        for_a_sleeper(stage, sleeper, act, &["get: committed", "get: about to wake"]);
+        assert_eq!(queue.get().unwrap(), 2);
+    }
+
+    fn closes_for_a_sleeper(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let sleeper = Child::new(|| assert!(matches!(queue.get_timeout(HANG), Err(Error::Closed))));
+        let closed = ["close: done for those who put", "close: about to wake"];
+        for_a_sleeper(stage, sleeper, || queue.close(), &closed);
+        assert!(queue.is_closed());
+    }
+
+    fn is_done(stage: &Stage) {
+        let queue = JoinableQueue::<u64>::unbounded().unwrap();
+        queue.put_many(0..3).unwrap();
+        let joiner = Child::new(|| queue.join_timeout(HANG).unwrap());
+        joiner.await_sleep();
+        let victim = stage.victim(|| {
+            for _ in 0..3 {
+                queue.get().unwrap();
+                queue.task_done().unwrap();
+            }
+            queue.put(3).unwrap();
+            // Nobody does it in time.
+            assert!(queue.join_timeout(Duration::from_millis(5)).is_err());
+            queue.get().unwrap();
+            queue.task_done().unwrap();
+        });
+        if stage.ends(victim) {
+            // What the dead one had not counted as done is for others to count.
+            while queue.task_done().is_ok() {}
+        }
+        let start = Instant::now();
+        joiner.succeed();
+        queue.join_timeout(HANG).unwrap();
+        assert!(start.elapsed() < PROMPT);
+        assert!(queue.task_done().is_err());
     }
 }

@@ -3,15 +3,13 @@
 //! A program of its own, as it forks: `cargo test -p mp-queue --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program.
 
-mod children;
-
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use children::{Child, HANG, Random, numbers, test, wait_until};
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::fd::wait_readable;
+use mp_core::testing::{Child, HANG, Random, WATCHDOG, numbers, wait_until, watched};
 use mp_core::{Deadline, Fd};
 use mp_queue::{Builder, Error, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
@@ -52,6 +50,10 @@ fn main() {
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
     ];
     libtest_mimic::run(&arguments, tests.into()).exit();
+}
+
+fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || watched(WATCHDOG, body).map_err(Failed::from))
 }
 
 /// What goes through the queue in a storm.
@@ -98,7 +100,7 @@ fn storm<H: Handle>(
     let gets = numbers(all as usize);
     let produce = |n: u64| {
         Child::new(|| {
-            let mut random = Random(0x9E37_79B9 + n * 0x1234_5677);
+            let mut random = Random::new(0x9E37_79B9 + n * 0x1234_5677);
             for number in 0..ITEMS {
                 let item = Item {
                     producer: n,
@@ -133,7 +135,7 @@ fn storm<H: Handle>(
     };
     let consume = |n: u64| {
         Child::new(|| {
-            let mut random = Random(0xABCD_EF12 + n * 0x1234_5677);
+            let mut random = Random::new(0xABCD_EF12 + n * 0x1234_5677);
             let mut last = vec![0; all as usize];
             loop {
                 if random.below(4) == 0 {
@@ -146,7 +148,7 @@ fn storm<H: Handle>(
             }
         })
     };
-    let mut random = Random(0xC0FF_EE00 + kills);
+    let mut random = Random::new(0xC0FF_EE00 + kills);
     let mut waits = Vec::new();
     let mut children: Vec<(u64, bool, Child)> = Vec::new();
     for n in 0..EACH {
@@ -397,7 +399,7 @@ fn readiness_storm() {
             }
         }
     });
-    let mut random = Random(0x1234_9876);
+    let mut random = Random::new(0x1234_9876);
     for _ in 0..KILLS {
         let producer = Child::new(|| {
             loop {
@@ -461,7 +463,7 @@ fn scribbling() {
     let scribbler = Child::new(|| {
         // The lines of both sides, the table, and the first records; but not what says whose it is.
         let words = segment.slice_at::<AtomicU64>(128, (4096 + 8192 - 128) / 8).unwrap();
-        let mut random = Random(0x5DEE_CE66);
+        let mut random = Random::new(0x5DEE_CE66);
         loop {
             let index = match random.below(3) {
                 0 => random.below(40),

@@ -2,27 +2,21 @@
 //!
 //! A program of its own, as it forks: `cargo test -p mp-sync --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program.
-#![expect(unsafe_code, reason = "fork and signals, to make processes and to end them")]
+#![expect(unsafe_code, reason = "system calls that harm this process")]
 
 use std::os::unix::process::CommandExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use mp_core::sys::process::{self, Forked};
-use mp_core::{Segment, decode, encode};
+use mp_core::sys::process;
+use mp_core::testing::{self, Child, HANG, Random, WATCHDOG, busy, wait_until, watched};
+use mp_core::{decode, encode};
 use mp_sync::{
     Acquired, Barrier, BoundedSemaphore, Condition, Error, Event, Lock, Mutex, RLock, RwLock,
     Semaphore, TryLockError,
 };
-
-/// How long a test may take before it counts as hung.
-const WATCHDOG: u32 = 50;
-/// How long a single wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(20);
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -61,126 +55,12 @@ fn main() {
 }
 
 fn test(name: &'static str, body: fn()) -> Trial {
-    Trial::test(name, move || {
-        assert_eq!(process::thread_count().unwrap(), 1, "fork needs a single thread");
-        watchdog(WATCHDOG);
-        let result = catch_unwind(body);
-        watchdog(0);
-        result.map_err(|_| Failed::from("panicked, see above"))
-    })
-}
-
-extern "C" fn on_alarm(_: i32) {
-    let text = b"watchdog: this test hangs\n";
-    // SAFETY: a signal handler may write (signal-safety(7)).
-    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
-    // SAFETY: and end the process; the children end with it.
-    unsafe { libc::_exit(70) };
-}
-
-fn watchdog(seconds: u32) {
-    // SAFETY: the handler does what a handler may.
-    unsafe { libc::signal(libc::SIGALRM, on_alarm as *const () as usize) };
-    // SAFETY: takes a number only.
-    unsafe { libc::alarm(seconds) };
-}
-
-/// A child process, killed and reaped when dropped.
-struct Child(i32);
-
-impl Child {
-    fn new(body: impl FnOnce()) -> Self {
-        // SAFETY: there is one thread (test() looked), and the child ends below.
-        match unsafe { process::fork() }.unwrap() {
-            Forked::Parent(pid) => Self(pid as i32),
-            Forked::Child => {
-                // SAFETY: takes numbers only. The parent is single-threaded, so "its thread" is it.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-                watchdog(WATCHDOG);
-                let result = catch_unwind(AssertUnwindSafe(body));
-                process::exit_now(if result.is_ok() { 0 } else { 101 });
-            }
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: a child that was not reaped yet, so the number is its own.
-        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
-    }
-
-    /// Waits for its end; gives what waitpid says.
-    fn end(self) -> i32 {
-        let mut status = 0;
-        // SAFETY: status is ours.
-        let pid = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
-        assert_eq!(pid, self.0);
-        std::mem::forget(self);
-        status
-    }
-
-    fn succeed(self) {
-        assert_eq!(self.end(), 0, "the child failed");
-    }
-
-    fn kill(self) {
-        self.signal(libc::SIGKILL);
-        let status = self.end();
-        assert!(
-            libc::WIFSIGNALED(status) || libc::WEXITSTATUS(status) == 0,
-            "the child failed before it was killed"
-        );
-    }
-
-    /// Waits until it sleeps in the kernel (or is stopped).
-    fn await_sleep(&self) {
-        let path = format!("/proc/{}/stat", self.0);
-        wait_until(|| {
-            let stat = std::fs::read_to_string(&path).unwrap();
-            let state = stat[stat.rfind(')').unwrap() + 2..].chars().next();
-            matches!(state, Some('S' | 'T'))
-        });
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // SAFETY: as in signal().
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
-        // SAFETY: no status is wanted.
-        unsafe { libc::waitpid(self.0, null_mut(), 0) };
-    }
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < HANG, "waited for too long");
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    Trial::test(name, move || watched(WATCHDOG, body).map_err(Failed::from))
 }
 
 /// Numbers that all processes of a test share.
 fn numbers() -> &'static [AtomicU64] {
-    let segment = Box::leak(Box::new(Segment::create("test", 0, 65536).unwrap()));
-    segment.slice_at(64, 8000).unwrap()
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-fn busy(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
+    testing::numbers(8000)
 }
 
 /// Something that lets one in at a time.
@@ -345,14 +225,14 @@ fn storm<K: Kind>(name: &str, kind: K) {
     };
     let worker = |n: u64| {
         Child::new(|| {
-            let mut random = Random(0x9E37_79B9 + n * 0x1234_5677);
+            let mut random = Random::new(0x9E37_79B9 + n * 0x1234_5677);
             loop {
-                kind.with(&mut random, |news| section(n, news, &mut Random(n + 77)));
+                kind.with(&mut random, |news| section(n, news, &mut Random::new(n + 77)));
                 busy(Duration::from_micros(random.below(30)));
             }
         })
     };
-    let mut random = Random(0xC0FF_EE00 + KILLS);
+    let mut random = Random::new(0xC0FF_EE00 + KILLS);
     let mut waits = Vec::new();
     let mut workers: Vec<(u64, Child)> = (1..=AT_ONCE).map(|n| (n, worker(n))).collect();
     for next in AT_ONCE + 1..=AT_ONCE + KILLS {
@@ -363,7 +243,7 @@ fn storm<K: Kind>(name: &str, kind: K) {
         let start = Instant::now();
         kind.with(&mut random, |news| {
             waits.push(start.elapsed());
-            section(u64::MAX >> 1, news, &mut Random(99));
+            section(u64::MAX >> 1, news, &mut Random::new(99));
         });
         child.kill();
         workers.push((next, worker(next)));
@@ -372,7 +252,7 @@ fn storm<K: Kind>(name: &str, kind: K) {
         killed[(number / 64) as usize].fetch_or(1 << (number % 64), SeqCst);
         child.kill();
     }
-    kind.with(&mut random, |news| section(u64::MAX >> 1, news, &mut Random(99)));
+    kind.with(&mut random, |news| section(u64::MAX >> 1, news, &mut Random::new(99)));
     kind.check();
     // Nothing was lost: each section that ended counted, and each that was cut short was made whole.
     let (count, sections) = (numbers[0].load(SeqCst), sections.load(SeqCst));
@@ -542,13 +422,8 @@ fn exec_is_death() {
     });
     wait_until(|| numbers[0].load(SeqCst) == 1);
     assert!(matches!(lock.lock_timeout(HANG), Err(TryLockError::Poisoned(_))));
-    assert_eq!(unsafe_kill_probe(&child), 0, "it still runs, as another program");
+    assert!(!child.has_ended(), "it still runs, as another program");
     child.kill();
-}
-
-fn unsafe_kill_probe(child: &Child) -> i32 {
-    // SAFETY: signal 0 is not delivered, and the child was not reaped.
-    unsafe { libc::kill(child.0, 0) }
 }
 
 fn a_stopped_owner_is_alive() {
@@ -766,7 +641,7 @@ fn notification_is_passed_on() {
 fn condition_waiters() {
     let condition = Condition::new().unwrap();
     let numbers = numbers();
-    let mut random = Random(4711);
+    let mut random = Random::new(4711);
     for round in 0..60 {
         let mut waiters: Vec<_> = (0..3).map(|_| waiter(&condition, numbers)).collect();
         if round % 2 == 0 {
@@ -899,7 +774,7 @@ fn barrier_storm() {
         })
     };
     let mut parties: Vec<_> = (0..PARTIES).map(|_| party()).collect();
-    let mut random = Random(99);
+    let mut random = Random::new(99);
     for _ in 0..150 {
         let before = numbers[20].load(SeqCst);
         wait_until(|| {
