@@ -98,10 +98,13 @@ mod tests {
         is_send_and_sync::<Pool>();
         is_send_and_sync::<Error>();
         is_send_and_sync::<TaskError>();
+        is_send_and_sync::<engine::Submitted>();
+        is_send_and_sync::<engine::Call>();
         // Whatever the result is: it is decoded by whoever gets it.
         is_send_and_sync::<AsyncResult<std::rc::Rc<()>>>();
         fn is_send<T: Send>() {}
         is_send::<Builder>();
+        is_send::<engine::Job>();
         is_send::<Imap<std::vec::IntoIter<u8>, fn(u8), ()>>();
         is_send::<ImapUnordered<std::vec::IntoIter<u8>, fn(u8), ()>>();
     }
