@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::clock::monotonic_nanos;
+use mp_core::{Deadline, crash_point};
 
 use crate::word::{self, Woken, Word};
 
@@ -96,7 +96,10 @@ impl Patience {
     /// Sleeps while `word` is `expected`: for a slice, or until woken, or until the deadline.
     pub(crate) fn sleep<W: Word>(&mut self, word: &W, expected: W::Value) -> Nap {
         let slice = Deadline::after(self.slice);
-        match word::sleep(word, expected, slice.min(self.deadline)) {
+        crash_point!("wait: about to sleep");
+        let woken = word::sleep(word, expected, slice.min(self.deadline));
+        crash_point!("wait: no longer asleep");
+        match woken {
             Woken::LookAgain if self.deadline.has_passed() => Nap::Deadline,
             Woken::LookAgain => Nap::Woken,
             Woken::TimedOut if self.deadline <= slice => Nap::Deadline,
