@@ -211,6 +211,12 @@ fn mark(name: &str) -> u64 {
     }) | 1
 }
 
+/// Whether this process was executed by one that takes part in a play.
+#[must_use]
+pub fn is_joined() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
 /// What [`crash_point!`](crate::crash_point) comes to.
 pub(crate) fn point(name: &str) {
     let mut joined = JOINED.load(SeqCst);
