@@ -62,6 +62,9 @@ mod deadline;
 mod error;
 pub mod fd;
 pub mod fields;
+#[cfg(mp_loom)]
+#[doc(hidden)]
+pub mod model;
 pub mod packet;
 mod plain;
 mod segment;
@@ -70,6 +73,8 @@ pub mod sys;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+#[doc(hidden)]
+pub mod word;
 
 pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;

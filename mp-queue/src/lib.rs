@@ -98,7 +98,6 @@ mod queue;
 mod scribble;
 #[cfg(not(mp_loom))]
 mod slots;
-mod word;
 
 pub use error::{Error, GetManyError, PutError, PutManyError, Result};
 #[cfg(not(mp_loom))]

@@ -4,8 +4,8 @@ use mp_core::crash_point;
 
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Error, Result};
+use mp_core::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// How many have arrived in which round, and how the last rounds ended.
 #[repr(C)]

@@ -5,7 +5,7 @@ use mp_core::crash_point;
 use super::rlock::RLockWords;
 use crate::owner::{self, FLAG_A, FLAG_B};
 use crate::patience::{Nap, Patience};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
+use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// Who waits, in the order they came, and who of them was notified.
 ///
@@ -141,6 +141,23 @@ impl<const N: usize> ConditionWords<N> {
         }
     }
 
+    /// In a model: who has slot `index` is notified, and has not seen it yet.
+    #[cfg(mp_loom)]
+    pub(crate) fn notify_as_others_do(&self, index: usize) {
+        let slot = &self.slots[index];
+        assert!(Self::mark(
+            slot,
+            slot.word.load(Ordering::Relaxed),
+            self.next.load(Ordering::Relaxed)
+        ));
+    }
+
+    /// In a model: what `me`, which waits in slot `index`, does at the end of a slice.
+    #[cfg(mp_loom)]
+    pub(crate) fn find_dead(&self, index: usize, me: u64) {
+        self.take_from_dead(&self.slots[index], me);
+    }
+
     /// Passes on to `own` a notification that a dead waiter left; frees the slots of other dead ones.
     fn take_from_dead(&self, own: &Slot, me: u64) {
         let number = own.number.load(Ordering::Relaxed);
@@ -162,7 +179,7 @@ impl<const N: usize> ConditionWords<N> {
                 continue;
             }
             // In one's own name at first, so that it is found there if this one dies before it has it.
-            if !slot.swap(seen, me | NOTIFIED) {
+            if taken!(ConditionClaim) && !slot.swap(seen, me | NOTIFIED) {
                 continue;
             }
             crash_point!("condition: a dead waiter's notification is taken over");

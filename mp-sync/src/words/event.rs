@@ -3,7 +3,7 @@
 use mp_core::crash_point;
 
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
 
 /// Whether it is set, and how often it was: so that whoever waited sees a set that was cleared at once.
 #[repr(transparent)]

@@ -4,8 +4,8 @@ use crate::owner::{self, FLAG_A};
 use mp_core::crash_point;
 
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, AtomicU64, Ordering, ordering, taken};
 use crate::{Acquired, Error};
+use mp_core::word::{self, AtomicU64, Ordering, ordering, taken};
 
 type Result<T> = std::result::Result<T, Refused>;
 

@@ -5,7 +5,7 @@ use mp_core::crash_point;
 use super::lock::{LockWord, Refused};
 use crate::Acquired;
 use crate::patience::Limit;
-use crate::word::{AtomicU32, Ordering};
+use mp_core::word::{AtomicU32, Ordering};
 
 type Result<T> = std::result::Result<T, Refused>;
 

@@ -6,7 +6,7 @@ use super::lock::{LockWord, Refused};
 use crate::Acquired;
 use crate::owner::{self, FLAG_A};
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
 
 type Result<T> = std::result::Result<T, Refused>;
 

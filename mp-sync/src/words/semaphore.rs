@@ -7,8 +7,8 @@ use mp_core::crash_point;
 use super::lock::LockWord;
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Acquired, Error, Result};
+use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// A count, and who has guards for permits.
 ///
@@ -294,7 +294,8 @@ impl<const N: usize> SemaphoreWords<N> {
             return false;
         }
         let mut woken = 0;
-        let given = slot.load(Ordering::Relaxed) == holder;
+        // Under the lock: whoever else found the holder dead may have been here.
+        let given = slot.load(Ordering::Relaxed) == holder || !taken!(PermitLooksAgain);
         if given {
             self.journal.store((index as u32 + 1) | GIVE, Ordering::Release);
             crash_point!("permit: giving is written down");
