@@ -78,7 +78,7 @@ pub mod word;
 
 pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
-pub use error::{Error, Result};
+pub use error::{Error, Result, describe};
 pub use fd::Fd;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;
