@@ -32,7 +32,11 @@ mod scenes {
         Scene { name: "who receives what one sent that died", play: receives_what_is_left },
     ];
 
-    const SOURCES: &[&str] = &[include_str!("../src/ring.rs"), include_str!("../src/link.rs")];
+    const SOURCES: &[&str] = &[
+        include_str!("../src/link/receiver.rs"),
+        include_str!("../src/link/sender.rs"),
+        include_str!("../src/ring.rs"),
+    ];
 
     pub(crate) fn main() {
         let mut arguments = Arguments::from_args();
