@@ -110,11 +110,13 @@ mod scenes {
 
     /// Something that lets one in at a time: takes it within [`HANG`], and runs what is inside with the news.
     struct Exclusive {
-        take: Box<dyn Fn(&dyn Fn(Acquired))>,
+        take: Box<Take>,
         /// Whether the next to come learns of an owner's death.
         tells: bool,
         room: Room,
     }
+
+    type Take = dyn Fn(&dyn Fn(Acquired));
 
     impl Exclusive {
         fn new(tells: bool, take: impl Fn(&dyn Fn(Acquired)) + 'static) -> Self {
