@@ -69,9 +69,14 @@ pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some(ROLE) => {
-            let roles: Vec<Role> =
-                [crate::start::ROLES, crate::crash::ROLES, crate::notes::ROLES, crate::pool::ROLES]
-                    .concat();
+            let roles: Vec<Role> = [
+                crate::start::ROLES,
+                crate::crash::ROLES,
+                crate::notes::ROLES,
+                crate::pool::ROLES,
+                crate::strangers::ROLES,
+            ]
+            .concat();
             let (_, role) =
                 roles.iter().find(|(name, _)| *name == arguments[2]).expect("a role of that name");
             // A role calls init itself, or does not.
