@@ -62,14 +62,19 @@ mod deadline;
 mod error;
 pub mod fd;
 pub mod fields;
+#[cfg(mp_loom)]
+#[doc(hidden)]
+pub mod model;
 pub mod packet;
 mod plain;
 mod segment;
 pub mod spin;
 pub mod sys;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+#[doc(hidden)]
+pub mod word;
 
 pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
@@ -110,20 +115,8 @@ mod tests {
     /// What fuzzing kept, which the packaged crate does not have.
     #[test]
     fn inputs_that_fuzzing_kept_do_no_harm() {
-        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        if !kept.is_dir() {
-            println!("nothing to replay: there is no {}", kept.display());
-            return;
-        }
         let replay = |target: &str, run_on: fn(&[u8])| {
-            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
-            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
-            assert!(!paths.is_empty(), "{target} has no inputs");
-            for path in paths {
-                // Shown if it fails.
-                println!("{}", path.display());
-                run_on(&std::fs::read(path).unwrap());
-            }
+            crate::testing::replay(env!("CARGO_MANIFEST_DIR"), target, run_on)
         };
         replay("decode", codec::run_on);
         replay("fields", fields::run_on);

@@ -184,20 +184,8 @@ mod tests {
     /// What fuzzing kept, which the packaged crate does not have.
     #[test]
     fn inputs_that_fuzzing_kept_do_no_harm() {
-        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        if !kept.is_dir() {
-            println!("nothing to replay: there is no {}", kept.display());
-            return;
-        }
         let replay = |target: &str, run_on: fn(&[u8])| {
-            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
-            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
-            assert!(!paths.is_empty(), "{target} has no inputs");
-            for path in paths {
-                // Shown if it fails.
-                println!("{}", path.display());
-                run_on(&std::fs::read(path).unwrap());
-            }
+            mp_core::testing::replay(env!("CARGO_MANIFEST_DIR"), target, run_on)
         };
         replay("hand_shake", auth::run_on);
         replay("ring", ring::bench::run_on);

@@ -4,17 +4,17 @@
 //! the models in `models.rs` explore the very same code.
 
 pub(crate) use imp::*;
+pub(crate) use mp_core::word::{Ordering, ordering, taken};
 
 #[cfg(not(mp_loom))]
 mod imp {
     #![expect(unsafe_code, reason = "bytes in a mapping that another process writes to")]
 
     use std::ptr::NonNull;
-    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
-
     use std::sync::atomic::{compiler_fence, fence};
 
     use mp_core::sys::barrier;
+    use mp_core::word::{AtomicU64, Ordering};
 
     /// Two words on cache lines of their own (those are fetched in pairs).
     #[repr(C, align(128))]
@@ -56,19 +56,6 @@ mod imp {
     pub(crate) fn barrier_for_both() -> bool {
         barrier::everywhere()
     }
-
-    macro_rules! ordering {
-        ($site:ident, $ordering:ident) => {
-            crate::memory::Ordering::$ordering
-        };
-    }
-    /// Whether a step is taken; a model can leave one of them out.
-    macro_rules! taken {
-        ($site:ident) => {
-            true
-        };
-    }
-    pub(crate) use {ordering, taken};
 
     /// Bytes that another process may write to at any time.
     ///
@@ -180,54 +167,10 @@ mod imp {
 mod imp {
     #![expect(unsafe_code, reason = "cells that loom watches")]
 
-    use std::cell::Cell;
-
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
-    use loom::sync::atomic::fence;
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-
-    /// One thing the protocol needs. A model that runs without it must fail.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Site {
-        Nothing,
-        TailStore,
-        TailLoad,
-        HeadStore,
-        HeadLoad,
-        SleeperFence,
-        RingReader,
-        RingWriter,
-    }
-
-    std::thread_local! {
-        // loom runs all threads of a model as coroutines of one thread.
-        static MUTANT: Cell<Site> = const { Cell::new(Site::Nothing) };
-    }
-
-    pub(crate) fn mutate(site: Site) {
-        MUTANT.set(site);
-    }
-
-    pub(crate) fn is_mutated(site: Site) -> bool {
-        MUTANT.get() == site
-    }
-
-    macro_rules! ordering {
-        ($site:ident, $ordering:ident) => {
-            if crate::memory::is_mutated(crate::memory::Site::$site) {
-                crate::memory::Ordering::Relaxed
-            } else {
-                crate::memory::Ordering::$ordering
-            }
-        };
-    }
-    macro_rules! taken {
-        ($site:ident) => {
-            !crate::memory::is_mutated(crate::memory::Site::$site)
-        };
-    }
-    pub(crate) use {ordering, taken};
+    use mp_core::model::is_without;
+    use mp_core::word::{AtomicU64, Ordering, fence};
 
     #[derive(Debug, Default)]
     pub(crate) struct Line {
@@ -241,7 +184,7 @@ mod imp {
 
     pub(crate) fn announce(word: &AtomicU64, value: u64) {
         word.store(value, Ordering::Release);
-        if !is_mutated(Site::SleeperFence) {
+        if !is_without("SleeperFence") {
             fence(Ordering::SeqCst);
         }
     }
@@ -258,7 +201,7 @@ mod imp {
     /// loom takes a SeqCst store for a Release one, and models SeqCst fences.
     pub(crate) fn publish(word: &AtomicU64, value: u64, least: Ordering) {
         word.store(value, least);
-        if !is_mutated(Site::SleeperFence) {
+        if !is_without("SleeperFence") {
             fence(Ordering::SeqCst);
         }
     }

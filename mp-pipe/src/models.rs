@@ -6,43 +6,15 @@
 //!
 //! A barrier that one process makes for the other cannot be modelled: here both make their own.
 
-use std::process::{Command, Stdio};
-
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-use crate::memory::{Memory, Site, mutate};
+use crate::memory::Memory;
 use crate::ring::{Backing, Consumer, Control, Lane, Producer};
 
-/// In whose name a model is run without something: that site's.
-const MUTANT: &str = "MP_LOOM_WITHOUT";
-
-/// Explores `model`, then sees it fail without each of `needed`, in processes of their own: a failed model often
-/// ends its process.
-fn explore(model: fn(), needed: &[Site]) {
-    if let Ok(site) = std::env::var(MUTANT) {
-        let site = needed.iter().find(|needed| format!("{needed:?}") == site);
-        mutate(*site.expect("one of those needed"));
-    }
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.max_branches = 10_000;
-    builder.check(model);
-    if std::env::var_os(MUTANT).is_some() {
-        return;
-    }
-    let test = std::thread::current().name().expect("the name of the test").to_owned();
-    for site in needed {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args([&test, "--exact", "--test-threads=1"])
-            .env(MUTANT, format!("{site:?}"))
-            .env("RUST_BACKTRACE", "0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(!status.success(), "the model does not notice that {site:?} is missing");
-    }
+/// With no more than three preemptions.
+fn explore(model: fn(), needed: &[&'static str]) {
+    mp_core::model::explore(3, model, needed);
 }
 
 /// The socket: a byte lies there until it is taken.
@@ -188,7 +160,7 @@ fn transfer(read: u64, unread: u64, last: &[&'static [u64]]) {
 fn a_reader_that_waits_gets_each_message_whole() {
     explore(
         || transfer(0, 0, &[&[1], &[2]]),
-        &[Site::TailStore, Site::TailLoad, Site::SleeperFence, Site::RingReader],
+        &["TailStore", "TailLoad", "SleeperFence", "RingReader"],
     );
 }
 
@@ -197,6 +169,6 @@ fn a_writer_that_waits_for_room_gets_it_and_overwrites_nothing_unread() {
     explore(
         // The first lies where one that is unread lay.
         || transfer(4, 7, &[&[1, 2, 3], &[4]]),
-        &[Site::HeadStore, Site::HeadLoad, Site::SleeperFence, Site::RingWriter],
+        &["HeadStore", "HeadLoad", "SleeperFence", "RingWriter"],
     );
 }

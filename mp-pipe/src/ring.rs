@@ -743,7 +743,7 @@ pub(crate) mod bench {
         words: Vec<AtomicU64>,
     }
 
-    use crate::memory::AtomicU64;
+    use mp_core::word::AtomicU64;
 
     impl Bench {
         pub(crate) fn new() -> Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd};
 use mp_core::sys::process;
-use mp_core::{Deadline, Message};
+use mp_core::{Deadline, Message, crash_point};
 
 use crate::current::{Identity, Parent, become_child};
 use crate::entry::{Outcome, Trampoline};
@@ -162,6 +162,7 @@ fn play(role: Role) -> ! {
         let _ = protocol::send_refusal(&channel, &error);
         process::exit_now(1);
     }
+    crash_point!("child: executed, and knows its role");
     // The role itself, which was only looked at.
     if channel.receive(Deadline::NEVER).is_err() {
         process::exit_now(0);
@@ -175,20 +176,25 @@ fn play(role: Role) -> ! {
 /// Runs what the next message on `channel` asks for. `us` is the descriptor of this process, for a parent that
 /// has none.
 pub(crate) fn serve_request(mut channel: Channel, us: Option<OwnedFd>) -> ! {
+    crash_point!("child: waits for its request, about to sleep");
     // Where the parent has ended, nobody wants it any more.
     let Ok(packet) = channel.receive(Deadline::NEVER) else { process::exit_now(0) };
+    crash_point!("child: it has its request");
     let ready = protocol::read_request(packet)
         .map_err(|error| Error::Refused(error.to_string()))
         .and_then(prepare)
         .and_then(|ready| {
             // From here on, the end of a fork server does not concern it.
+            crash_point!("child: prepared");
             process::live_on();
+            crash_point!("child: about to say hello");
             let hello = protocol::send_hello(&channel, us.as_ref().map(AsFd::as_fd));
             hello.map_err(Error::core("say hello")).map(|()| ready)
         });
     drop(us);
     match ready {
         Ok((trampoline, arguments, lifeline)) => {
+            crash_point!("child: it has said hello");
             let outcome = trampoline(arguments);
             finish(&channel, &outcome, lifeline)
         }
@@ -211,6 +217,7 @@ fn prepare(request: Request) -> Result<Ready> {
     if let Some(surroundings) = surroundings {
         enter(surroundings)?;
     }
+    crash_point!("child: it is where its parent is");
     let lifeline = adopt(profile, parent, lifeline)?;
     Ok((trampoline, arguments, lifeline))
 }
@@ -259,6 +266,7 @@ pub(crate) fn adopt(
 
 /// Reports the outcome, ends this process's own children as the end of a program does, and exits.
 pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
+    crash_point!("child: its target has run");
     flush();
     let mut code = protocol::exit_code(outcome);
     match protocol::send_outcome(channel, outcome) {
@@ -270,8 +278,10 @@ pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<Owne
             code = protocol::exit_code(&outcome);
         }
     }
+    crash_point!("child: its outcome is sent");
     family::finish();
     flush();
+    crash_point!("child: its children are joined");
     drop(lifeline);
     process::exit_now(code)
 }

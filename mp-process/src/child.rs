@@ -10,7 +10,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
 use mp_core::sys::process::{self, Reaped};
-use mp_core::{Deadline, Error as CoreError};
+use mp_core::{Deadline, Error as CoreError, crash_point};
 use serde::de::DeserializeOwned;
 
 use crate::entry::Outcome;
@@ -262,6 +262,7 @@ impl AnyChild {
             let channel = self.channel()?;
             let mut fds = vec![PollFd::readable(self.as_fd())];
             fds.extend(channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
+            crash_point!("parent: waits for an end, about to sleep");
             if poll(&mut fds, deadline).map_err(Error::io("wait for a process"))? == 0 {
                 return Ok(None);
             }
@@ -312,6 +313,7 @@ impl AnyChild {
             }
         }
         if state.exit.is_some() {
+            crash_point!("parent: a child's end is known");
             state.channel = None;
             family::forget(self);
         }

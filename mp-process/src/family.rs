@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::fd::Epoll;
 use mp_core::sys::process;
+use mp_core::{Deadline, crash_point};
 
 use crate::start::forkserver;
 use crate::sync::lock;
@@ -77,6 +77,7 @@ pub(crate) fn add(child: &AnyChild) -> Result<()> {
         };
         ended.add(child.as_fd(), child.pid().into()).map_err(Error::io(doing))?;
         family.children.insert(child.pid(), child.clone());
+        crash_point!("parent: a child is of the family");
         Ok(())
     })
 }
@@ -145,6 +146,7 @@ pub(crate) fn finish() {
     for daemon in &daemons {
         let _ = daemon.terminate();
     }
+    crash_point!("parent: its daemons are told to end");
     let deadline = Deadline::after(PATIENCE);
     for daemon in &daemons {
         if !matches!(daemon.join_until(deadline), Ok(Some(_))) {
@@ -155,6 +157,7 @@ pub(crate) fn finish() {
     for child in others {
         let _ = child.join();
     }
+    crash_point!("parent: its children have ended");
     forkserver::shut_down();
 }
 

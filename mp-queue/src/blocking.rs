@@ -12,8 +12,8 @@ use mp_sync::{Acquired, RawLockGuard};
 use crate::commit::{MOST, Mark, Nap, NothingLeft, Patience};
 use crate::parcel::{self, Sockets};
 use crate::slots::{Cursor, Record, Side, Slots, UNIT, Words, units_of};
-use crate::word::ALL;
 use crate::{Error, Result};
+use mp_core::word::ALL;
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::{Deadline, crash_point};
 
-use crate::word::{self, ALL, AtomicU64, Ordering, Woken, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU64, Ordering, Woken, ordering, taken};
 
 /// What a [`CommitWord`] says.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{LockResult, PoisonError};
 use std::time::Duration;
 
-use mp_core::{Deadline, Plain};
+use mp_core::{Deadline, Plain, crash_point};
 
 use crate::lock::LockGuard;
 use crate::mutex::MutexGuard;
@@ -329,6 +329,7 @@ impl Condition {
                 panic!("{error}");
             }
         };
+        crash_point!("condition: its lock is released");
         let notified = match slot {
             Some(slot) => self.view.wait(slot, me, &mut patience),
             None => {

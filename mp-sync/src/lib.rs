@@ -132,7 +132,6 @@ mod scribble;
 mod semaphore;
 #[cfg(not(mp_loom))]
 mod view;
-mod word;
 mod words;
 
 pub use error::{Acquired, Error, Result, TryLockError, TryLockResult};

@@ -4,15 +4,12 @@
 //! missing that the protocol needs (an ordering, a fence, a wake-up), and then has to fail: a model that
 //! passes in that case would prove nothing.
 
-use std::process::{Command, Stdio};
-
-use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
+use mp_core::model::{Data, explore as explore_within};
 
 use crate::Acquired;
 use crate::patience::{Limit, Patience};
-use crate::word::{Site, mutate};
 use crate::words::barrier::BarrierWords;
 use crate::words::condition::ConditionWords;
 use crate::words::event::EventWord;
@@ -26,71 +23,9 @@ const TWO: u64 = 2;
 /// A name that `owner` takes for dead.
 const DEAD: u64 = 1 << 20;
 
-/// In whose name a model is run without something: that site's.
-const MUTANT: &str = "MP_LOOM_WITHOUT";
-
-/// Explores `model`, then sees it fail without each of `needed`.
-///
-/// The latter in processes of their own, as a failed model often ends its process (a deadlock is a panic,
-/// and what is dropped then panics again).
-fn explore(model: fn(), needed: &[Site]) {
+/// With no more than three preemptions.
+fn explore(model: fn(), needed: &[&'static str]) {
     explore_within(3, model, needed);
-}
-
-/// As [`explore`], with no more than `preemptions`.
-fn explore_within(preemptions: usize, model: fn(), needed: &[Site]) {
-    if let Ok(site) = std::env::var(MUTANT) {
-        let site = needed.iter().find(|needed| format!("{needed:?}") == site);
-        mutate(*site.expect("one of those needed"));
-    }
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 10_000;
-    builder.check(model);
-    if std::env::var_os(MUTANT).is_some() {
-        return;
-    }
-    let test = std::thread::current().name().expect("the name of the test").to_owned();
-    for site in needed {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args([&test, "--exact", "--test-threads=1"])
-            .env(MUTANT, format!("{site:?}"))
-            .env("RUST_BACKTRACE", "0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(!status.success(), "without {site:?} the model passes as well");
-    }
-}
-
-/// What a protocol guards: loom fails where two reach it without order.
-struct Data(UnsafeCell<u32>);
-
-impl Data {
-    fn new() -> Self {
-        Self(UnsafeCell::new(0))
-    }
-
-    fn add(&self) {
-        self.0.with_mut(|value| {
-            #[expect(unsafe_code, reason = "loom's cell")]
-            // SAFETY: what the model is to prove; loom looks whether it is so.
-            unsafe {
-                *value += 1;
-            };
-        });
-    }
-
-    fn get(&self) -> u32 {
-        self.0.with(|value| {
-            #[expect(unsafe_code, reason = "loom's cell")]
-            // SAFETY: as above.
-            unsafe {
-                *value
-            }
-        })
-    }
 }
 
 /// Runs `other` beside `this`, both on `shared`; then gives `shared` back.
@@ -118,7 +53,7 @@ fn lock_lets_one_in_at_a_time_and_wakes_the_other() {
             assert_eq!(shared.1.get(), 4);
             assert!(!shared.0.is_held());
         },
-        &[Site::LockTake, Site::LockRelease, Site::LockWake],
+        &["LockTake", "LockRelease", "LockWake"],
     );
 }
 
@@ -142,7 +77,7 @@ fn lock_wakes_each_of_several_sleepers() {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
             assert_eq!(shared.1.get(), 3);
         },
-        &[Site::LockWake],
+        &["LockWake"],
     );
 }
 
@@ -164,7 +99,7 @@ fn lock_of_a_dead_owner_is_news_for_one() {
                 beside((word, Data::new(), Data::new()), |s| step(s, ONE), |s| step(s, TWO));
             assert_eq!((shared.1.get(), shared.2.get()), (2, 1));
         },
-        &[Site::LockRelease, Site::LockWake],
+        &["LockRelease", "LockWake"],
     );
 }
 
@@ -185,7 +120,7 @@ fn rlock_is_released_as_often_as_it_was_taken() {
                 beside((RLockWords::new(), Data::new()), |s| step(s, ONE), |s| step(s, TWO));
             assert_eq!(shared.1.get(), 2);
         },
-        &[Site::LockTake, Site::LockRelease],
+        &["LockTake", "LockRelease"],
     );
 }
 
@@ -203,7 +138,7 @@ fn semaphore_orders_what_is_between_its_permits() {
             let shared = beside((words, Data::new()), |s| step(s, ONE), |s| step(s, TWO));
             assert_eq!((shared.0.value(), shared.1.get()), (1, 2));
         },
-        &[Site::SemaphoreRelease, Site::SemaphoreWake],
+        &["SemaphoreRelease", "SemaphoreWake"],
     );
 }
 
@@ -222,7 +157,7 @@ fn semaphore_wakes_one_waiter_for_each_permit() {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
             assert_eq!(words.value(), 0);
         },
-        &[Site::SemaphoreWake, Site::SemaphoreChain],
+        &["SemaphoreWake", "SemaphoreChain"],
     );
 }
 
@@ -240,7 +175,7 @@ fn semaphore_guards_give_back_what_they_took() {
             let shared = beside((words, Data::new()), |s| step(s, ONE), |s| step(s, TWO));
             assert_eq!((shared.0.value(), shared.1.get()), (1, 2));
         },
-        &[Site::SemaphoreWake],
+        &["SemaphoreWake"],
     );
 }
 
@@ -249,7 +184,7 @@ fn semaphore_permits_of_the_dead_come_back_once() {
     type Words = SemaphoreWords<2>;
     explore(
         || {
-            let words = Words::new(1, 1);
+            let words = Words::new(1, UNBOUNDED);
             words.permit(DEAD, Limit::Try).unwrap();
             let shared = beside(
                 words,
@@ -258,7 +193,7 @@ fn semaphore_permits_of_the_dead_come_back_once() {
             );
             assert_eq!(shared.value(), 1);
         },
-        &[],
+        &["PermitLooksAgain"],
     );
 }
 
@@ -279,7 +214,7 @@ fn event_shows_what_was_before_it_and_wakes() {
                 },
             );
         },
-        &[Site::EventSet, Site::EventWake],
+        &["EventSet", "EventWake"],
     );
 }
 
@@ -295,7 +230,7 @@ fn event_that_is_cleared_at_once_wakes_who_waited() {
             word.clear();
             waiter.join().unwrap();
         },
-        &[Site::EventWake],
+        &["EventWake"],
     );
 }
 
@@ -327,7 +262,30 @@ fn condition_notification_reaches_who_waited() {
                 },
             );
         },
-        &[Site::ConditionMark, Site::ConditionWake],
+        &["ConditionMark", "ConditionWake"],
+    );
+}
+
+#[test]
+fn condition_notification_of_a_dead_waiter_goes_to_one_living() {
+    type Words = ConditionWords<3>;
+    explore(
+        || {
+            let words = Words::new();
+            // All wait, and the one that was notified dies.
+            let [dead, one, two] = [DEAD, ONE, TWO].map(|name| words.enter(name).unwrap());
+            assert_eq!((dead, one, two), (0, 1, 2));
+            words.notify_as_others_do(dead);
+            let words = beside(
+                words,
+                |words: &Words| words.find_dead(1, ONE),
+                |words| words.find_dead(2, TWO),
+            );
+            let now = || Patience::new(Limit::Try);
+            let notified = words.wait(1, ONE, &mut now()) ^ words.wait(2, TWO, &mut now());
+            assert!(notified, "one of them, and one only");
+        },
+        &["ConditionClaim"],
     );
 }
 
@@ -348,7 +306,7 @@ fn barrier_lets_go_when_all_have_come_round_after_round() {
             let shared = beside(shared, |s| step(s, ONE), |s| step(s, TWO));
             assert_eq!(shared.0.waiting(), 0);
         },
-        &[Site::BarrierEnd, Site::BarrierWake],
+        &["BarrierEnd", "BarrierWake"],
     );
 }
 
@@ -364,7 +322,7 @@ fn barrier_that_is_reset_ends_the_wait_of_all_in_it() {
             words.reset();
             assert!(!words.is_broken() && words.waiting() == 0);
         },
-        &[Site::BarrierWake],
+        &["BarrierWake"],
     );
 }
 
@@ -387,13 +345,6 @@ fn rwlock_keeps_reader_and_writer_apart() {
                 },
             );
         },
-        &[
-            Site::ReaderFence,
-            Site::WriterFence,
-            Site::ReaderRelease,
-            Site::ReaderWake,
-            Site::LockRelease,
-            Site::LockWake,
-        ],
+        &["ReaderFence", "WriterFence", "ReaderRelease", "ReaderWake", "LockRelease", "LockWake"],
     );
 }

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::clock::monotonic_nanos;
+use mp_core::{Deadline, crash_point};
 
-use crate::word::{self, Woken, Word};
+use crate::owner;
+use mp_core::word::{self, Woken, Word};
 
 /// What the caller of a waiting function wants.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +97,15 @@ impl Patience {
     /// Sleeps while `word` is `expected`: for a slice, or until woken, or until the deadline.
     pub(crate) fn sleep<W: Word>(&mut self, word: &W, expected: W::Value) -> Nap {
         let slice = Deadline::after(self.slice);
-        match word::sleep(word, expected, slice.min(self.deadline)) {
+        crash_point!("wait: about to sleep");
+        // There is no time in a model: where the word's owner is dead, that is the end of a slice.
+        let woken = if cfg!(mp_loom) && owner::is_dead(W::wide(expected)) {
+            Woken::TimedOut
+        } else {
+            word::sleep(word, expected, slice.min(self.deadline))
+        };
+        crash_point!("wait: no longer asleep");
+        match woken {
             Woken::LookAgain if self.deadline.has_passed() => Nap::Deadline,
             Woken::LookAgain => Nap::Woken,
             Woken::TimedOut if self.deadline <= slice => Nap::Deadline,

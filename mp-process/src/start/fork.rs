@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use mp_core::packet::Channel;
 use mp_core::sys::process::{Forked, fork, thread_count};
 use mp_core::sys::{fd, process};
-use mp_core::{Deadline, Message};
+use mp_core::{Deadline, Message, crash_point};
 
 use crate::child::Reaper;
 use crate::entry::{Outcome, Trampoline};
@@ -34,6 +34,7 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     let lifeline = lifeline.transpose().map_err(Error::io(doing))?;
     let (name, daemon) = (profile.name.clone(), profile.daemon);
     boot::flush();
+    crash_point!("parent: about to fork");
 
     // SAFETY: this process has one thread, counted above, so no lock is held by another. The child ends
     // in `run`, which does not return.
@@ -43,6 +44,7 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
             run(profile, program, far, parent, lifeline)
         }
         Forked::Parent(pid) => {
+            crash_point!("parent: forked");
             drop(far);
             let pidfd = match process::pidfd_open(pid) {
                 Ok(pidfd) => pidfd,
@@ -72,17 +74,20 @@ fn run(
     parent: OwnedFd,
     lifeline: Option<OwnedFd>,
 ) -> ! {
+    crash_point!("fork: begun");
     forkserver::reset();
     family::reset();
     if let Ok(us) = process::pidfd_open(std::process::id()) {
         let _ = protocol::send_hello(&channel, Some(us.as_fd()));
     }
+    crash_point!("fork: hello is said");
     let prepare = || -> Result<Option<OwnedFd>> {
         let doing = "let go of the parent's descriptors";
         if let Program::Call(_, arguments) = &program {
             let mut keep = vec![channel.as_fd().as_raw_fd(), parent.as_raw_fd()];
             keep.extend(lifeline.iter().chain(arguments.fds()).map(AsRawFd::as_raw_fd));
             fd::blank_others(&keep).map_err(Error::io(doing))?;
+            crash_point!("fork: the parent's descriptors are let go of");
         }
         let null = fd::null().map_err(Error::io(doing))?;
         fd::place(null.as_fd(), 0).map_err(Error::io(doing))?;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::packet::Channel;
 use mp_core::sys::process::{Forked, Reaped, fork, thread_count};
 use mp_core::sys::{fd, process};
+use mp_core::{Deadline, crash_point};
 
 use crate::child::Reaper;
 use crate::protocol::{self, Role, Surroundings};
@@ -103,11 +103,14 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
                 continue;
             }
         };
+        crash_point!("parent: a spare has the request");
         let Spare { mut channel, pid, pidfd } = spare;
         // No hello, so the target did not run: what was killed can be tried again.
         match listen(&mut channel, Deadline::after(START_LIMIT)) {
             Ok(Answer::Hello(_)) => {
+                crash_point!("parent: a spare has said hello");
                 ask_for_next(generation);
+                crash_point!("parent: the next spare is asked for");
                 let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
                 return Ok(AnyChild::new(name, pid, daemon, Reaper::ForkServer, pidfd, channel));
             }
@@ -174,6 +177,7 @@ fn ask(order: &Order) -> Result<Asked> {
         Ok(Err(error)) => Ok(Asked::Failed(error)),
         Err(mp_core::Error::Disconnected) => {
             let helper = slot.helper.take();
+            crash_point!("parent: the server is found dead");
             drop(slot);
             let end = |helper: Helper| helper.made.end(Duration::from_secs(1));
             Ok(Asked::Lost(helper.map_or(ExitStatus::UNKNOWN, end)))
@@ -203,6 +207,7 @@ impl Helper {
     /// Asks for a process, unless one is awaited.
     fn ask(&mut self) -> mp_core::Result<()> {
         if self.awaited == 0 {
+            crash_point!("parent: about to ask the server");
             self.made.control().send(protocol::MORE, &[], &[])?;
             self.awaited = 1;
         }
@@ -212,6 +217,7 @@ impl Helper {
     /// Takes a process, which is there at once if the last start is a moment ago.
     fn take(&mut self) -> mp_core::Result<io::Result<Spare>> {
         self.ask()?;
+        crash_point!("parent: waits for a spare, about to sleep");
         let spare = protocol::receive_spare(self.made.control(), Deadline::after(START_LIMIT));
         self.awaited = 0;
         spare
@@ -274,6 +280,7 @@ fn fork_helper() -> Result<Made> {
             server::serve(far, false)
         }
         Forked::Parent(pid) => {
+            crash_point!("parent: the server is forked");
             drop(far);
             match process::pidfd_open(pid) {
                 Ok(pidfd) => Ok(Made::Forked { control: near, pidfd }),
@@ -301,6 +308,7 @@ pub(crate) fn shut_down() {
     let us = std::process::id();
     let helper = lock(&SLOT).helper.take_if(|helper| helper.owner == us);
     if let Some(helper) = helper {
+        crash_point!("parent: about to end the server");
         helper.made.end(Duration::from_secs(1));
     }
 }

@@ -21,16 +21,17 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use mp_core::Deadline;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd, poll};
 use mp_core::sys::process::{self, Forked, Ignored, fork};
+use mp_core::{Deadline, crash_point};
 
 use crate::{boot, entry, protocol};
 
 /// Runs the server. `clean`: this program was executed for it, so that no object owns a descriptor but
 /// `control` and what libraries opened before main.
 pub(crate) fn serve(control: Channel, clean: bool) -> ! {
+    crash_point!("server: begun");
     let result = Server::new(control, clean).and_then(|mut server| server.run());
     process::exit_now(i32::from(result.is_err()))
 }
@@ -71,6 +72,7 @@ impl Server {
 
     /// Serves until the parent has ended or closed its socket.
     fn run(&mut self) -> io::Result<()> {
+        crash_point!("server: set up");
         self.make_spare();
         loop {
             let mut fds = [
@@ -78,6 +80,7 @@ impl Server {
                 PollFd::readable(self.signals.as_fd()),
                 PollFd::readable(self.parent.as_fd()),
             ];
+            crash_point!("server: about to sleep");
             poll(&mut fds, Deadline::NEVER)?;
             let [asked, ended, orphaned] = fds.map(|fd| fd.is_ready());
             if ended {
@@ -100,9 +103,11 @@ impl Server {
     fn reap(&mut self) -> io::Result<()> {
         process::drain_child_signals(self.signals.as_fd());
         while let Some((pid, exit)) = process::reap_any()? {
+            crash_point!("server: a child is reaped");
             if let Some(channel) = self.children.remove(&pid) {
                 // Fails where the parent has let go of the child: nobody wants to know.
                 let _ = protocol::send_status(&channel, exit);
+                crash_point!("server: its status is sent");
             }
         }
         Ok(())
@@ -112,16 +117,19 @@ impl Server {
     fn make_spare(&mut self) {
         let sent = match self.fork_spare() {
             Ok((pid, channel, pidfd)) => {
+                crash_point!("server: about to hand a spare over");
                 protocol::send_spare(&self.control, pid, channel.as_fd(), pidfd.as_fd())
             }
             Err(error) => protocol::send_no_spare(&self.control, &error),
         };
         // Where nobody reads, the next look at the socket tells.
         let _ = sent;
+        crash_point!("server: a spare is handed over");
     }
 
     fn fork_spare(&mut self) -> io::Result<(u32, Channel, OwnedFd)> {
         let (near, far) = Channel::pair().map_err(io::Error::other)?;
+        crash_point!("server: about to fork");
         // SAFETY: this process has one thread: it starts none. The child ends in `become_spare`.
         match unsafe { fork() }? {
             Forked::Child => {
@@ -130,6 +138,7 @@ impl Server {
             }
             Forked::Parent(pid) => match process::pidfd_open(pid) {
                 Ok(pidfd) => {
+                    crash_point!("server: a spare is forked");
                     self.children.insert(pid, far);
                     Ok((pid, near, pidfd))
                 }
@@ -143,9 +152,11 @@ impl Server {
 
     /// The child.
     fn become_spare(&mut self, channel: Channel) -> ! {
+        crash_point!("spare: forked");
         if self.leave(&channel).is_err() {
             process::exit_now(1);
         }
+        crash_point!("spare: it has let go of the server");
         warm_up();
         boot::serve_request(channel, None)
     }

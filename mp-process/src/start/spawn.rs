@@ -6,10 +6,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
 use mp_core::sys::process::{self, Exit};
+use mp_core::{Deadline, crash_point};
 
 use crate::child::Reaper;
 use crate::protocol::{self, Role};
@@ -36,6 +36,7 @@ pub(crate) fn execute(role: Role, leave: impl FnOnce(&Channel) -> Result<()>) ->
     let doing = "execute this program again (/proc/self/exe)";
     let (channel, far) = Channel::pair().map_err(Error::core(doing))?;
     protocol::send_role(&channel, role).map_err(Error::core(doing))?;
+    crash_point!("parent: the role is left for who is executed");
     leave(&channel)?;
     let mut arguments = env::args_os();
     let mut command = Command::new("/proc/self/exe");
@@ -43,7 +44,9 @@ pub(crate) fn execute(role: Role, leave: impl FnOnce(&Channel) -> Result<()>) ->
         command.arg0(name);
     }
     command.args(arguments).stdin(Stdio::from(far.into_fd()));
+    crash_point!("parent: about to execute");
     let process = command.spawn().map_err(Error::io(doing))?;
+    crash_point!("parent: executed");
     let pidfd = process::pidfd_open(process.id()).ok();
     Ok(Executed { channel, process, pidfd })
 }
@@ -55,6 +58,7 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     let mut executed = execute(Role::Child, |channel| order.send(channel, None))?;
     match executed.hear() {
         Ok(Some(pidfd)) => {
+            crash_point!("parent: the executed one has said hello");
             let pid = executed.process.id();
             let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
             Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, executed.channel))
@@ -74,6 +78,7 @@ impl Executed {
         loop {
             let mut fds = vec![PollFd::readable(self.channel.as_fd())];
             fds.extend(self.pidfd.as_ref().map(|pidfd| PollFd::readable(pidfd.as_fd())));
+            crash_point!("parent: waits for a hello, about to sleep");
             if poll(&mut fds, deadline).map_err(Error::io("hear from a new process"))? == 0 {
                 return Err(Error::StartTimedOut);
             }

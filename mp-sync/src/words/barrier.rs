@@ -1,9 +1,11 @@
 //! The words of a Barrier.
 
+use mp_core::crash_point;
+
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Error, Result};
+use mp_core::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// How many have arrived in which round, and how the last rounds ended.
 #[repr(C)]
@@ -81,6 +83,7 @@ impl Seat<'_> {
     fn in_round(&self, round: u64) {
         if let Some(slot) = self.0 {
             slot.round.store(round, Ordering::Relaxed);
+            crash_point!("barrier: the seat has its round");
         }
     }
 }
@@ -88,6 +91,7 @@ impl Seat<'_> {
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.0 {
+            crash_point!("barrier: about to leave its seat");
             slot.party.store(0, Ordering::Release);
         }
     }
@@ -149,6 +153,7 @@ impl<const N: usize> BarrierWords<N> {
     /// Breaks the barrier for all that are in it or come.
     pub(crate) fn abort(&self) {
         self.state.fetch_or(BROKEN, Ordering::AcqRel);
+        crash_point!("barrier: aborted, about to wake");
         self.wake();
     }
 
@@ -160,6 +165,7 @@ impl<const N: usize> BarrierWords<N> {
                 return;
             }
             if self.swap(seen, seen.0 | BROKEN) {
+                crash_point!("barrier: broken, about to wake");
                 return self.wake();
             }
         }
@@ -173,6 +179,7 @@ impl<const N: usize> BarrierWords<N> {
                 return;
             }
             if self.swap(seen, seen.after(true)) {
+                crash_point!("barrier: reset, about to wake");
                 return self.wake();
             }
         }
@@ -202,6 +209,7 @@ impl<const N: usize> BarrierWords<N> {
             }
             seat.in_round(seen.round());
             if self.swap(seen, seen.0 + ONE) {
+                crash_point!("barrier: arrived");
                 break (seen.round(), seen.arrived());
             }
         };
@@ -223,12 +231,14 @@ impl<const N: usize> BarrierWords<N> {
         }
         let unless_it_panics = BreakOnPanic(self, round);
         action();
+        crash_point!("barrier: the action is done");
         loop {
             let seen = self.state();
             if let Some(outcome) = seen.outcome(round) {
                 return outcome;
             }
             if self.swap(seen, seen.after(false)) {
+                crash_point!("barrier: the round is over, about to wake");
                 if seen.arrived() > 1 {
                     self.wake();
                 }
@@ -253,6 +263,7 @@ impl<const N: usize> BarrierWords<N> {
                         return outcome;
                     }
                     if self.swap(seen, seen.0 | BROKEN) {
+                        crash_point!("barrier: broken for lack of time, about to wake");
                         self.wake();
                         return Err(Error::TimedOut);
                     }
@@ -276,11 +287,12 @@ impl<const N: usize> BarrierWords<N> {
             if party == 0 || !owner::is_dead(party) {
                 continue;
             }
-            let in_round = slot.round.load(Ordering::Relaxed);
-            let _ = slot.party.compare_exchange(party, 0, Ordering::AcqRel, Ordering::Relaxed);
-            if in_round == round {
+            // First what its death means: who does this may die as well, and the seat is what shows it.
+            if slot.round.load(Ordering::Relaxed) == round {
                 self.break_round(round);
             }
+            crash_point!("barrier: a dead party's seat is about to be free");
+            let _ = slot.party.compare_exchange(party, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 }

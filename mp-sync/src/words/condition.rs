@@ -1,9 +1,11 @@
 //! The words of a Condition.
 
+use mp_core::crash_point;
+
 use super::rlock::RLockWords;
 use crate::owner::{self, FLAG_A, FLAG_B};
 use crate::patience::{Nap, Patience};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
+use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// Who waits, in the order they came, and who of them was notified.
 ///
@@ -45,6 +47,12 @@ impl Slot {
         word != 0 && word & (NOTIFIED | WRITING) == 0
     }
 
+    /// Whether somebody waits here who did so when the next number was `notified_at`.
+    fn waited_at(&self, notified_at: u64) -> bool {
+        Self::waits(self.word.load(Ordering::Acquire))
+            && self.number.load(Ordering::Relaxed) < notified_at
+    }
+
     /// Release and Acquire: a notification shows what the notifier did before; taking the slot over
     /// shows what its last user wrote there.
     fn swap(&self, seen: u64, new: u64) -> bool {
@@ -82,11 +90,13 @@ impl<const N: usize> ConditionWords<N> {
         for attempt in 0..2 {
             for (index, slot) in self.slots.iter().enumerate() {
                 if slot.word.load(Ordering::Relaxed) == 0 && slot.swap(0, me | WRITING) {
+                    crash_point!("condition: a slot is taken");
                     self.used.fetch_max(index as u32 + 1, Ordering::AcqRel);
                     let number = self.next.fetch_add(1, Ordering::Relaxed);
                     slot.number.store(number, Ordering::Relaxed);
                     // Release: pairs with the Acquire of the notifier, which reads the number.
                     slot.word.store(me, Ordering::Release);
+                    crash_point!("condition: it waits");
                     return Some(index);
                 }
             }
@@ -111,6 +121,7 @@ impl<const N: usize> ConditionWords<N> {
             // Acquire: pairs with the notifier's swap.
             let seen = slot.word.load(Ordering::Acquire);
             if !Slot::waits(seen) {
+                crash_point!("condition: notified");
                 return true;
             }
             match patience.sleep(&slot.word, seen) {
@@ -125,8 +136,26 @@ impl<const N: usize> ConditionWords<N> {
     pub(crate) fn leave(&self, index: usize) {
         if let Some(slot) = self.slots.get(index) {
             // Release: whoever takes the slot next does so after what was done with it.
+            crash_point!("condition: about to leave its slot");
             slot.word.store(0, Ordering::Release);
         }
+    }
+
+    /// In a model: who has slot `index` is notified, and has not seen it yet.
+    #[cfg(mp_loom)]
+    pub(crate) fn notify_as_others_do(&self, index: usize) {
+        let slot = &self.slots[index];
+        assert!(Self::mark(
+            slot,
+            slot.word.load(Ordering::Relaxed),
+            self.next.load(Ordering::Relaxed)
+        ));
+    }
+
+    /// In a model: what `me`, which waits in slot `index`, does at the end of a slice.
+    #[cfg(mp_loom)]
+    pub(crate) fn find_dead(&self, index: usize, me: u64) {
+        self.take_from_dead(&self.slots[index], me);
     }
 
     /// Passes on to `own` a notification that a dead waiter left; frees the slots of other dead ones.
@@ -137,14 +166,32 @@ impl<const N: usize> ConditionWords<N> {
             if seen == 0 || owner::of(seen) == me || !owner::is_dead(seen) {
                 continue;
             }
-            let notified_at = slot.notified_at.load(Ordering::Relaxed);
-            if slot.swap(seen, 0) && seen & NOTIFIED != 0 && number < notified_at {
-                // Notified by somebody else meanwhile: then this one is for the next.
-                if !own.swap(me, me | NOTIFIED) {
-                    self.notify(1);
-                }
-                return;
+            if seen & NOTIFIED == 0 {
+                slot.swap(seen, 0);
+                continue;
             }
+            let notified_at = slot.notified_at.load(Ordering::Relaxed);
+            if number >= notified_at {
+                // It is for those that waited then, if there are any left.
+                if !self.used().iter().any(|slot| slot.waited_at(notified_at)) {
+                    slot.swap(seen, 0);
+                }
+                continue;
+            }
+            // In one's own name at first, so that it is found there if this one dies before it has it.
+            if taken!(ConditionClaim) && !slot.swap(seen, me | NOTIFIED) {
+                continue;
+            }
+            crash_point!("condition: a dead waiter's notification is taken over");
+            // So that it can be passed on again. Not lowered, where somebody else notifies meanwhile.
+            own.notified_at.fetch_max(notified_at, Ordering::Relaxed);
+            // Notified by somebody else meanwhile: then this one is for the next.
+            if !own.swap(me, me | NOTIFIED) {
+                self.notify(1);
+            }
+            crash_point!("condition: it has the notification twice");
+            slot.swap(me | NOTIFIED, 0);
+            return;
         }
     }
 
@@ -167,6 +214,7 @@ impl<const N: usize> ConditionWords<N> {
             }
             let Some((_, slot, seen)) = longest else { return };
             if Self::mark(slot, seen, now) {
+                crash_point!("condition: one is marked, about to be woken");
                 // Nobody slept there: it is about to, or never will.
                 if Self::wake(slot) == 0 && owner::is_dead(seen) {
                     slot.swap(seen | NOTIFIED, 0);
@@ -183,6 +231,7 @@ impl<const N: usize> ConditionWords<N> {
         for slot in self.used() {
             let seen = slot.word.load(Ordering::Acquire);
             if Slot::waits(seen) && Self::mark(slot, seen, now) {
+                crash_point!("condition: each is marked, about to be woken");
                 Self::wake(slot);
             }
         }

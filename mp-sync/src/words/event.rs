@@ -1,7 +1,9 @@
 //! The word of an Event.
 
+use mp_core::crash_point;
+
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
 
 /// Whether it is set, and how often it was: so that whoever waited sees a set that was cleared at once.
 #[repr(transparent)]
@@ -47,6 +49,7 @@ impl EventWord {
                 Err(now) => seen = now,
             }
         }
+        crash_point!("event: set, about to wake");
         if seen & WAITERS != 0 && taken!(EventWake) {
             word::wake(&self.word, ALL);
         }
@@ -55,6 +58,7 @@ impl EventWord {
     pub(crate) fn clear(&self) {
         // Relaxed: clearing publishes nothing.
         self.word.fetch_and(!SET, Ordering::Relaxed);
+        crash_point!("event: cleared");
     }
 
     /// Waits until it is set, or was; false when the time is over.
@@ -91,6 +95,7 @@ impl EventWord {
             {
                 continue;
             }
+            crash_point!("event: a waiter's mark is set");
             // At the end of a slice too there is nothing but the word to look at: whoever set it may
             // have been killed before waking.
             last_look = patience.sleep(&self.word, seen | WAITERS) == Nap::Deadline;

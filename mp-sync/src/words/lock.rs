@@ -1,9 +1,11 @@
 //! The word that Lock, RLock, Mutex and the writers of an RwLock are.
 
 use crate::owner::{self, FLAG_A};
+use mp_core::crash_point;
+
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, AtomicU64, Ordering, ordering, taken};
 use crate::{Acquired, Error};
+use mp_core::word::{self, AtomicU64, Ordering, ordering, taken};
 
 type Result<T> = std::result::Result<T, Refused>;
 
@@ -68,7 +70,10 @@ impl LockWord {
     pub(crate) fn lock(&self, me: u64, limit: Limit) -> Result<Acquired> {
         // Acquire: pairs with the Release in `unlock`, so what the last owner wrote is seen.
         match self.word.compare_exchange(0, me, ordering!(LockTake, Acquire), Ordering::Relaxed) {
-            Ok(_) => Ok(Acquired::Clean),
+            Ok(_) => {
+                crash_point!("lock: taken");
+                Ok(Acquired::Clean)
+            }
             Err(_) => self.lock_slow(me, limit),
         }
     }
@@ -96,6 +101,7 @@ impl LockWord {
             let seen = self.look();
             if owner::of(seen) == 0 {
                 if self.take(seen, me | seen & WAITERS | mark) {
+                    crash_point!("lock: taken after a wait");
                     return Ok(Acquired::Clean);
                 }
                 continue;
@@ -112,10 +118,12 @@ impl LockWord {
             }
             let patience = patience.get_or_insert_with(|| Patience::new(limit));
             mark = WAITERS;
+            crash_point!("lock: a waiter's mark is set");
             match patience.sleep(&self.word, seen | WAITERS) {
                 Nap::Woken => {}
                 Nap::Slice => {
                     if self.take_from_dead(seen | WAITERS, me | WAITERS) {
+                        crash_point!("lock: taken from the dead");
                         return Ok(Acquired::OwnerDied);
                     }
                 }
@@ -124,6 +132,7 @@ impl LockWord {
                     if result.is_err() {
                         return Err(Refused::TimedOut);
                     }
+                    crash_point!("lock: taken at the last moment");
                     // Others may sleep; this thread's release has to wake them.
                     self.word.fetch_or(WAITERS, Ordering::Relaxed);
                     return result;
@@ -142,6 +151,7 @@ impl LockWord {
                 }
             } else if owner::is_dead_lately(seen) {
                 if self.take(seen, me | seen & WAITERS) {
+                    crash_point!("lock: taken from the dead at once");
                     return Ok(Acquired::OwnerDied);
                 }
             } else {
@@ -204,7 +214,9 @@ impl LockWord {
             return Err(Refused::NotOwner);
         }
         // Only waiters change the word of a living owner, and only by their mark.
+        crash_point!("lock: about to be released, with waiters");
         self.word.swap(0, ordering!(LockRelease, Release));
+        crash_point!("lock: released, about to wake");
         if taken!(LockWake) {
             word::wake(&self.word, count);
         }

@@ -1,9 +1,11 @@
 //! The words of an RLock.
 
+use mp_core::crash_point;
+
 use super::lock::{LockWord, Refused};
 use crate::Acquired;
 use crate::patience::Limit;
-use crate::word::{AtomicU32, Ordering};
+use mp_core::word::{AtomicU32, Ordering};
 
 type Result<T> = std::result::Result<T, Refused>;
 
@@ -30,6 +32,7 @@ impl RLockWords {
     pub(crate) fn lock(&self, me: u64, limit: Limit) -> Result<Acquired> {
         match self.word.lock(me, limit) {
             Ok(news) => {
+                crash_point!("rlock: its depth is not set yet");
                 self.depth.store(1, Ordering::Relaxed);
                 Ok(news)
             }
@@ -37,6 +40,7 @@ impl RLockWords {
                 let depth = self.depth.load(Ordering::Relaxed);
                 let deeper = depth.checked_add(1).ok_or(Refused::TooDeep)?;
                 self.depth.store(deeper, Ordering::Relaxed);
+                crash_point!("rlock: one deeper");
                 Ok(Acquired::Clean)
             }
             Err(error) => Err(error),
@@ -55,6 +59,7 @@ impl RLockWords {
             return Err(Refused::NotOwner);
         }
         self.depth.store(depth - 1, Ordering::Relaxed);
+        crash_point!("rlock: one less deep");
         Ok(())
     }
 
@@ -73,6 +78,7 @@ impl RLockWords {
     /// Takes it as often as [`unlock_all`](Self::unlock_all) said.
     pub(crate) fn lock_all(&self, me: u64, depth: u32) -> Result<Acquired> {
         let news = self.word.lock(me, Limit::Forever)?;
+        crash_point!("rlock: its depth is not set again yet");
         self.depth.store(depth, Ordering::Relaxed);
         Ok(news)
     }

@@ -1,10 +1,12 @@
 //! The words of an RwLock.
 
+use mp_core::crash_point;
+
 use super::lock::{LockWord, Refused};
 use crate::Acquired;
 use crate::owner::{self, FLAG_A};
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
 
 type Result<T> = std::result::Result<T, Refused>;
 
@@ -73,6 +75,7 @@ impl<const N: usize> RwLockWords<N> {
                 }
                 // Acquire: pairs with the Release of who left the slot.
                 if reader.compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    crash_point!("rwlock: a reader sits");
                     return Some(line * PER_LINE + place);
                 }
             }
@@ -95,6 +98,7 @@ impl<const N: usize> RwLockWords<N> {
         // Pairs with the one in `drain`: of a reader and a writer, one sees the other.
         fence_at!(ReaderFence);
         if self.writer.is_held_by_other(0) {
+            crash_point!("rwlock: a reader is about to give way");
             self.leave(index, me);
             return None;
         }
@@ -112,6 +116,7 @@ impl<const N: usize> RwLockWords<N> {
             if nap != Nap::Woken {
                 // Perhaps the writer is dead. Whoever takes its place may sit down before it leaves.
                 if let Ok(news) = self.writer.lock(me, Limit::Try) {
+                    crash_point!("rwlock: a reader has the writer's place");
                     let index = self.sit_down_somewhere(me);
                     self.note(news);
                     let _ = self.writer.unlock_waking(me, ALL);
@@ -171,8 +176,10 @@ impl<const N: usize> RwLockWords<N> {
             Err(seen) => seen,
         };
         if owner::of(seen) == me {
+            crash_point!("rwlock: a reader is about to leave, with a writer waiting");
             // Only the writer changes a living reader's slot, and only by its mark.
             reader.swap(0, ordering!(ReaderRelease, Release));
+            crash_point!("rwlock: a reader has left, about to wake");
             if taken!(ReaderWake) {
                 word::wake(reader, ALL);
             }
@@ -183,13 +190,16 @@ impl<const N: usize> RwLockWords<N> {
     pub(crate) fn write(&self, me: u64, limit: Limit) -> Result<Acquired> {
         let mut patience = Patience::new(limit);
         let news = self.writer.lock(me, limit)?;
+        crash_point!("rwlock: a writer keeps readers out");
         self.note(news);
         match self.drain(me, &mut patience) {
             Ok(()) => {
+                crash_point!("rwlock: no reader is left");
                 let news = self.news();
                 if let Acquired::OwnerDied = news {
                     // If this writer dies too, that is news of its own.
                     self.owed.store(0, Ordering::Relaxed);
+                    crash_point!("rwlock: a writer has the news");
                 }
                 Ok(news)
             }
@@ -244,6 +254,7 @@ impl<const N: usize> RwLockWords<N> {
             {
                 continue;
             }
+            crash_point!("rwlock: a reader is marked");
             let nap = patience.sleep(reader, marked);
             if nap == Nap::Woken {
                 continue;
@@ -251,6 +262,7 @@ impl<const N: usize> RwLockWords<N> {
             let is_dead = if nap == Nap::Slice { owner::is_dead } else { owner::is_dead_lately };
             if is_dead(marked) {
                 let _ = reader.compare_exchange(marked, 0, Ordering::Acquire, Ordering::Relaxed);
+                crash_point!("rwlock: a dead reader's seat is free");
             } else if nap == Nap::Deadline && reader.load(Ordering::Acquire) != 0 {
                 return Err(Refused::TimedOut);
             }
@@ -269,6 +281,7 @@ impl<const N: usize> RwLockWords<N> {
         if let Acquired::OwnerDied = news {
             // Release and Acquire by way of the writer's lock, under which it is written.
             self.owed.store(1, Ordering::Relaxed);
+            crash_point!("rwlock: the news is noted");
         }
     }
 

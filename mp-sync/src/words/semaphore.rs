@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use mp_core::crash_point;
+
 use super::lock::LockWord;
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience, look};
-use crate::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 use crate::{Acquired, Error, Result};
+use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
 /// A count, and who has guards for permits.
 ///
@@ -89,6 +91,7 @@ impl<const N: usize> SemaphoreWords<N> {
                 .compare_exchange(seen, seen - 1, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
         {
+            crash_point!("semaphore: had at once");
             return Ok(());
         }
         self.acquire_slow(me(), limit, |mark, _| Ok(self.take(mark)))
@@ -123,6 +126,7 @@ impl<const N: usize> SemaphoreWords<N> {
         loop {
             look(|| self.value(), |&value| value > 0);
             if let Some(taken) = take(mark, &patience)? {
+                crash_point!("semaphore: had after a wait");
                 if mark != 0 && self.value() > 0 && taken!(SemaphoreChain) {
                     word::wake(&self.count, 1);
                 }
@@ -148,6 +152,7 @@ impl<const N: usize> SemaphoreWords<N> {
                 continue;
             }
             mark = WAITERS;
+            crash_point!("semaphore: a waiter's mark is set");
             match patience.sleep(&self.count, seen | WAITERS) {
                 Nap::Woken => {}
                 Nap::Slice => {
@@ -200,6 +205,7 @@ impl<const N: usize> SemaphoreWords<N> {
 
     #[inline]
     fn wake_if(&self, seen: u32) {
+        crash_point!("semaphore: given, about to wake");
         if seen & WAITERS != 0 && taken!(SemaphoreWake) {
             word::wake(&self.count, 1);
         }
@@ -224,6 +230,7 @@ impl<const N: usize> SemaphoreWords<N> {
         {
             // Given and not yet out of its slot, or in its slot and not taken.
             slot.store(0, Ordering::Release);
+            crash_point!("permit: a dead one's slot is crossed out");
         }
         self.done();
     }
@@ -232,7 +239,9 @@ impl<const N: usize> SemaphoreWords<N> {
     /// means nothing but that it has to go.
     fn done(&self) {
         self.journal.store(0, Ordering::Release);
+        crash_point!("permit: the journal is cleared");
         self.count.fetch_and(!TAKEN, Ordering::AcqRel);
+        crash_point!("permit: the step is done with");
     }
 
     /// Takes a permit into a slot; `None` where there is no permit.
@@ -244,8 +253,11 @@ impl<const N: usize> SemaphoreWords<N> {
             return Err(Error::TooManyGuards { max: N });
         };
         self.journal.store(index as u32 + 1, Ordering::Release);
+        crash_point!("permit: taking is written down");
         self.slots[index].store(me, Ordering::Release);
+        crash_point!("permit: in its slot");
         let seen = self.change(|seen| (seen & COUNT > 0).then(|| (seen - 1) | mark | TAKEN));
+        crash_point!("permit: out of the count");
         if seen.is_some() {
             self.done();
         } else {
@@ -282,9 +294,11 @@ impl<const N: usize> SemaphoreWords<N> {
             return false;
         }
         let mut woken = 0;
-        let given = slot.load(Ordering::Relaxed) == holder;
+        // Under the lock: whoever else found the holder dead may have been here.
+        let given = slot.load(Ordering::Relaxed) == holder || !taken!(PermitLooksAgain);
         if given {
             self.journal.store((index as u32 + 1) | GIVE, Ordering::Release);
+            crash_point!("permit: giving is written down");
             // Somebody may have released what was not theirs to release. Then this one is in the count
             // already.
             let most = self.initial.load(Ordering::Relaxed).min(MAX);
@@ -292,7 +306,9 @@ impl<const N: usize> SemaphoreWords<N> {
                 let more = u32::from(seen & COUNT < most);
                 Some((seen + more) & !WAITERS | TAKEN)
             });
+            crash_point!("permit: in the count");
             slot.store(0, Ordering::Release);
+            crash_point!("permit: out of its slot");
             self.done();
             woken = seen.unwrap_or(0);
         }

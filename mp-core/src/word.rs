@@ -1,29 +1,34 @@
 //! The atomics in shared memory, and sleeping on them until another process wakes them.
 //!
-//! Everything that follows a protocol in shared memory takes its atomics, fences, spinning and sleeping
-//! from here and from nowhere else, so that under `cfg(mp_loom)` the models in `models.rs` explore the
-//! very same code.
+//! A protocol of words in shared memory takes its atomics, fences and sleep from here and from nowhere else, and
+//! says at which site it needs what, so that under `cfg(mp_loom)` models explore the very same code: with
+//! loom's atomics, and without one of the sites at a time (see `model`).
 
-pub(crate) use imp::*;
+pub use imp::*;
 
 /// The largest count: wakes every sleeper.
-pub(crate) const ALL: u32 = u32::MAX;
+pub const ALL: u32 = u32::MAX;
 
 #[cfg(not(mp_loom))]
 mod imp {
     #![expect(unsafe_code, reason = "the futex half of a 64-bit word")]
 
-    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    use mp_core::Deadline;
-    use mp_core::sys::futex;
-    pub(crate) use mp_core::sys::futex::Woken;
+    use crate::Deadline;
+    use crate::sys::futex;
+    pub use crate::sys::futex::Woken;
 
     /// A word to sleep on. Of 64 bits the kernel compares the low 32.
-    pub(crate) trait Word {
+    pub trait Word {
+        /// What it holds.
         type Value: Copy;
+        /// The half that the kernel compares.
         fn futex(&self) -> &AtomicU32;
+        /// What it compares that with.
         fn low(value: Self::Value) -> u32;
+        /// All of it.
+        fn wide(value: Self::Value) -> u64;
     }
 
     impl Word for AtomicU32 {
@@ -35,6 +40,10 @@ mod imp {
 
         fn low(value: u32) -> u32 {
             value
+        }
+
+        fn wide(value: u32) -> u64 {
+            value.into()
         }
     }
 
@@ -53,112 +62,97 @@ mod imp {
         fn low(value: u64) -> u32 {
             value as u32
         }
+
+        fn wide(value: u64) -> u64 {
+            value
+        }
     }
 
     /// Sleeps while `word` is `expected`, until woken or `until`. May return without cause.
-    pub(crate) fn sleep<W: Word>(word: &W, expected: W::Value, until: Deadline) -> Woken {
+    pub fn sleep<W: Word>(word: &W, expected: W::Value, until: Deadline) -> Woken {
         futex::wait(word.futex(), W::low(expected), until)
     }
 
     /// Wakes up to `count` sleepers; says how many there were.
-    pub(crate) fn wake<W: Word>(word: &W, count: u32) -> u32 {
+    pub fn wake<W: Word>(word: &W, count: u32) -> u32 {
         futex::wake(word.futex(), count)
     }
 
     /// Which ordering a site uses; a model can weaken one of them.
-    macro_rules! ordering {
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __ordering {
         ($site:ident, $ordering:ident) => {
-            crate::word::Ordering::$ordering
+            $crate::word::Ordering::$ordering
         };
     }
+
     /// A fence that a model can drop.
-    macro_rules! fence_at {
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __fence_at {
         ($site:ident) => {
-            crate::word::fence(crate::word::Ordering::SeqCst)
+            $crate::word::fence($crate::word::Ordering::SeqCst)
         };
     }
+
     /// Whether a step is taken; a model can leave one of them out.
-    macro_rules! taken {
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __taken {
         ($site:ident) => {
             true
         };
     }
-    pub(crate) use {fence_at, ordering, taken};
+
+    pub use crate::{__fence_at as fence_at, __ordering as ordering, __taken as taken};
 }
 
 #[cfg(mp_loom)]
 mod imp {
-    use std::cell::Cell;
-
-    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     use loom::sync::{Condvar, Mutex};
-    use mp_core::Deadline;
-    pub(crate) use mp_core::sys::futex::Woken;
 
-    /// One thing a protocol needs. A model that runs without it must fail.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Site {
-        Nothing,
-        LockTake,
-        LockRelease,
-        LockWake,
-        SemaphoreWake,
-        SemaphoreChain,
-        SemaphoreRelease,
-        EventWake,
-        EventSet,
-        BarrierEnd,
-        BarrierWake,
-        ConditionMark,
-        ConditionWake,
-        ReaderFence,
-        WriterFence,
-        ReaderRelease,
-        ReaderWake,
-    }
+    use crate::Deadline;
+    pub use crate::sys::futex::Woken;
 
-    std::thread_local! {
-        // loom runs all threads of a model as coroutines of one thread.
-        static MUTANT: Cell<Site> = const { Cell::new(Site::Nothing) };
-    }
-
-    pub(crate) fn mutate(site: Site) {
-        MUTANT.set(site);
-    }
-
-    pub(crate) fn is_mutated(site: Site) -> bool {
-        MUTANT.get() == site
-    }
-
-    macro_rules! ordering {
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __ordering {
         ($site:ident, $ordering:ident) => {
-            if crate::word::is_mutated(crate::word::Site::$site) {
-                crate::word::Ordering::Relaxed
+            if $crate::model::is_without(stringify!($site)) {
+                $crate::word::Ordering::Relaxed
             } else {
-                crate::word::Ordering::$ordering
+                $crate::word::Ordering::$ordering
             }
         };
     }
-    macro_rules! fence_at {
-        ($site:ident) => {
-            if !crate::word::is_mutated(crate::word::Site::$site) {
-                crate::word::fence(crate::word::Ordering::SeqCst)
-            }
-        };
-    }
-    macro_rules! taken {
-        ($site:ident) => {
-            !crate::word::is_mutated(crate::word::Site::$site)
-        };
-    }
-    pub(crate) use {fence_at, ordering, taken};
 
-    pub(crate) trait Word {
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __fence_at {
+        ($site:ident) => {
+            if !$crate::model::is_without(stringify!($site)) {
+                $crate::word::fence($crate::word::Ordering::SeqCst)
+            }
+        };
+    }
+
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __taken {
+        ($site:ident) => {
+            !$crate::model::is_without(stringify!($site))
+        };
+    }
+
+    pub use crate::{__fence_at as fence_at, __ordering as ordering, __taken as taken};
+
+    pub trait Word {
         type Value: Copy + PartialEq;
         fn now(&self) -> Self::Value;
         fn low(value: Self::Value) -> u32;
-        /// Whether the model says that whoever the value names has died.
-        fn is_of_dead(value: Self::Value) -> bool;
+        fn wide(value: Self::Value) -> u64;
     }
 
     impl Word for AtomicU32 {
@@ -172,8 +166,8 @@ mod imp {
             value
         }
 
-        fn is_of_dead(_: u32) -> bool {
-            false
+        fn wide(value: u32) -> u64 {
+            value.into()
         }
     }
 
@@ -188,8 +182,8 @@ mod imp {
             value as u32
         }
 
-        fn is_of_dead(value: u64) -> bool {
-            crate::owner::is_dead(value)
+        fn wide(value: u64) -> u64 {
+            value
         }
     }
 
@@ -210,19 +204,15 @@ mod imp {
         static ref WOKEN: Condvar = Condvar::new();
     }
 
-    /// There is no time in a model: a sleep ends when it is woken, or at once where the word's owner is
-    /// dead (which stands for the end of a slice). So a lost wake-up is a deadlock that loom reports.
-    pub(crate) fn sleep<W: Word>(word: &W, expected: W::Value, until: Deadline) -> Woken {
+    /// There is no time in a model: but for one that is over at once, a sleep ends when it is woken. So a lost
+    /// wake-up is a deadlock that loom reports.
+    pub fn sleep<W: Word>(word: &W, expected: W::Value, until: Deadline) -> Woken {
         if until == Deadline::PASSED {
             return Woken::TimedOut;
         }
         let mut kernel = KERNEL.lock().unwrap();
-        let now = word.now();
-        if W::low(now) != W::low(expected) {
+        if W::low(word.now()) != W::low(expected) {
             return Woken::LookAgain;
-        }
-        if W::is_of_dead(now) {
-            return Woken::TimedOut;
         }
         let number = kernel.next;
         kernel.next += 1;
@@ -239,7 +229,7 @@ mod imp {
         }
     }
 
-    pub(crate) fn wake<W: Word>(word: &W, count: u32) -> u32 {
+    pub fn wake<W: Word>(word: &W, count: u32) -> u32 {
         let address = std::ptr::from_ref(word).addr();
         let mut kernel = KERNEL.lock().unwrap();
         let mut woken = 0;

@@ -1,0 +1,344 @@
+//! The end that sends: finds room, or sleeps until there is.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mp_core::sys::fd::{PollFd, poll, wait_readable};
+use mp_core::sys::process::current_cpu;
+use mp_core::sys::{mem, socket};
+use mp_core::{Deadline, Segment, crash_point};
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Serialize, Serializer};
+
+use super::{
+    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, Pages, Passed, Received, State, answer,
+    look, mapped, open, place, received_socket, ring,
+};
+use crate::ring::{Broken, FRAGMENT, Producer, Slot, Tag};
+use crate::{Error, Result};
+
+/// The end that sends.
+#[derive(Debug)]
+pub(crate) struct RingSender {
+    producer: Producer<ControlRef, Pages>,
+    pub(super) segment: Arc<Segment>,
+    pub(super) lane: usize,
+    socket: OwnedFd,
+    in_use: Cell<bool>,
+    state: Cell<State>,
+    /// How many messages with descriptors there were, those that failed too.
+    number: Cell<u64>,
+    checks: Checks,
+}
+
+impl RingSender {
+    /// `bodies` is up to where an earlier sender's bodies lie in the area.
+    pub(crate) fn new(
+        segment: &Arc<Segment>,
+        lane: usize,
+        socket: OwnedFd,
+        bodies: u64,
+    ) -> Result<Self> {
+        let pages = Pages::new(segment, lane);
+        let producer = Producer::new(mapped::lane(segment, lane)?, pages, bodies);
+        Ok(Self {
+            producer: producer.map_err(Error::from)?,
+            segment: Arc::clone(segment),
+            lane,
+            socket,
+            in_use: Cell::new(false),
+            state: Cell::new(State::Open),
+            number: Cell::new(0),
+            checks: Checks::default(),
+        })
+    }
+
+    /// What a step gave; a faulty peer costs the link.
+    #[inline]
+    fn step<T>(&self, result: std::result::Result<T, Broken>) -> Result<T> {
+        result.map_err(|broken| {
+            if matches!(broken, Broken::Damaged(_)) {
+                self.close();
+            }
+            broken.into()
+        })
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        if self.state.get() != State::Open {
+            return Err(Error::Disconnected);
+        }
+        if self.checks.is_skipped() { Ok(()) } else { self.check_clock() }
+    }
+
+    #[cold]
+    fn check_clock(&self) -> Result<()> {
+        let due = self.checks.is_due();
+        self.producer.rush(!due);
+        self.producer.exchange_cpus(current_cpu());
+        if due { self.check_peer() } else { Ok(()) }
+    }
+
+    /// Looks whether the other end still lives, without waiting.
+    fn check_peer(&self) -> Result<()> {
+        for _ in 0..MOST_BELLS {
+            match self.answer()? {
+                Bell::Nothing => break,
+                Bell::Rung | Bell::Descriptors(..) => {}
+                Bell::Ended => return Err(self.ended()),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self) -> Result<Bell> {
+        answer(self.socket.as_fd()).inspect_err(|error| {
+            if matches!(error, Error::Damaged(_)) {
+                self.close();
+            }
+        })
+    }
+
+    fn ended(&self) -> Error {
+        self.state.set(State::Ended);
+        Error::Disconnected
+    }
+
+    #[inline]
+    fn rung(&self, wanted: bool) -> Result<()> {
+        if wanted && !ring(self.socket.as_fd()) { Err(self.ended()) } else { Ok(()) }
+    }
+
+    /// Sends one message: it is there whole for the receiver, or not at all.
+    #[inline]
+    pub(crate) fn send(&self, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
+        let _in_use = InUse::mark(&self.in_use, "send");
+        self.check()?;
+        if fds.is_empty()
+            && let Some(wanted) = self.producer.push(bytes)
+        {
+            return self.rung(wanted);
+        }
+        self.send_long(bytes, fds, deadline)
+    }
+
+    #[cold]
+    fn send_long(&self, bytes: &[u8], fds: &[OwnedFd], deadline: Deadline) -> Result<()> {
+        if fds.len() >= MAX_FDS {
+            let (count, max) = (fds.len(), MAX_FDS - 1);
+            return Err(mp_core::Error::TooManyDescriptors { count, max }.into());
+        }
+        let mut numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
+            // It may not wait for the reader to make room for all its fragments, one after the other.
+            let aside = aside(bytes)?;
+            crash_point!("send: a body is put aside");
+            numbers.push(aside.as_raw_fd());
+            return self
+                .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
+        }
+        let mut fragments = bytes.chunks(FRAGMENT).peekable();
+        let mut begun = false;
+        let result = loop {
+            let fragment = fragments.next().unwrap_or_default();
+            if fragments.peek().is_none() {
+                let tagged = !numbers.is_empty();
+                let slot = || self.producer.slot(fragment.len(), tagged);
+                break self.send_last(deadline, &numbers, fragment, slot);
+            }
+            let sent = self.room(deadline, || self.producer.slot(fragment.len(), false)).and_then(
+                |slot| {
+                    self.producer.write(&slot, fragment);
+                    self.rung(self.producer.commit(&slot, true, Tag::default()))
+                },
+            );
+            if let Err(error) = sent {
+                break Err(error);
+            }
+            begun = true;
+            crash_point!("send: a fragment is sent");
+        };
+        if result.is_err() && begun && self.state.get() == State::Open {
+            // Without it the next message would be taken for the rest of this one.
+            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
+            self.rung(wanted)?;
+        }
+        result
+    }
+
+    /// Sends the descriptors and then the record that makes them a message.
+    fn send_last(
+        &self,
+        deadline: Deadline,
+        fds: &[RawFd],
+        bytes: &[u8],
+        slot: impl Fn() -> std::result::Result<Option<Slot>, Broken>,
+    ) -> Result<()> {
+        // Room first: what is free stays free until this end takes it.
+        let slot = self.room(deadline, slot)?;
+        let mut tag = Tag::default();
+        if !fds.is_empty() {
+            self.number.set(self.number.get() + 1);
+            // No more than MAX_FDS.
+            tag = Tag { fds: fds.len() as u16, number: self.number.get() };
+            for fds in fds.chunks(socket::MAX_FDS) {
+                self.send_descriptors(tag.number, fds, deadline)?;
+                crash_point!("send: some descriptors are sent");
+            }
+        }
+        if !bytes.is_empty() {
+            self.producer.write(&slot, bytes);
+        }
+        self.rung(self.producer.commit(&slot, false, tag))
+    }
+
+    fn send_descriptors(&self, number: u64, fds: &[RawFd], deadline: Deadline) -> Result<()> {
+        let socket = self.socket.as_fd();
+        loop {
+            let Err(error) =
+                socket::send(socket, &[IoSlice::new(&number.to_le_bytes())], fds, true)
+            else {
+                return Ok(());
+            };
+            match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    if poll(&mut [PollFd::writable(socket)], deadline)? == 0 {
+                        return Err(Error::TimedOut);
+                    }
+                }
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                    return Err(self.ended());
+                }
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until `attempt` finds room.
+    fn room<T>(
+        &self,
+        deadline: Deadline,
+        attempt: impl Fn() -> std::result::Result<Option<T>, Broken>,
+    ) -> Result<T> {
+        loop {
+            if let Some(found) = self.step(attempt())? {
+                return Ok(found);
+            }
+            if deadline != Deadline::PASSED
+                && let Some(found) =
+                    look(|mine| self.producer.exchange_cpus(mine), || attempt().transpose())
+            {
+                return self.step(found);
+            }
+            // Who only tries says so too: from now on each message that is received makes room at once.
+            self.producer.announce();
+            if let Some(found) = self.step(attempt())? {
+                return Ok(found);
+            }
+            if deadline == Deadline::PASSED {
+                return self.check_peer().and(Err(Error::TimedOut));
+            }
+            crash_point!("send: about to sleep");
+            let woken = wait_readable(self.socket.as_fd(), deadline)?;
+            self.producer.retract();
+            crash_point!("send: woken");
+            if !woken {
+                return self.step(attempt())?.ok_or(Error::TimedOut);
+            }
+            if let Bell::Ended = self.answer()? {
+                return Err(self.ended());
+            }
+            if deadline.has_passed() {
+                return self.step(attempt())?.ok_or(Error::TimedOut);
+            }
+        }
+    }
+
+    /// Sends a message of `len` bytes that `write` writes in place.
+    pub(crate) fn send_with<Out>(
+        &self,
+        len: usize,
+        deadline: Deadline,
+        write: impl FnOnce(&mut [u8]) -> Out,
+    ) -> Result<Out> {
+        if len > self.producer.longest() {
+            let mut bytes = vec![0; len];
+            let out = write(&mut bytes);
+            return self.send(&bytes, &[], deadline).map(|()| out);
+        }
+        let _in_use = InUse::mark(&self.in_use, "send");
+        self.check()?;
+        let slot = self.room(deadline, || self.producer.slot(len, false))?;
+        let out = write(place::bytes(&self.producer, &slot));
+        crash_point!("send: a body is written in place");
+        self.rung(self.producer.commit(&slot, false, Tag::default()))?;
+        Ok(out)
+    }
+
+    /// Ends the connection.
+    pub(crate) fn close(&self) {
+        self.state.set(State::Closed);
+        socket::shut_down(self.socket.as_fd());
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.get() == State::Open
+    }
+
+    /// Gives the other end a moment to be closed, as its process ends.
+    #[cold]
+    pub(crate) fn settle(&self) {
+        let mut fds = [PollFd::hung_up(self.socket.as_fd())];
+        let moment = Deadline::after(Duration::from_millis(10));
+        if self.is_open() && poll(&mut fds, moment).is_ok_and(|ready| ready > 0) {
+            self.state.set(State::Ended);
+        }
+    }
+}
+
+/// Puts a body where the receiver can read it from.
+fn aside(bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = mem::memfd(c"mp-message")?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+/// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
+/// and up to where bodies lie in the area.
+pub(super) type SenderParts<F> = (F, u64, u64);
+
+impl RingSender {
+    pub(super) fn parts(&self) -> SenderParts<Passed<'_>> {
+        (Passed(self.socket.as_fd()), self.number.get(), self.producer.end_of_bodies())
+    }
+
+    pub(super) fn from_parts(
+        segment: &Arc<Segment>,
+        lane: usize,
+        parts: SenderParts<Received>,
+    ) -> Result<Self> {
+        let sender = Self::new(segment, lane, received_socket(parts.0)?, parts.2)?;
+        sender.number.set(parts.1);
+        Ok(sender)
+    }
+}
+
+impl Serialize for RingSender {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (Passed(self.segment.as_fd()), self.lane, self.parts()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RingSender {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
+        let segment = open(segment.0).map_err(D::Error::custom)?;
+        Self::from_parts(&segment, lane, parts).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,191 @@
+//! Parents, children and fork servers that are killed at each named step of a start and of an end, and what is
+//! left of the others.
+//!
+//! `RUSTFLAGS="--cfg mp_crash" cargo test -p mp-process --test crash`; in other builds there are no such steps,
+//! and nothing is tested here. The steps are those that the sources name; one that is never reached fails.
+
+#[cfg(not(mp_crash))]
+fn main() {}
+
+#[cfg(mp_crash)]
+fn main() {
+    // In what a parent executes. The parents themselves are forks of this program, and do it or not.
+    if mp_core::testing::steps::is_joined() {
+        mp_process::init();
+    }
+    scenes::main();
+}
+
+#[cfg(mp_crash)]
+mod scenes {
+    #![expect(
+        unsafe_code,
+        reason = "adopts and reaps what others leave behind, kills a fork server"
+    )]
+
+    use std::cell::Cell;
+    use std::fs;
+    use std::ptr::null_mut;
+    use std::time::{Duration, Instant};
+
+    use libtest_mimic::{Arguments, Failed, Trial};
+    use mp_core::testing::steps::{Scene, Stage, tests};
+    use mp_core::testing::{HANG, PROMPT};
+    use mp_process::{Error, Process, ProcessError, StartMethod};
+
+    const SCENES: &[Scene] = &[
+        Scene { name: "a fork server", play: |stage| starts(stage, true, StartMethod::ForkServer) },
+        Scene {
+            name: "a forked fork server",
+            play: |stage| starts(stage, false, StartMethod::ForkServer),
+        },
+        Scene { name: "a fork server anew", play: replaces_its_server },
+        Scene { name: "spawn", play: |stage| starts(stage, true, StartMethod::Spawn) },
+        Scene { name: "fork", play: |stage| starts(stage, false, StartMethod::Fork) },
+        Scene {
+            name: "daemons by fork server",
+            play: |stage| has_daemons(stage, StartMethod::ForkServer),
+        },
+        Scene { name: "daemons by spawn", play: |stage| has_daemons(stage, StartMethod::Spawn) },
+        Scene { name: "daemons by fork", play: |stage| has_daemons(stage, StartMethod::Fork) },
+    ];
+
+    const SOURCES: &[&str] = &[
+        include_str!("../src/boot.rs"),
+        include_str!("../src/child.rs"),
+        include_str!("../src/family.rs"),
+        include_str!("../src/start/fork.rs"),
+        include_str!("../src/start/forkserver.rs"),
+        include_str!("../src/start/server.rs"),
+        include_str!("../src/start/spawn.rs"),
+    ];
+
+    pub(crate) fn main() {
+        let mut arguments = Arguments::from_args();
+        // Then each test runs on this very thread, and fork is safe.
+        arguments.test_threads = Some(1);
+        // Whoever loses its parent becomes a child of this process, which so learns what is left (prctl(2)).
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
+        let tests = tests(SCENES, SOURCES)
+            .into_iter()
+            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
+        libtest_mimic::run(&arguments, tests.collect()).exit();
+    }
+
+    fn double(number: u64) -> u64 {
+        2 * number
+    }
+
+    fn sleep() {
+        std::thread::sleep(2 * HANG);
+    }
+
+    /// Waits for the end of what a parent left behind.
+    #[track_caller]
+    fn nothing_is_left() {
+        let start = Instant::now();
+        loop {
+            // SAFETY: no status is wanted.
+            match unsafe { libc::waitpid(-1, null_mut(), libc::WNOHANG) } {
+                -1 => return,
+                0 => {
+                    assert!(
+                        start.elapsed() < PROMPT,
+                        "left over: {:?}",
+                        children_of(std::process::id())
+                    );
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn children_of(pid: u32) -> Vec<i32> {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Starts a process and gets its result; says whether that came to be. Whatever keeps it from that is a typed
+    /// error, at once.
+    fn works(method: StartMethod) -> bool {
+        let begin = Instant::now();
+        let child = Process::new(double, (21,)).start_method(method).start();
+        let came = match child.map(|child| child.result()) {
+            Ok(Ok(number)) => {
+                assert_eq!(number, 42);
+                true
+            }
+            Ok(Err(ProcessError::Signaled(libc::SIGKILL) | ProcessError::Lost)) => false,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(Error::DiedAtStart(status)) => {
+                assert!(matches!(status.signal(), None | Some(libc::SIGKILL)), "{status}");
+                false
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert!(begin.elapsed() < PROMPT, "{:?}", begin.elapsed());
+        came
+    }
+
+    /// A few starts, of which one may fail where somebody dies.
+    fn family(stage: &Stage, method: StartMethod) {
+        let failed = Cell::new(0);
+        let start = || {
+            if !works(method) {
+                failed.set(failed.get() + 1);
+            }
+        };
+        (0..3).for_each(|_| start());
+        assert!(failed.get() <= u32::from(stage.is_hit()), "{} failed", failed.get());
+        // Where it was the last one.
+        assert!(failed.get() == 0 || works(method), "and the next start too");
+    }
+
+    fn starts(stage: &Stage, initialised: bool, method: StartMethod) {
+        let parent = stage.victim(|| {
+            if initialised {
+                mp_process::init();
+            }
+            family(stage, method);
+            // Not as a fork of a test ends, but as a program does.
+            std::process::exit(0);
+        });
+        let _ = stage.ends(parent);
+        nothing_is_left();
+    }
+
+    fn replaces_its_server(stage: &Stage) {
+        let parent = stage.victim(|| {
+            mp_process::init();
+            assert!(works(StartMethod::ForkServer) || stage.is_hit());
+            for server in children_of(std::process::id()) {
+                // SAFETY: a child that was not reaped yet.
+                unsafe { libc::kill(server, libc::SIGKILL) };
+            }
+            family(stage, StartMethod::ForkServer);
+            std::process::exit(0);
+        });
+        let _ = stage.ends(parent);
+        nothing_is_left();
+    }
+
+    fn has_daemons(stage: &Stage, method: StartMethod) {
+        let parent = stage.victim(|| {
+            if method != StartMethod::Fork {
+                mp_process::init();
+            }
+            let daemons: Vec<_> = (0..2)
+                .map(|_| Process::new(sleep, ()).start_method(method).daemon(true).start())
+                .collect();
+            assert!(
+                daemons.iter().filter(|daemon| daemon.is_err()).count()
+                    <= usize::from(stage.is_hit())
+            );
+            std::process::exit(0);
+        });
+        let _ = stage.ends(parent);
+        nothing_is_left();
+    }
+}
