@@ -12,6 +12,8 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use multiprocess::{Process, StartMethod};
 
+pub(crate) use leak::runs;
+
 /// What a test gives back: an error or a panic fails it.
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 
@@ -184,11 +186,4 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Out
         std::thread::sleep(Duration::from_millis(1));
     }
     Err(format!("did not come about within 10 s: {what}").into())
-}
-
-/// Whether there is a process of that number that has not ended.
-pub(crate) fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-    state.is_some_and(|state| state != 'Z' && state != 'X')
 }
