@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
+mod faults;
 mod listener;
 mod manager;
 mod notes;
@@ -24,6 +25,7 @@ fn main() -> std::process::ExitCode {
     support::main(&[
         start::CASES,
         crash::CASES,
+        faults::CASES,
         sync::CASES,
         queue::CASES,
         shmem::CASES,

@@ -1,6 +1,7 @@
 //! What every test of the suite runs in.
 
 pub(crate) mod leak;
+pub(crate) mod seccomp;
 pub(crate) mod watchdog;
 
 use std::env;
@@ -71,9 +72,14 @@ pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some(ROLE) => {
-            let roles: Vec<Role> =
-                [crate::start::ROLES, crate::crash::ROLES, crate::notes::ROLES, crate::pool::ROLES]
-                    .concat();
+            let roles: Vec<Role> = [
+                crate::start::ROLES,
+                crate::crash::ROLES,
+                crate::faults::ROLES,
+                crate::notes::ROLES,
+                crate::pool::ROLES,
+            ]
+            .concat();
             let (_, role) =
                 roles.iter().find(|(name, _)| *name == arguments[2]).expect("a role of that name");
             // A role calls init itself, or does not.
