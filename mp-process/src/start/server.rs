@@ -26,7 +26,7 @@ use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd, poll};
 use mp_core::sys::process::{self, Forked, Ignored, fork};
 
-use crate::{boot, entry, protocol};
+use crate::{Error, boot, entry, protocol};
 
 /// Runs the server. `clean`: this program was executed for it, so that no object owns a descriptor but
 /// `control` and what libraries opened before main.
@@ -53,16 +53,23 @@ struct Server {
 }
 
 impl Server {
+    /// Where it cannot be, the process to be served is told why.
     fn new(control: Channel, clean: bool) -> io::Result<Self> {
-        let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
-        others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
-        let parent = process::pidfd_open(process::parent_id())?;
-        let signals = process::child_signals()?;
-        let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
-        let null = fd::null()?;
-        for stream in 0..3 {
-            fd::place(null.as_fd(), stream)?;
-        }
+        let own = || {
+            let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
+            others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
+            let parent = process::pidfd_open(process::parent_id())?;
+            let signals = process::child_signals()?;
+            let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
+            let null = fd::null()?;
+            for stream in 0..3 {
+                fd::place(null.as_fd(), stream)?;
+            }
+            Ok((others, parent, signals, ignored))
+        };
+        let (others, parent, signals, ignored) = own().inspect_err(|error| {
+            let _ = protocol::send_no_spare(&control, error);
+        })?;
         // What is read and bound at first use is so once, here.
         warm_up();
         let (pid, children) = (std::process::id(), HashMap::new());
@@ -143,7 +150,8 @@ impl Server {
 
     /// The child.
     fn become_spare(&mut self, channel: Channel) -> ! {
-        if self.leave(&channel).is_err() {
+        if let Err(error) = self.leave(&channel) {
+            let _ = protocol::send_refusal(&channel, &Error::io("become a child")(error));
             process::exit_now(1);
         }
         warm_up();
