@@ -13,7 +13,7 @@ use multiprocess::{Client, Fd, Listener, Manager, Pool, Process, StartMethod};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::support::leak::Inventory;
+use crate::support::leak::{self, Inventory};
 use crate::support::seccomp::{self, Call, Only};
 use crate::support::{Case, ONCE, Outcome, Role, role, watchdog};
 
@@ -34,10 +34,15 @@ pub(crate) const CASES: (&str, &[Case]) = (
         long("without_descriptors_nothing_panics_or_hangs", without_descriptors),
         long("without_memory_nothing_panics_or_hangs", without_memory),
         long("without_threads_nothing_panics_or_hangs", without_threads),
+        long("signals_a_thousand_times_a_second_disturb_nothing", alarms),
+        long("what_is_interrupted_with_its_group_hangs_nobody", interrupts),
+        long("a_program_whose_children_nobody_waits_for_works", no_zombies),
+        long("no_descriptor_leaks_into_a_program_that_is_executed_meanwhile", no_descriptor_leaks),
+        long("no_key_of_a_manager_is_seen_from_outside", no_key_is_seen),
     ],
 );
 
-pub(crate) const ROLES: &[Role] = &[("works", works)];
+pub(crate) const ROLES: &[Role] = &[("works", works), ("counts-descriptors", counts_descriptors)];
 
 /// A kind of object: what makes one, uses it and lets go of it.
 type Kind = (&'static str, fn() -> Outcome);
@@ -208,7 +213,8 @@ const PROCESSES: &[Kind] = &[
     ("Process that is killed", || {
         let child = Process::new(|| thread::sleep(HANG / 5), ()).daemon(true).start()?;
         child.kill()?;
-        assert_eq!(child.join()?.signal(), Some(libc::SIGKILL));
+        // Or by another signal, in a test of those.
+        assert!(child.join()?.signal().is_some());
         Ok(())
     }),
     ("Pool", || {
@@ -333,6 +339,29 @@ fn whatever_call_fails() -> Outcome {
     Ok(())
 }
 
+pub(crate) extern "C" fn nothing(_: i32) {}
+
+extern "C" fn interrupt_group(_: i32) {
+    // SAFETY: a handler may send signals (signal-safety(7)); to the group of a test.
+    unsafe { libc::kill(0, libc::SIGINT) };
+}
+
+/// Calls `handler` so often from now on; what waits then is interrupted.
+pub(crate) fn alarm_every(period: Duration, handler: extern "C" fn(i32)) {
+    for (signal, handler) in [(libc::SIGALRM, handler), (libc::SIGINT, nothing)] {
+        // SAFETY: all zeros is an action, without SA_RESTART.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as *const () as usize;
+        // SAFETY: handlers that do what they may.
+        assert_eq!(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) }, 0);
+    }
+    let period = libc::timeval { tv_sec: 0, tv_usec: period.as_micros() as i64 };
+    let timer = libc::itimerval { it_interval: period, it_value: period };
+    // SAFETY: the timer is a local.
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+}
+
 /// A program that does all there is, under conditions that its arguments name, and prints what failed.
 fn works(arguments: &[String]) {
     let number = |index: usize| arguments[index].parse::<u64>().expect("a number");
@@ -357,6 +386,12 @@ fn works(arguments: &[String]) {
             seccomp::refuse(&calls).expect("a filter");
         }
         "descriptors" => limit(libc::RLIMIT_NOFILE, number(1)),
+        "alarms" => alarm_every(Duration::from_millis(1), nothing),
+        "interrupts" => alarm_every(Duration::from_millis(20), interrupt_group),
+        "no-zombies" => {
+            // SAFETY: no handler is set.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        }
         _ => {
             // The helper that is kept comes to be, and the heap has its size, so that small things are there.
             let _ = Process::new(|| (), ()).start().map(mp::Child::result);
@@ -372,7 +407,9 @@ fn works(arguments: &[String]) {
             limit(libc::RLIMIT_AS, size * 1024 + number(1));
         }
     }
-    for (name, work) in [OBJECTS, LARGER, PROCESSES].concat() {
+    // Signals need time to come.
+    let rounds = if ["alarms", "interrupts"].contains(&&*arguments[0]) { 20 } else { 1 };
+    for (name, work) in [OBJECTS, LARGER, PROCESSES].concat().repeat(rounds) {
         for method in StartMethod::ALL {
             if !name.starts_with("Process") && method != StartMethod::ForkServer {
                 continue;
@@ -517,4 +554,93 @@ fn without_threads() -> Outcome {
     let kinds: Vec<_> = failed.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(kinds, ["Listener", "Pool", "Manager"], "{failed:?}");
     Ok(())
+}
+
+fn alarms() -> Outcome {
+    let failed = run_works(&["alarms"])?;
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+}
+
+/// The program handles the signal, its children die of it: each start ends, well or not.
+fn interrupts() -> Outcome {
+    println!("{:?}", run_works(&["interrupts"])?);
+    Ok(())
+}
+
+/// The kernel reaps the children of a program that ignores SIGCHLD.
+fn no_zombies() -> Outcome {
+    let failed = run_works(&["no-zombies"])?;
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+}
+
+/// Prints what it has open beyond its standard streams.
+fn counts_descriptors(_: &[String]) {
+    for entry in fs::read_dir("/proc/self/fd").expect("proc").flatten() {
+        let number: i32 = entry.file_name().to_string_lossy().parse().expect("a number");
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        // Not the directory that is being read.
+        if number > 2 && !target.starts_with("/proc") {
+            println!("{number}: {}", target.display());
+        }
+    }
+}
+
+/// One that is made close-on-exec a moment after it was made would be seen here sooner or later.
+fn no_descriptor_leaks() -> Outcome {
+    fn open_in_a_program() -> io::Result<String> {
+        let output = role("counts-descriptors", &[]).output()?;
+        assert!(output.status.success());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+    // By whoever runs this test.
+    let inherited = open_in_a_program()?;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    thread::scope(|scope| {
+        let makes = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(relaxed) {
+                for (name, work) in [OBJECTS, LARGER, PROCESSES].concat() {
+                    work().map_err(|error| format!("{name}: {error}"))?;
+                }
+                rounds += 1;
+            }
+            Ok::<u32, String>(rounds)
+        });
+        let looked = (0..300).try_for_each(|_| {
+            let open = open_in_a_program()?;
+            if open == inherited { Ok(()) } else { Err(io::Error::other(open)) }
+        });
+        stop.store(true, relaxed);
+        println!("{} rounds", makes.join().map_err(|_| "panicked")??);
+        Ok(looked?)
+    })
+}
+
+fn no_key_is_seen() -> Outcome {
+    let secret = "a key that is easily found";
+    let key = mp::AuthKey::new(secret.as_bytes())?;
+    let directory = std::env::temp_dir().join(format!("mp-faults-{}", std::process::id()));
+    fs::create_dir(&directory)?;
+    let manager = Manager::serve(directory.join("manager"), &key)?;
+    let connected = Manager::connect(directory.join("manager"), &key)?;
+    connected.publish("n", &manager.value(1)?)?;
+    let mut seen = format!("{manager:?} {connected:?} {key:?}").into_bytes();
+    let ours = own_group();
+    for (pid, ..) in leak::processes().into_iter().filter(|process| process.3 == ours) {
+        for file in ["cmdline", "environ"] {
+            seen.extend(fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default());
+        }
+    }
+    manager.shutdown()?;
+    drop((connected, manager));
+    fs::remove_dir_all(&directory)?;
+    assert!(!seen.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    Ok(())
+}
+
+/// The number of this process's group.
+fn own_group() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::getpgrp() as u32 }
 }

@@ -158,6 +158,9 @@ fn run_case(case: &Case, method: StartMethod) -> ExitCode {
         let warm = Process::new(nothing, ()).daemon(true).start_method(method).start();
         assert!(warm.expect("starts").join().expect("joins").success());
     }
+    if env::var_os("MP_TEST_ALARMS").is_some() {
+        crate::faults::alarm_every(Duration::from_millis(1), crate::faults::nothing);
+    }
     let before = leak::Inventory::take();
     if let Err(error) = (case.run)() {
         let mut why = error.to_string();

@@ -151,7 +151,10 @@ impl Server {
     /// The child.
     fn become_spare(&mut self, channel: Channel) -> ! {
         if let Err(error) = self.leave(&channel) {
-            let _ = protocol::send_refusal(&channel, &Error::io("become a child")(error));
+            // Where the server has ended, it is another's turn.
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                let _ = protocol::send_refusal(&channel, &Error::io("become a child")(error));
+            }
             process::exit_now(1);
         }
         warm_up();
