@@ -449,23 +449,20 @@ impl Storm {
                 other => return Err(format!("of a killed server: {other:?}").into()),
             }
         }
-        for place in 0..CAST.len() {
-            if CAST[place] == Kind::Client {
-                let victim = self.victims[place].take().ok_or("nobody there")?;
-                let ended =
-                    victim.child.join_timeout(HANG)?.ok_or("a client of a killed server hangs")?;
-                if !ended.success() && ended.exit_code().is_some() {
-                    return Err(format!("a client of a killed server: {ended}").into());
-                }
+        let clients = (0..CAST.len()).filter(|&place| CAST[place] == Kind::Client);
+        for place in clients.clone() {
+            let victim = self.victims[place].take().ok_or("nobody there")?;
+            let ended =
+                victim.child.join_timeout(HANG)?.ok_or("a client of a killed server hangs")?;
+            if !ended.success() && ended.exit_code().is_some() {
+                return Err(format!("a client of a killed server: {ended}").into());
             }
         }
         self.manager = Manager::new()?;
         self.objects = Objects::new(&self.manager)?;
         self.acknowledged = [0; PLACES];
-        for place in 0..CAST.len() {
-            if CAST[place] == Kind::Client {
-                self.start(place)?;
-            }
+        for place in clients {
+            self.start(place)?;
         }
         Ok(())
     }
