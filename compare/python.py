@@ -300,6 +300,58 @@ def transfer(args, kind):
     return [args.size / (1 << 30) / times[len(times) // 2]]
 
 
+def steps(seconds, step):
+    """How many, and the seconds. An empty loop is taken off."""
+    loop, count, elapsed = range(1000), 0, 0.0
+    while elapsed < seconds:
+        begin = time.perf_counter()
+        for _ in loop:
+            step()
+        elapsed += time.perf_counter() - begin
+        count += 1000
+    return count, elapsed
+
+
+def lock(args, kind):
+    one = fork.Lock() if kind == "lock" else fork.Semaphore(1)
+
+    def step():
+        one.acquire()
+        one.release()
+
+    count, elapsed = steps(args.seconds, step)
+    empty_count, empty = steps(args.seconds / 5, lambda: None)
+    return [(elapsed / count - empty / empty_count) * 1e9]
+
+
+def count_up(args, value, gate, results):
+    def step():
+        with value.get_lock():
+            value.value += 1
+
+    gate.wait()
+    begin = time.perf_counter()
+    count, _ = steps(args.seconds, step)
+    results.put((count, begin, time.perf_counter()))
+
+
+def counter(args):
+    value, gate, results = fork.Value("Q"), fork.Barrier(args.producers), fork.SimpleQueue()
+    children = [
+        fork.Process(target=count_up, args=(args, value, gate, results))
+        for _ in range(args.producers)
+    ]
+    for child in children:
+        child.start()
+    done = [results.get() for _ in children]
+    for child in children:
+        child.join()
+    total = sum(count for count, _, _ in done)
+    assert value.value == total
+    elapsed = max(end for _, _, end in done) - min(begin for _, begin, _ in done)
+    return [elapsed / total * 1e9]
+
+
 def memory(_, method):
     with mp.get_context(method).Pool(2) as pool:
         pool.map(time.sleep, [0.02, 0.02], 1)
@@ -326,6 +378,8 @@ CASES = {
     "map": map_squares,
     "dict": dictionary,
     "transfer": transfer,
+    "lock": lock,
+    "counter": counter,
     "memory": memory,
 }
 

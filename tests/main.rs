@@ -4,11 +4,13 @@
 //! watches it from outside. A hang is found within the test's limit and reported with what each process
 //! waits for; what a test leaves behind (descriptors, threads, children, mappings, processes) fails it.
 //!
-//! `cargo test --test main`, `cargo nextest run`; a name as argument selects.
+//! `cargo test --test main`, after a `cargo build --examples` for those that are run, or `cargo nextest run`; a
+//! name as argument selects.
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
 mod faults;
+mod examples;
 mod listener;
 mod manager;
 mod notes;
@@ -34,6 +36,7 @@ fn main() -> std::process::ExitCode {
         listener::CASES,
         pipe::CASES,
         notes::CASES,
+        examples::CASES,
         reexports::CASES,
     ])
 }

@@ -333,7 +333,7 @@ fn a_pool_in_a_worker_is_refused() -> Outcome {
     let pool = Pool::new(1)?;
     let nested = || Pool::new(2).map(|_| ()).map_err(|error| format!("{error:?}"));
     let error = pool.apply(nested, ())?.unwrap_err();
-    assert!(error.contains("Daemon"), "{error}");
+    assert!(error.contains("daemon"), "{error}");
     Ok(())
 }
 

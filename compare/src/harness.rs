@@ -56,6 +56,7 @@ pub enum Waits {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
+    Nanoseconds,
     Microseconds,
     KiB,
     PerSecond,

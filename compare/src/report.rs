@@ -14,6 +14,7 @@ pub fn show(value: f64, unit: Unit) -> String {
         _ => format!("{value:.2}"),
     };
     match unit {
+        Unit::Nanoseconds => format!("{} ns", digits(value)),
         Unit::Microseconds => format!("{} us", digits(value)),
         Unit::KiB => format!("{} KiB", digits(value)),
         Unit::GiBPerSecond => format!("{} GiB/s", digits(value)),

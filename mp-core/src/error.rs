@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 /// What can go wrong with a message, a segment or a kernel call.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The value's `Serialize` refused, or the value has a shape the codec cannot carry.
@@ -32,6 +31,40 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Writes the text of an error and of what caused it: what `Debug` of an error type is to say.
+///
+/// `fn main() -> Result<..>`, `unwrap` and `expect` print an error by `Debug`. The name of a variant alone would not
+/// tell what to do; the text does.
+///
+/// # Errors
+///
+/// Those of the formatter.
+///
+/// # Example
+///
+/// ```
+/// let missing = std::fs::File::open("/no/such/file").unwrap_err();
+/// let error = mp_core::Error::from(missing);
+/// let text = format!("{error:?}"); // by `describe`
+/// assert_eq!(text, "a system call failed: No such file or directory (os error 2)");
+/// ```
+pub fn describe(error: &dyn std::error::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -70,7 +70,7 @@ pub mod sys;
 
 pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
-pub use error::{Error, Result};
+pub use error::{Error, Result, describe};
 pub use fd::Fd;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;

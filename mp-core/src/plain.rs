@@ -51,6 +51,11 @@ use std::sync::atomic::{
 /// - every pattern of bits is a value: no `bool`, `char`, enum, `NonZero`, reference, `Box` or `fn`;
 /// - it means the same in every process: no address, no descriptor number, no process-local index;
 /// - dropping it does nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot lie in memory that processes share",
+    note = "numbers and arrays of them can, and structs of them by `plain_struct!`",
+    note = "what has no fixed size, such as a `String`, goes by a queue, a pipe or a manager"
+)]
 pub unsafe trait Plain: Sized + 'static {}
 
 /// A [`Plain`] type that may change under a shared reference: atomics through and through.

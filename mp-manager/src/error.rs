@@ -6,7 +6,6 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 /// What can go wrong with a manager, and with the objects it has.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The server cannot be started.
@@ -81,6 +80,13 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,7 +243,7 @@ impl<T> From<PutError<T>> for Error {
 
 impl<T> fmt::Debug for PutError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PutError").field("reason", &self.reason).finish_non_exhaustive()
+        fmt::Debug::fmt(&self.reason, f)
     }
 }
 

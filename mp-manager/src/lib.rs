@@ -133,6 +133,9 @@ pub use set::Set;
 pub use shared::Shared;
 pub use value::Value;
 
+// What every program with a manager needs.
+pub use mp_process::{init, test_support};
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 /// What can go wrong with pipes, listeners and clients.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// Every copy of the other end is closed: dropped, or its process has ended, however it did.
@@ -66,6 +65,13 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -63,7 +63,7 @@ pub struct SendError<T> {
 
 impl<T> fmt::Debug for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendError").field("reason", &self.reason).finish_non_exhaustive()
+        fmt::Debug::fmt(&self.reason, f)
     }
 }
 

@@ -7,7 +7,6 @@ use std::ops::{Deref, Range};
 use mp_process::ExitStatus;
 
 /// What can go wrong with a pool as a whole.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// A pool of no workers was asked for.
@@ -37,6 +36,13 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +97,7 @@ impl From<mp_shmem::Error> for Error {
 /// Why a task has no result.
 ///
 /// Every task that a pool accepts ends: with a value or one of these.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked, with this message. Its worker goes on.
@@ -263,6 +269,13 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
 
 pub(crate) fn exit_code(status: mp_process::Result<Option<ExitStatus>>) -> Option<i32> {
     status.ok().flatten().and_then(ExitStatus::exit_code)
+}
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
 }
 
 impl fmt::Display for TaskError {

@@ -9,7 +9,7 @@
 //! }
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     mp_process::init(); // the first line of main
+//!     mp_pool::init(); // the first line of main
 //!     let pool = Pool::new(2)?;
 //!     assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
 //!     Ok(())
@@ -80,6 +80,9 @@ pub use error::{Error, Panic, Result, Task, TaskError};
 pub use iter::{Imap, ImapUnordered};
 pub use pool::Pool;
 pub use result::AsyncResult;
+
+// What every program with a pool needs.
+pub use mp_process::{StartMethod, init, test_support};
 
 #[cfg(test)]
 mod tests {

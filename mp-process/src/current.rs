@@ -1,5 +1,6 @@
 //! Who this process is, and who started it.
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,9 +78,19 @@ pub fn current_process() -> CurrentProcess {
 }
 
 /// The process this code runs in, from [`current_process`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct CurrentProcess {
     identity: Option<&'static Identity>,
+}
+
+impl fmt::Debug for CurrentProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurrentProcess")
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("daemon", &self.daemon())
+            .finish()
+    }
 }
 
 impl CurrentProcess {

@@ -113,7 +113,6 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// What can go wrong when a process is started or watched.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The start method re-executes this program, which has not called [`init`](crate::init).
@@ -183,13 +182,20 @@ impl Error {
     }
 }
 
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeedsInit => f.write_str(
                 "starting this process re-executes the program, which must have said what to do then: \
                  put `multiprocess::init();` on the first line of main, or \
-                 `multiprocess::test_support!();` into a file of tests",
+                 `multiprocess::test_support!();` into a file of tests (each crate that starts processes has both)",
             ),
             Self::Multithreaded { threads } => write!(
                 f,
@@ -242,7 +248,6 @@ impl std::error::Error for Error {
 }
 
 /// Why a process has no result.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ProcessError {
     /// The target panicked, with this message.
@@ -259,6 +264,13 @@ pub enum ProcessError {
     Decode(String),
     /// Waiting for the process failed.
     Wait(Error),
+}
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for ProcessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
 }
 
 impl fmt::Display for ProcessError {

@@ -72,7 +72,9 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     /// A process that calls `target` with `args`, a tuple of up to eight values.
     ///
     /// The arguments are encoded here and now; handles among them are duplicated, and the originals dropped.
-    /// If one cannot be encoded, [`start`](Self::start) says so.
+    /// If one cannot be encoded, [`start`](Self::start) says so. The target owns what it gets: its parameters are
+    /// `String` and `Vec<T>`, not `&str` and `&[T]`, which the compiler reports as `Deserialize` that is not general
+    /// enough.
     ///
     /// Python: `Process(target=..., args=...)`. There are no keyword arguments.
     pub fn new<F, A>(target: F, args: A) -> Self

@@ -8,6 +8,10 @@ use serde::de::DeserializeOwned;
 ///
 /// Implemented for functions and closures of up to eight parameters. What a process runs must also be
 /// zero-sized: a function by its name, or a closure that captures nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be called with the arguments `{A}`",
+    note = "a target is a function or closure of up to eight parameters; its arguments are a tuple, `(x,)` for one"
+)]
 pub trait Target<A> {
     /// What it returns.
     type Output;
@@ -20,6 +24,10 @@ pub trait Target<A> {
 ///
 /// Each value is encoded for itself, so that a `Vec<u8>` or a vector of numbers among the arguments is
 /// copied as a whole.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no tuple of arguments that can be sent to another process",
+    note = "up to eight values, `(x,)` for one, which serde can serialize and deserialize; more go in a struct"
+)]
 pub trait Args: Sized {
     /// Appends the values.
     ///

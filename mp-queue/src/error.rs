@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 /// What can go wrong when making, receiving or using a queue.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no room. What `try_put` gives.
@@ -53,6 +52,13 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,7 +180,7 @@ macro_rules! with_items {
 
         impl<T> fmt::Debug for $type<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($type)).field("reason", &self.reason).finish_non_exhaustive()
+                fmt::Debug::fmt(&self.reason, f)
             }
         }
 

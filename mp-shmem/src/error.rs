@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 /// What can go wrong with shared values, arrays, memory and lists.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such element.
@@ -98,6 +97,13 @@ impl Error {
     /// A number of bytes beyond what can be counted.
     pub(crate) fn overflow() -> Self {
         Self::NoMemory { needed: None, source: io::Error::from_raw_os_error(libc::EFBIG) }
+    }
+}
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
     }
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::PoisonError;
 
 /// What can go wrong when making, receiving or using what this crate has.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The time given is over.
@@ -50,6 +49,13 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// As its text, with what caused it: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        mp_core::describe(self, f)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,12 +170,7 @@ impl<G> TryLockError<G> {
 
 impl<G> fmt::Debug for TryLockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Poisoned(_) => f.write_str("Poisoned(..)"),
-            Self::WouldBlock => f.write_str("WouldBlock"),
-            Self::TimedOut => f.write_str("TimedOut"),
-            Self::Deadlock => f.write_str("Deadlock"),
-        }
+        fmt::Debug::fmt(&self.plain(), f)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod iox;
+mod lock;
 mod manager;
 pub mod memory;
 mod pipe;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Case> {
     all.extend(pipe::CASES);
     all.extend(transfer::CASES);
     all.extend(queue::CASES);
+    all.extend(lock::CASES);
     all.extend(pool::CASES);
     all.extend(manager::CASES);
     all.extend(memory::CASES);

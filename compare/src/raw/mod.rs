@@ -3,5 +3,6 @@
 pub mod mpmc;
 pub mod pipes;
 pub mod process;
+pub mod pthread;
 pub mod ring;
 pub mod shared;

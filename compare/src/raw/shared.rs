@@ -68,6 +68,41 @@ fn futex_wake(word: &AtomicU32, count: i32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
 }
 
+/// A word of 0, 1, or 2 with sleepers, as in std's mutex.
+#[derive(Clone, Copy)]
+pub struct FutexLock(&'static AtomicU32);
+
+impl FutexLock {
+    pub fn new() -> Self {
+        // SAFETY: a mapping of zeros that stays, of which nothing else is used.
+        Self(unsafe { &*shared(size_of::<AtomicU32>()).cast::<AtomicU32>() })
+    }
+
+    #[inline(always)]
+    pub fn lock(self) {
+        if self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            while self.0.swap(2, Ordering::Acquire) != 0 {
+                futex_wait(self.0, 2);
+            }
+        }
+    }
+
+    /// Never sleeps: gives way instead.
+    #[inline(always)]
+    pub fn lock_yielding(self) {
+        while self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[inline(always)]
+    pub fn unlock(self) {
+        if self.0.swap(0, Ordering::Release) == 2 {
+            futex_wake(self.0, 1);
+        }
+    }
+}
+
 /// How a reader or writer of shared memory waits.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Wait {

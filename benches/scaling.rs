@@ -1,0 +1,360 @@
+//! How costs grow: per child as there are more of them, per message as it gets longer, and so on up to memory and
+//! descriptors per object.
+//!
+//! `cargo bench --bench scaling`, or with parts of the tables' names as arguments: `children`, `messages`, `queue`,
+//! `pool`, `manager`, `objects`. What is linear has the same cost in each line of a table. More processes than cores
+//! take turns, so with those the cost of all together is what counts. Without the `--bench` that cargo gives, or with
+//! `--quick`, it only shows that everything runs.
+
+use std::fmt::Display;
+use std::fs;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use multiprocess::manager::Dict;
+use multiprocess::sync::{Barrier, Event};
+use multiprocess::{
+    Array, Connection, Lock, Manager, Pool, Process, Queue, Semaphore, SharedMemory, Value, duplex,
+    simplex,
+};
+
+/// How much is done.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// How often each line is measured; it shows the median.
+    rounds: usize,
+    /// How long one measurement of a rate takes.
+    time: Duration,
+    /// The most of anything.
+    most: usize,
+}
+
+fn main() {
+    multiprocess::init();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let full = words.iter().any(|word| word == "--bench") && !words.contains(&"--quick".into());
+    let effort = if full {
+        Effort { rounds: 5, time: Duration::from_millis(300), most: usize::MAX }
+    } else {
+        Effort { rounds: 1, time: Duration::from_millis(5), most: 4 }
+    };
+    type Table = fn(Effort);
+    let tables: [(&str, Table); 6] = [
+        ("children", children),
+        ("messages", messages),
+        ("queue", queue),
+        ("pool", pool),
+        ("manager", manager),
+        ("objects", objects),
+    ];
+    let wanted: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    for (name, table) in tables {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            table(effort);
+        }
+    }
+}
+
+/// The sizes of a table: those up to `most`, at least two.
+fn steps(all: &[usize], effort: Effort) -> impl Iterator<Item = usize> {
+    let most = effort.most.max(all[1]);
+    all.iter().copied().take_while(move |&step| step <= most)
+}
+
+fn head(title: &str, columns: &[&str]) {
+    println!("\n### {title}\n\n| {} |", columns.join(" | "));
+    println!("|{}", " ---: |".repeat(columns.len()));
+}
+
+fn line(cells: &[&dyn Display]) {
+    let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+    println!("| {} |", cells.join(" | "));
+}
+
+/// Three digits.
+fn short(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn bytes(len: usize) -> String {
+    let units = ["B", "KiB", "MiB", "GiB"];
+    let unit = (len.ilog2() / 10).min(3) as usize;
+    format!("{} {}", len >> (unit * 10), units[unit])
+}
+
+/// The median of what `measure` gives, by its first number.
+fn median<const N: usize>(effort: Effort, mut measure: impl FnMut() -> [f64; N]) -> [f64; N] {
+    let mut all: Vec<[f64; N]> = (0..effort.rounds).map(|_| measure()).collect();
+    all.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    all[all.len() / 2]
+}
+
+fn micros(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e6
+}
+
+// Children.
+
+fn wait_for(event: Event) {
+    event.wait().expect("is woken");
+}
+
+fn children(effort: Effort) {
+    head(
+        "Children that live at the same time",
+        &["children", "start, us each", "wake, end and join, us each"],
+    );
+    for count in steps(&[1, 5, 20, 100, 500], effort) {
+        let [start, end] = median(effort, || {
+            let event = Event::new().expect("an event");
+            let begin = Instant::now();
+            let start = || Process::new(wait_for, (event.clone(),)).start().expect("starts");
+            let all: Vec<_> = (0..count).map(|_| start()).collect();
+            let started = micros(begin);
+            let begin = Instant::now();
+            event.set();
+            all.into_iter().for_each(|child| assert!(child.join().expect("joins").success()));
+            [started / count as f64, micros(begin) / count as f64]
+        });
+        line(&[&count, &short(start), &short(end)]);
+    }
+}
+
+// Messages.
+
+fn answer(peer: Connection<u64, ()>, len: usize) {
+    let mut buffer = vec![1; len];
+    // One word for each message of this length: the other side's clock stops when it has it.
+    while let Ok(got) = peer.recv_bytes_into(&mut buffer) {
+        peer.send(black_box(got) as u64).expect("answers");
+    }
+}
+
+fn messages(effort: Effort) {
+    head(
+        "A message of bytes there, a word back",
+        &["length", "us each", "ns a byte over the shortest", "GiB/s"],
+    );
+    let lengths: Vec<usize> = (0..=6).map(|power| 1 << (5 * power)).collect();
+    let mut shortest = None;
+    for len in steps(&lengths, Effort { most: effort.most.saturating_mul(1 << 10), ..effort }) {
+        let (near, far) = duplex::<(), u64>().expect("a pipe");
+        let child = Process::new(answer, (far, len)).start().expect("starts");
+        let data = vec![1_u8; len];
+        let trip = || {
+            near.send_bytes(&data).expect("sends");
+            assert_eq!(near.recv().expect("is answered"), len as u64);
+        };
+        trip();
+        let [each] = median(effort, || {
+            let (begin, mut count) = (Instant::now(), 0);
+            while count == 0 || begin.elapsed() < effort.time {
+                trip();
+                count += 1;
+            }
+            [micros(begin) / f64::from(count)]
+        });
+        drop(near);
+        child.join().expect("joins");
+        let least = *shortest.get_or_insert(each);
+        let a_byte = (each - least) * 1000.0 / len as f64;
+        let rate = len as f64 / f64::from(1 << 30) / (each / 1e6);
+        line(&[&bytes(len), &short(each), &format!("{a_byte:.3}"), &short(rate)]);
+    }
+}
+
+// Queue.
+
+fn produce(queue: Queue<u64>, gate: Barrier, time: Duration) -> u64 {
+    gate.wait().expect("begins");
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < time {
+        (0..64).for_each(|n| queue.put(n).expect("puts"));
+        count += 64;
+    }
+    count
+}
+
+fn consume(queue: Queue<u64>, gate: Barrier) -> u64 {
+    gate.wait().expect("begins");
+    let mut count = 0;
+    while queue.get().is_ok() {
+        count += 1;
+    }
+    count
+}
+
+fn queue(effort: Effort) {
+    head(
+        "Processes at one queue of 1024 numbers, half of them put, half get",
+        &["processes", "M items/s", "ns an item"],
+    );
+    for count in steps(&[2, 4, 8, 16, 32, 64], effort) {
+        let [nanos] = median(effort, || {
+            let queue = Queue::bounded(1024).expect("a queue");
+            let gate = Barrier::new(count + 1).expect("a barrier");
+            let (mut producers, mut consumers) = (Vec::new(), Vec::new());
+            for _ in 0..count / 2 {
+                let arguments = (queue.clone(), gate.clone());
+                consumers.push(Process::new(consume, arguments).start().expect("starts"));
+                let arguments = (queue.clone(), gate.clone(), effort.time);
+                producers.push(Process::new(produce, arguments).start().expect("starts"));
+            }
+            gate.wait().expect("begins");
+            let begin = Instant::now();
+            let sum = |all: Vec<multiprocess::Child<u64>>| -> u64 {
+                all.into_iter().map(|child| child.result().expect("counts")).sum()
+            };
+            let put = sum(producers);
+            // What was put can still be got.
+            queue.close();
+            let got = sum(consumers);
+            assert_eq!(put, got);
+            [micros(begin) * 1000.0 / got as f64]
+        });
+        line(&[&count, &short(1000.0 / nanos), &short(nanos)]);
+    }
+}
+
+// Pool.
+
+fn busy(time: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+fn pool(effort: Effort) {
+    let workers = multiprocess::cpu_count();
+    head(
+        &format!(
+            "A pool of {workers} that computes: tasks one by one, and what they cost beside their own time"
+        ),
+        &["task, us", "tasks/s", "us a task and worker over its own", "of linear, %"],
+    );
+    let pool = Pool::new(workers).expect("a pool");
+    for task in steps(&[0, 10, 100, 1000, 10_000], effort) {
+        let time = Duration::from_micros(task as u64);
+        let [each] = median(effort, || {
+            let (begin, mut done) = (Instant::now(), 0);
+            while done == 0 || begin.elapsed() < effort.time {
+                let count = if task < 1000 { 1000 } else { 20 * workers };
+                pool.map_chunked(busy, vec![time; count], 1).expect("runs");
+                done += count;
+            }
+            [micros(begin) / done as f64]
+        });
+        // What each worker needs for a task, all of them together.
+        let over = each * workers as f64 - task as f64;
+        let linear = if task == 0 {
+            "-".to_string()
+        } else {
+            short(100.0 * task as f64 / (each * workers as f64))
+        };
+        line(&[&task, &short(1e6 / each), &short(over), &linear]);
+    }
+}
+
+// Manager.
+
+fn client(dict: Dict<u64, u64>, gate: Barrier, time: Duration) -> u64 {
+    dict.insert(0, 0).expect("sets");
+    gate.wait().expect("begins");
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < time {
+        for key in 0..16 {
+            dict.insert(key, count).expect("sets");
+        }
+        count += 16;
+    }
+    count
+}
+
+fn manager(effort: Effort) {
+    head("Clients that set entries of one dict of a manager", &["clients", "M sets/s", "us a set"]);
+    for count in steps(&[1, 2, 4, 8, 16, 32, 64], effort) {
+        let [each] = median(effort, || {
+            let manager = Manager::new().expect("a manager");
+            let dict = manager.dict().expect("a dict");
+            let gate = Barrier::new(count + 1).expect("a barrier");
+            let start = |_| {
+                let arguments = (dict.clone(), gate.clone(), effort.time);
+                Process::new(client, arguments).start().expect("starts")
+            };
+            let clients: Vec<_> = (0..count).map(start).collect();
+            gate.wait().expect("begins");
+            let begin = Instant::now();
+            let done: u64 = clients.into_iter().map(|one| one.result().expect("counts")).sum();
+            [micros(begin) / done as f64]
+        });
+        line(&[&count, &short(1.0 / each), &short(each)]);
+    }
+}
+
+// Objects.
+
+/// Open descriptors, and KiB of memory that only this process has or has its share of.
+fn holdings() -> [f64; 2] {
+    let descriptors = fs::read_dir("/proc/self/fd").expect("proc").count();
+    let text = fs::read_to_string("/proc/self/smaps_rollup").expect("proc");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line");
+    let size = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    [descriptors as f64, size]
+}
+
+fn objects(effort: Effort) {
+    head(
+        "What one more object holds, in the process that made it",
+        &["object", "descriptors", "KiB", "KiB, of many"],
+    );
+    let many = 200.min(effort.most);
+    fn row<T>(name: &str, many: usize, mut make: impl FnMut() -> T) {
+        // Whatever the first of a kind brings with it is not for each.
+        let first = make();
+        let mut per = |count: usize| {
+            let before = holdings();
+            let all: Vec<T> = (0..count).map(|_| make()).collect();
+            let after = holdings();
+            drop(all);
+            [0, 1].map(|index| (after[index] - before[index]) / count as f64)
+        };
+        let (few, all) = (per(many.div_ceil(10)), per(many));
+        drop(first);
+        line(&[&name, &short(all[0]), &short(few[1]), &short(all[1])]);
+    }
+    row("Lock", many, || Lock::new().expect("a lock"));
+    row("Semaphore", many, || Semaphore::new(1).expect("a semaphore"));
+    row("Event", many, || Event::new().expect("an event"));
+    row("Barrier", many, || Barrier::new(2).expect("a barrier"));
+    row("Value<u64>", many, || Value::new(0_u64).expect("a value"));
+    row("Array of 1024 bytes", many, || Array::from_slice(&[1_u8; 1024]).expect("an array"));
+    row("SharedMemory of 4096", many, || SharedMemory::create(None, 4096).expect("memory"));
+    row("simplex, both ends", many, || simplex::<u64>().expect("a pipe"));
+    row("duplex, both ends", many, || duplex::<u64, u64>().expect("a pipe"));
+    row("duplex, used", many, || {
+        let ends = duplex::<u64, u64>().expect("a pipe");
+        ends.0.send(1).expect("sends");
+        ends.1.recv().expect("receives");
+        ends
+    });
+    row("Queue, bounded to 1024", many, || Queue::<u64>::bounded(1024).expect("a queue"));
+    row("Queue, used", many, || {
+        let queue = Queue::<u64>::unbounded().expect("a queue");
+        queue.put(1).expect("puts");
+        queue.get().expect("gets");
+        queue
+    });
+    let manager = Manager::new().expect("a manager");
+    row("Dict of a manager", many, || manager.dict::<u64, u64>().expect("a dict"));
+    let event = Event::new().expect("an event");
+    let children = many.div_ceil(4);
+    row("Child that waits", children, || {
+        Process::new(wait_for, (event.clone(),)).daemon(true).start().expect("starts")
+    });
+    event.set();
+}
