@@ -9,8 +9,8 @@
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
 mod crash;
-mod faults;
 mod examples;
+mod faults;
 mod listener;
 mod manager;
 mod notes;
