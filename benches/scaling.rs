@@ -333,7 +333,11 @@ fn objects(effort: Effort) {
     row("Barrier", many, || Barrier::new(2).expect("a barrier"));
     row("Value<u64>", many, || Value::new(0_u64).expect("a value"));
     row("Array of 1024 bytes", many, || Array::from_slice(&[1_u8; 1024]).expect("an array"));
-    row("SharedMemory of 4096", many, || SharedMemory::create(None, 4096).expect("memory"));
+    row("SharedMemory of 4096", many, || {
+        let memory = SharedMemory::create(None, 4096).expect("memory");
+        memory.unlink().expect("takes the name away");
+        memory
+    });
     row("simplex, both ends", many, || simplex::<u64>().expect("a pipe"));
     row("duplex, both ends", many, || duplex::<u64, u64>().expect("a pipe"));
     row("duplex, used", many, || {

@@ -15,7 +15,127 @@
 //! }
 //! ```
 //!
-//! This crate gathers the ones below and adds nothing of its own; each can be used alone.
+//! A [`Process`] is a function that runs in a process of its own, and whose result comes back. It may crash, leak, lock
+//! up or be killed: the one that started it goes on, and knows why. Native code that is not thread-safe runs once in
+//! each; memory goes back to the system with it. For speed alone, threads are cheaper.
+//!
+//! Those who come from Python find every name of its module in the [guide](guide::from_python), beside the one here.
+//!
+//! # What must be said once
+//!
+//! A process is this program, executed again or forked from it. [`init`] on the first line of `main` is where
+//! a re-executed one turns off to do its work; in files of tests, [`test_support!`] does that. All else is the same
+//! under each [`StartMethod`].
+//!
+//! # Hand things over
+//!
+//! Arguments, results and messages are whatever serde can encode, and may hold what this crate has: queues, ends of
+//! pipes, locks, shared memory, open files in an [`Fd`]. The other process then has the same queue, lock or file.
+//!
+//! ```standalone_crate
+//! use multiprocess as mp;
+//! use mp::{Process, Queue, Sender};
+//!
+//! fn worker(jobs: Queue<String>, answers: Sender<usize>) {
+//!     for job in jobs {
+//!         answers.send(job.expect("a whole job").len()).expect("somebody listens");
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mp::init();
+//!     let jobs = Queue::unbounded()?; // for any number of processes
+//!     let (answers, theirs) = mp::simplex()?; // for two
+//!     let child = Process::new(worker, (jobs.clone(), theirs)).start()?;
+//!     jobs.put("first".to_string())?;
+//!     jobs.put("second".to_string())?;
+//!     jobs.close();
+//!     assert_eq!(answers.iter().collect::<Vec<_>>(), [5, 6]); // ends when the worker does
+//!     child.result()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Share memory
+//!
+//! A [`Value`] or an [`Array`] is memory with a lock, a [`Mutex`] or [`RwLock`] is a lock with memory, a [`RawArray`] of
+//! atomics needs none. A lock whose holder dies goes to the next, with the news.
+//!
+//! ```standalone_crate
+//! use multiprocess as mp;
+//! use mp::{Barrier, Process, Value};
+//!
+//! fn add(total: Value<u64>, start: Barrier, n: u64) {
+//!     start.wait().expect("all come");
+//!     total.update(|total| *total += n);
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mp::init();
+//!     let (total, start) = (Value::new(0)?, Barrier::new(3)?);
+//!     let adder = |n| Process::new(add, (total.clone(), start.clone(), n)).start();
+//!     let children: Vec<_> = [1, 10, 100].into_iter().map(adder).collect::<Result<_, _>>()?;
+//!     for child in children {
+//!         child.result()?;
+//!     }
+//!     assert_eq!(total.get(), 111);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Let a pool work
+//!
+//! A [`Pool`] keeps its workers. Every task ends: with its value, or a [`TaskError`] that says what became of it.
+//!
+//! ```standalone_crate
+//! use multiprocess as mp;
+//! use mp::{Pool, TaskError};
+//!
+//! fn halve(n: u32) -> u32 {
+//!     assert!(n % 2 == 0, "{n} is odd");
+//!     n / 2
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mp::init();
+//!     let pool = Pool::new(2)?;
+//!     assert_eq!(pool.map(halve, [2, 4, 6])?, [1, 2, 3]);
+//!     let result = pool.apply_async(halve, (7,));
+//!     assert!(matches!(result.get(), Err(TaskError::Panicked(panic)) if panic == "7 is odd"));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Keep objects in one place
+//!
+//! A [`Manager`] is a process that owns dicts, lists and what else you give it. Others use them by proxies, and can have
+//! functions of theirs run there: so a counter in a dict is one call, and loses nothing.
+//!
+//! ```standalone_crate
+//! use multiprocess as mp;
+//! use mp::{Dict, Manager, Process};
+//!
+//! fn vote(votes: Dict<String, u32>, name: String) {
+//!     let add = |count: &mut u32| *count += 1;
+//!     votes.update_or_insert(name, 0, add, ()).expect("the manager lives");
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     mp::init();
+//!     let manager = Manager::new()?;
+//!     let votes = manager.dict()?;
+//!     for name in ["Ada", "Bob", "Ada"] {
+//!         Process::new(vote, (votes.clone(), name.to_string())).start()?.result()?;
+//!     }
+//!     assert_eq!(votes.to_string(), "{'Ada': 2, 'Bob': 1}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # The crates
+//!
+//! This crate gathers the ones below and adds nothing of its own; each can be used alone. How they hang together is
+//! drawn in the guide's page on their [architecture](guide::architecture).
 //!
 //! | Module | Crate | Has |
 //! | --- | --- | --- |
@@ -28,16 +148,10 @@
 //! | [`sync`] | `mp-sync` | [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`], [`Mutex`], [`RwLock`] |
 //! | [`core`] | `mp-core` | messages with descriptors, shared segments, kernel calls: for handles of your own |
 //!
-//! # Why a process
+//! # Where things stand
 //!
-//! A process may crash, leak, lock up or be killed, and the one that started it goes on and knows why.
-//! Native code that is not thread-safe runs once in each; memory goes back to the system with it. For speed
-//! alone, threads are cheaper.
-//!
-//! # What must be said once
-//!
-//! A process is this program, executed again or forked from it. [`init`] on the first line of `main` is where
-//! a re-executed one turns off to do its work; in files of tests, [`test_support!`] does that.
+//! Whatever waits has a form that does not (`try_`) and one with a limit (`_timeout`), in monotonic time. What a process
+//! that dies costs the others is in the documentation of each crate. Linux 5.4 or newer, on x86-64 and aarch64.
 
 #![forbid(unsafe_code)]
 
@@ -67,6 +181,9 @@ pub use mp_shmem::{Array, RawArray, RawValue, ShareableList, SharedMemory, Value
 pub use mp_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,
 };
+
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 /// The examples of the README are run as tests.
 #[cfg(doctest)]

@@ -11,6 +11,7 @@
 mod crash;
 mod examples;
 mod faults;
+mod guide;
 mod listener;
 mod manager;
 mod notes;
@@ -38,5 +39,6 @@ fn main() -> std::process::ExitCode {
         notes::CASES,
         examples::CASES,
         reexports::CASES,
+        guide::CASES,
     ])
 }

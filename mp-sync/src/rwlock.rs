@@ -5,8 +5,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::LockResult;
-#[cfg(doc)]
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use mp_core::Plain;
@@ -124,7 +122,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     ///
     /// Where the last writer died while it held the lock, until another writes. The lock is taken all the
-    /// same; the error carries the guard ([`PoisonError::into_inner`]).
+    /// same; the error carries the guard ([`PoisonError::into_inner`](std::sync::PoisonError::into_inner)).
     ///
     /// # Panics
     ///
@@ -166,7 +164,7 @@ impl<T: Plain> RwLock<T> {
     /// # Errors
     ///
     /// Where the last writer died while it held the lock. The lock is taken all the same; the error
-    /// carries the guard ([`PoisonError::into_inner`]).
+    /// carries the guard ([`PoisonError::into_inner`](std::sync::PoisonError::into_inner)).
     ///
     /// # Panics
     ///
