@@ -21,6 +21,7 @@ mod queue;
 mod reexports;
 mod shmem;
 mod start;
+mod strangers;
 mod support;
 mod sync;
 
@@ -34,6 +35,7 @@ fn main() -> std::process::ExitCode {
         shmem::CASES,
         pool::CASES,
         manager::CASES,
+        strangers::CASES,
         listener::CASES,
         pipe::CASES,
         notes::CASES,

@@ -21,13 +21,18 @@ macro_rules! crash_point {
 }
 
 #[cfg(mp_crash)]
-pub use armed::{arm, point};
+pub use armed::{arm, arm_stop, point};
 
 #[cfg(mp_crash)]
 mod armed {
     use std::sync::Mutex;
 
-    static ARMED: Mutex<Option<(String, u32)>> = Mutex::new(None);
+    /// Where, the how many-th time from now, and by which signal.
+    static ARMED: Mutex<Option<(String, u32, i32)>> = Mutex::new(None);
+
+    /// signal(7).
+    const SIGKILL: i32 = 9;
+    const SIGSTOP: i32 = 19;
 
     /// Lets the process be killed the `pass`th time from now that it comes to the place called `name`.
     ///
@@ -35,7 +40,16 @@ mod armed {
     ///
     /// Where another thread of the process panicked at such a place.
     pub fn arm(name: &str, pass: u32) {
-        *ARMED.lock().expect("no panic here") = Some((name.to_owned(), pass));
+        *ARMED.lock().expect("no panic here") = Some((name.to_owned(), pass, SIGKILL));
+    }
+
+    /// As [`arm`], but the process is stopped there.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn arm_stop(name: &str, pass: u32) {
+        *ARMED.lock().expect("no panic here") = Some((name.to_owned(), pass, SIGSTOP));
     }
 
     /// What [`crash_point!`](crate::crash_point) calls.
@@ -45,11 +59,20 @@ mod armed {
     /// As [`arm`].
     pub fn point(name: &str) {
         let mut armed = ARMED.lock().expect("no panic here");
-        let Some((at, passes)) = &mut *armed else { return };
+        let Some((at, passes, signal)) = &mut *armed else { return };
         if at == name {
             *passes -= 1;
             if *passes == 0 {
-                crate::sys::process::kill_self();
+                if *signal == SIGKILL {
+                    crate::sys::process::kill_self();
+                }
+                *armed = None;
+                drop(armed);
+                let own = crate::sys::process::pidfd_open(std::process::id());
+                let stopped = own.and_then(|own| {
+                    crate::sys::process::pidfd_send_signal(std::os::fd::AsFd::as_fd(&own), SIGSTOP)
+                });
+                stopped.expect("a process can stop itself");
             }
         }
     }

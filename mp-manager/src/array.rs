@@ -11,8 +11,11 @@ use serde::de::DeserializeOwned;
 use crate::call::Method;
 use crate::dict::Element;
 use crate::link::{Handle, Link, proxy};
+use crate::list::Items;
+use crate::makers::Maker;
 use crate::object::Repr;
-use crate::{Result, list};
+use crate::operation::{Kind, Operation};
+use crate::{Result, list, wire};
 
 /// A proxy of an array in a manager's server: a list whose length stays.
 ///
@@ -46,7 +49,19 @@ proxy!(Array<T>);
 
 impl<T: Element> Array<T> {
     pub(crate) fn create(link: &Arc<Link>, items: impl IntoIterator<Item = T>) -> Result<Self> {
-        list::create(link, items).map(Self::from_handle)
+        let items: Vec<T> = items.into_iter().collect();
+        // Of another program, it is a list with another name.
+        let number = Maker::List as u32;
+        let maker = Operation { number, function: list::make_array::<T>, kind: Self::kind };
+        link.make(maker, |to| wire::put_all(to, &items)).map(Self::from_handle)
+    }
+
+    fn kind() -> Kind {
+        Kind::of::<T>("Array")
+    }
+
+    fn items(&self) -> Items<'_> {
+        Items { handle: &self.handle, kind: Self::kind }
     }
 
     /// The item at `index`, if there is one.
@@ -56,7 +71,7 @@ impl<T: Element> Array<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "__getitem__")]
     pub fn get(&self, index: usize) -> Result<Option<T>> {
-        list::get(&self.handle, index)
+        self.items().get(index)
     }
 
     /// Replaces the item at `index`.
@@ -66,7 +81,7 @@ impl<T: Element> Array<T> {
     /// [`OutOfRange`](crate::Error::OutOfRange); [every call's](crate#errors).
     #[doc(alias = "__setitem__")]
     pub fn set(&self, index: usize, item: T) -> Result<()> {
-        list::set(&self.handle, index, &item)
+        self.items().set(index, &item)
     }
 
     /// Calls `function` with the item at `index` and `args`, a tuple, in the server, and gives what it returns.
@@ -89,7 +104,7 @@ impl<T: Element> Array<T> {
     ///
     /// As [every call](crate#errors).
     pub fn len(&self) -> Result<usize> {
-        list::len::<T>(&self.handle)
+        self.items().len::<T>()
     }
 
     /// Whether there is none.
@@ -107,7 +122,7 @@ impl<T: Element> Array<T> {
     ///
     /// As [every call](crate#errors).
     pub fn to_vec(&self) -> Result<Vec<T>> {
-        list::to_vec(&self.handle)
+        self.items().to_vec()
     }
 
     /// Goes through the items of this moment.

@@ -9,7 +9,10 @@ use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
 use serde::Serialize;
 
+use crate::error::Fault;
+use crate::operation::{Kind, Operations, none};
 use crate::server::Client;
+use crate::wire::is_wrapped;
 
 /// An object in the server: a `Mutex<T>`, or what has its locks within.
 pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
@@ -65,8 +68,29 @@ methods! {
     () (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E G) (A B C D E G H)
 }
 
-/// The user's function, on an object behind its lock.
+/// The user's function, on an object behind its lock, and whatever earlier ones have done to it.
 pub(crate) struct OfUser<T, A>(PhantomData<(T, A)>);
+
+/// The user's function, on an object behind its lock that no earlier one has left by a panic. Leaves a value or a fault.
+pub(crate) struct OfUserUnlessPoisoned<T, A>(PhantomData<(T, A)>);
+
+impl<F, T, A> Convention<F> for OfUserUnlessPoisoned<T, A>
+where
+    F: Method<T, A>,
+    F::Output: Serialize,
+    T: Send + 'static,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let object = current::<Mutex<T>>()?;
+        let arguments = A::decode(arguments)?;
+        let Ok(mut object) = object.lock() else {
+            return result.put(&Err::<F::Output, _>(Fault::Poisoned)).map(drop);
+        };
+        let value = function.call(&mut object, arguments);
+        result.put(&Ok::<_, Fault>(value)).map(drop)
+    }
+}
 
 impl<F, T, A> Convention<F> for OfUser<T, A>
 where
@@ -141,9 +165,30 @@ where
     }
 }
 
+/// A new object for the server.
+pub(crate) struct Made {
+    pub(crate) object: Stored,
+    /// What other programs can do with it.
+    pub(crate) operations: Operations,
+    /// What a proxy of it is called.
+    pub(crate) name: String,
+}
+
+impl Made {
+    pub(crate) fn new<O: Send + Sync + 'static>(
+        object: Arc<O>,
+        operations: Operations,
+        kind: Kind,
+    ) -> Self {
+        Self { object, operations, name: kind.to_string() }
+    }
+}
+
 /// Puts an object into the server and leaves how to find it.
-fn create(object: Stored, result: &mut Encoder) -> Result<()> {
-    let (id, life) = Client::current().server().insert(object).map_err(mp_core::Error::Io)?;
+pub(crate) fn leave(made: Made, result: &mut Encoder) -> Result<()> {
+    let (id, life) = Client::current().server().insert(made).map_err(mp_core::Error::Io)?;
+    // Said as what it is, not as a value that cannot be encoded.
+    drop(life.try_clone().map_err(mp_core::Error::Io)?);
     result.put(&id)?.put(&mp_core::Fd::from(life))?;
     Ok(())
 }
@@ -153,10 +198,16 @@ pub(crate) struct Create;
 
 impl<F> Convention<F> for Create
 where
-    F: Fn(&mut Decoder<'_>) -> Result<Stored>,
+    F: Fn(&mut Decoder<'_>) -> Result<Made>,
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
-        create(function(arguments)?, result)
+        // Another program says what its proxy is of: here it is of parcels.
+        let name = if is_wrapped() { Some(arguments.get::<String>()?) } else { None };
+        let mut made = function(arguments)?;
+        if let Some(name) = name {
+            made.name = name;
+        }
+        leave(made, result)
     }
 }
 
@@ -171,6 +222,7 @@ where
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let arguments = A::decode(arguments)?;
-        create(Arc::new(Mutex::new(function.call(arguments))), result)
+        let object = Arc::new(Mutex::new(function.call(arguments)));
+        leave(Made::new(object, none, Kind::of::<F::Output>("Shared")), result)
     }
 }

@@ -5,9 +5,14 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mp_core::{Decoder, Encoder};
+
+use crate::call::{Made, OnAny, OnObject};
 use crate::error::Fault;
-use crate::link::{Handle, nothing, proxy};
-use crate::lock::{LockGuard, LockObject, acquire};
+use crate::link::{Handle, Link, nothing, proxy};
+use crate::lock::{LockGuard, LockObject, Locking, give, take};
+use crate::makers::Maker;
+use crate::operation::{Kind, Operation, operations};
 use crate::server::Client;
 use crate::wait::{Limit, lock, wait_for};
 use crate::{Error, Result};
@@ -89,6 +94,46 @@ impl ConditionObject {
     }
 }
 
+// What runs in the server. The first two are for its own lock, as those of a lock are.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    []
+    OnAny: take give;
+    OnObject<ConditionObject>: wait notify;
+}
+
+pub(crate) fn make(_: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    Ok(Made::new(ConditionObject::new(), operation, kind()))
+}
+
+fn kind() -> Kind {
+    Kind::plain("Condition")
+}
+
+fn wait(
+    object: &Arc<ConditionObject>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (limit, held) = (from.get()?, from.get()?);
+    let held = client.server().object(held).ok_or(Fault::NoObject);
+    let held = held.and_then(|held| LockObject::of(&held));
+    to.put(&held.and_then(|held| object.wait(client, &held, limit))).map(drop)
+}
+
+fn notify(
+    object: &Arc<ConditionObject>,
+    _: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    object.notify(from.get()?);
+    to.put(&Ok::<(), Fault>(())).map(drop)
+}
+
 /// A proxy of a condition in a manager's server: a place to wait, with a lock released, until somebody says that
 /// something changed.
 ///
@@ -135,6 +180,11 @@ pub struct Condition {
 proxy!(Condition);
 
 impl Condition {
+    pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
+        let maker = Operation { number: Maker::Condition as u32, function: make, kind };
+        link.make(maker, nothing).map(Self::from_handle)
+    }
+
     /// Takes the condition's own lock.
     ///
     /// # Errors
@@ -142,7 +192,7 @@ impl Condition {
     /// As [every call](crate#errors).
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> Result<LockGuard<'_>> {
-        acquire(&self.handle, Limit::Forever).map(|died| LockGuard::new(&self.handle, died))
+        Locking { handle: &self.handle, kind }.lock(Limit::Forever)
     }
 
     /// Releases the lock, waits for a notification, and takes the lock again.
@@ -188,27 +238,23 @@ impl Condition {
     }
 
     fn wait_limit<'a>(&self, guard: LockGuard<'a>, limit: Limit) -> Result<(LockGuard<'a>, bool)> {
-        let held = guard.handle();
-        if !held.is_of_same_manager(&self.handle) {
+        let held = guard.of();
+        if !held.handle.is_of_same_manager(&self.handle) {
             return Err(Error::OtherManager);
         }
         // Whatever comes: afterwards the lock is held once for the new guard, or not known to be.
-        let result = self.handle.object::<ConditionObject, (bool, bool), _>(
-            |to| {
-                to.put(&limit)?;
-                to.put(&held.id()).map(drop)
-            },
-            |object, client, from, to| {
-                let (limit, held) = (from.get()?, from.get()?);
-                let held = client.server().object(held).ok_or(Fault::NoObject);
-                let held = held.and_then(|held| LockObject::of(&held));
-                to.put(&held.and_then(|held| object.wait(client, &held, limit))).map(drop)
-            },
-        );
+        let wait = Operation { number: Op::wait as u32, function: wait, kind };
+        let result: Result<(bool, bool)> =
+            self.handle.object(wait, |to| to.put(&limit)?.put(&held.handle.id()).map(drop));
         if result.is_ok() {
             guard.leave();
         }
         result.map(|(notified, died)| (LockGuard::new(held, died), notified))
+    }
+
+    fn call_notify(&self, all: bool) -> Result<()> {
+        let notify = Operation { number: Op::notify as u32, function: notify, kind };
+        self.handle.object(notify, |to| to.put(&all).map(drop))
     }
 
     /// Wakes the one who has waited longest, if anybody waits. The lock need not be held.
@@ -218,10 +264,7 @@ impl Condition {
     /// As [every call](crate#errors).
     #[doc(alias = "notify")]
     pub fn notify_one(&self) -> Result<()> {
-        self.handle.object(nothing, |object: &Arc<ConditionObject>, _, _, to| {
-            object.notify(false);
-            to.put(&Ok::<(), Fault>(())).map(drop)
-        })
+        self.call_notify(false)
     }
 
     /// Wakes all who wait. The lock need not be held.
@@ -230,9 +273,6 @@ impl Condition {
     ///
     /// As [every call](crate#errors).
     pub fn notify_all(&self) -> Result<()> {
-        self.handle.object(nothing, |object: &Arc<ConditionObject>, _, _, to| {
-            object.notify(true);
-            to.put(&Ok::<(), Fault>(())).map(drop)
-        })
+        self.call_notify(true)
     }
 }

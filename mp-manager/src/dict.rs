@@ -4,18 +4,22 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mp_core::{Decoder, Encoder};
+use mp_core::{Decoder, Encoder, crash_point};
 use mp_process::{Args, Convention};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::{Method, WRONG_TYPE};
+use crate::call::{Made, Method, OnValue, WRONG_TYPE};
 use crate::error::Fault;
-use crate::link::{Handle, Link, nothing, proxy};
+use crate::link::{Handle, Key as ServerKey, Link, nothing, proxy};
+use crate::makers::Maker;
 use crate::object::{Repr, repr_rows};
+use crate::operation::{Kind, Operation, operations};
 use crate::ordered::Ordered;
+use crate::wire::{self, Got, Put};
 use crate::{Error, Result};
 
 /// A proxy of a dict in a manager's server.
@@ -107,13 +111,159 @@ where
     }
 }
 
+// What runs in the server.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    [K: Key, V: Element]
+    OnValue<Ordered<K, V>>:
+        insert get get_many remove pop contains len keys values items get_or_insert extend clear;
+}
+
+pub(crate) fn make<K: Key, V: Element>(_: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let dict = Mutex::new(Ordered::<K, V>::default());
+    Ok(Made::new(Arc::new(dict), operation::<K, V>, Dict::<K, V>::kind()))
+}
+
+fn insert<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (key, value) = (wire::get(from)?, wire::get(from)?);
+    crash_point!("server: a value is about to be set");
+    let old = dict.insert(key, value);
+    crash_point!("server: a value is set");
+    to.put(&old.as_ref().map(Put)).map(drop)
+}
+
+fn get<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.get(&wire::get(from)?).map(Put)).map(drop)
+}
+
+fn get_many<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let keys: Vec<K> = wire::get_all(from)?;
+    let values: Vec<_> = keys.iter().map(|key| dict.get(key).map(Put)).collect();
+    to.put(&values).map(drop)
+}
+
+fn remove<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.remove(&wire::get(from)?).as_ref().map(Put)).map(drop)
+}
+
+fn pop<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let row = dict.pop();
+    to.put(&row.as_ref().map(|(key, value)| (Put(key), Put(value)))).map(drop)
+}
+
+fn contains<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.contains(&wire::get(from)?)).map(drop)
+}
+
+fn len<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.len()).map(drop)
+}
+
+fn keys<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.iter().map(|(key, _)| Put(key)).collect::<Vec<_>>()).map(drop)
+}
+
+fn values<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.iter().map(|(_, value)| Put(value)).collect::<Vec<_>>()).map(drop)
+}
+
+fn items<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&dict.iter().map(|(key, value)| (Put(key), Put(value))).collect::<Vec<_>>()).map(drop)
+}
+
+fn get_or_insert<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (key, value): (K, V) = (wire::get(from)?, wire::get(from)?);
+    if let Some(value) = dict.get(&key) {
+        return wire::put(to, value).map(drop);
+    }
+    wire::put(to, &value)?;
+    dict.insert(key, value);
+    Ok(())
+}
+
+fn extend<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    for (Got(key), Got(value)) in from.get::<Vec<(Got<K>, Got<V>)>>()? {
+        dict.insert(key, value);
+    }
+    to.put(&()).map(drop)
+}
+
+fn clear<K: Key, V: Element>(
+    dict: &mut Ordered<K, V>,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    *dict = Ordered::default();
+    to.put(&()).map(drop)
+}
+
 /// How many rows go into one message of [`Dict::extend`]: such that each may hold a proxy or two.
 const BATCH: usize = 1000;
 
 impl<K: Key, V: Element> Dict<K, V> {
     pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
-        link.make(nothing, |_| Ok(Arc::new(Mutex::new(Ordered::<K, V>::default()))))
-            .map(Self::from_handle)
+        let maker =
+            Operation { number: Maker::Dict as u32, function: make::<K, V>, kind: Self::kind };
+        link.make(maker, nothing).map(Self::from_handle)
+    }
+
+    fn kind() -> Kind {
+        Kind::of_both::<K, V>("Dict")
+    }
+
+    /// The key of its server, its number and its lifeline.
+    pub(crate) fn parts(&self) -> Result<(ServerKey, u64, OwnedFd)> {
+        self.handle.parts()
     }
 
     /// The way to its server.
@@ -123,15 +273,17 @@ impl<K: Key, V: Element> Dict<K, V> {
 
     fn call<R: DeserializeOwned, F>(
         &self,
-        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+        op: Op,
         function: F,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
     ) -> Result<R>
     where
         F: Fn(&mut Ordered<K, V>, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
             + Copy
             + 'static,
     {
-        self.handle.value(encode, function)
+        let operation = Operation { number: op as u32, function, kind: Self::kind };
+        self.handle.value(operation, encode)
     }
 
     /// Sets the value of a key; gives the one that was there.
@@ -141,13 +293,9 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "__setitem__")]
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>> {
-        self.call(
-            |to| to.put(&key)?.put(&value).map(drop),
-            |dict, from, to| {
-                let (key, value) = (from.get()?, from.get()?);
-                to.put(&dict.insert(key, value)).map(drop)
-            },
-        )
+        let encode = |to: &mut Encoder| wire::put(wire::put(to, &key)?, &value).map(drop);
+        let old: Option<Got<V>> = self.call(Op::insert, insert, encode)?;
+        Ok(old.map(|old| old.0))
     }
 
     /// The value of a key.
@@ -157,10 +305,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "__getitem__")]
     pub fn get(&self, key: &K) -> Result<Option<V>> {
-        self.call(
-            |to| to.put(key).map(drop),
-            |dict, from, to| to.put(&dict.get(&from.get()?)).map(drop),
-        )
+        let value: Option<Got<V>> = self.call(Op::get, get, |to| wire::put(to, key).map(drop))?;
+        Ok(value.map(|value| value.0))
     }
 
     /// The values of several keys, in their order, in one round trip.
@@ -169,15 +315,10 @@ impl<K: Key, V: Element> Dict<K, V> {
     ///
     /// As [every call](crate#errors).
     pub fn get_many<'a>(&self, keys: impl IntoIterator<Item = &'a K>) -> Result<Vec<Option<V>>> {
-        let keys: Vec<&K> = keys.into_iter().collect();
-        self.call(
-            |to| to.put(&keys).map(drop),
-            |dict, from, to| {
-                let keys: Vec<K> = from.get()?;
-                let values: Vec<Option<&V>> = keys.iter().map(|key| dict.get(key)).collect();
-                to.put(&values).map(drop)
-            },
-        )
+        let keys: Vec<Put<'_, K>> = keys.into_iter().map(Put).collect();
+        let values: Vec<Option<Got<V>>> =
+            self.call(Op::get_many, get_many, |to| to.put(&keys).map(drop))?;
+        Ok(values.into_iter().map(|value| value.map(|value| value.0)).collect())
     }
 
     /// Removes a key; gives its value.
@@ -187,10 +328,9 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias("pop", "__delitem__"))]
     pub fn remove(&self, key: &K) -> Result<Option<V>> {
-        self.call(
-            |to| to.put(key).map(drop),
-            |dict, from, to| to.put(&dict.remove(&from.get()?)).map(drop),
-        )
+        let old: Option<Got<V>> =
+            self.call(Op::remove, remove, |to| wire::put(to, key).map(drop))?;
+        Ok(old.map(|old| old.0))
     }
 
     /// Removes the row that was inserted last.
@@ -200,7 +340,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "popitem")]
     pub fn pop_item(&self) -> Result<Option<(K, V)>> {
-        self.call(nothing, |dict, _, to| to.put(&dict.pop()).map(drop))
+        let row: Option<(Got<K>, Got<V>)> = self.call(Op::pop, pop, nothing)?;
+        Ok(row.map(|(key, value)| (key.0, value.0)))
     }
 
     /// Whether there is such a key.
@@ -210,10 +351,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "__contains__")]
     pub fn contains_key(&self, key: &K) -> Result<bool> {
-        self.call(
-            |to| to.put(key).map(drop),
-            |dict, from, to| to.put(&dict.contains(&from.get()?)).map(drop),
-        )
+        self.call(Op::contains, contains, |to| wire::put(to, key).map(drop))
     }
 
     /// How many rows there are.
@@ -222,7 +360,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     ///
     /// As [every call](crate#errors).
     pub fn len(&self) -> Result<usize> {
-        self.call(nothing, |dict, _, to| to.put(&dict.len()).map(drop))
+        self.call(Op::len, len, nothing)
     }
 
     /// Whether there is none.
@@ -240,10 +378,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     ///
     /// As [every call](crate#errors).
     pub fn keys(&self) -> Result<Vec<K>> {
-        self.call(nothing, |dict, _, to| {
-            let keys: Vec<&K> = dict.iter().map(|(key, _)| key).collect();
-            to.put(&keys).map(drop)
-        })
+        let keys: Vec<Got<K>> = self.call(Op::keys, keys, nothing)?;
+        Ok(keys.into_iter().map(|key| key.0).collect())
     }
 
     /// All values, in the order of the keys.
@@ -252,10 +388,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     ///
     /// As [every call](crate#errors).
     pub fn values(&self) -> Result<Vec<V>> {
-        self.call(nothing, |dict, _, to| {
-            let values: Vec<&V> = dict.iter().map(|(_, value)| value).collect();
-            to.put(&values).map(drop)
-        })
+        let values: Vec<Got<V>> = self.call(Op::values, values, nothing)?;
+        Ok(values.into_iter().map(|value| value.0).collect())
     }
 
     /// All rows, in their order: a copy of this moment.
@@ -265,10 +399,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "copy")]
     pub fn items(&self) -> Result<Vec<(K, V)>> {
-        self.call(nothing, |dict, _, to| {
-            let rows: Vec<(&K, &V)> = dict.iter().collect();
-            to.put(&rows).map(drop)
-        })
+        let rows: Vec<(Got<K>, Got<V>)> = self.call(Op::items, items, nothing)?;
+        Ok(rows.into_iter().map(|(key, value)| (key.0, value.0)).collect())
     }
 
     /// Goes through the rows of this moment, in their order.
@@ -296,24 +428,19 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "setdefault")]
     pub fn get_or_insert(&self, key: K, value: V) -> Result<V> {
-        self.call(
-            |to| to.put(&key)?.put(&value).map(drop),
-            |dict, from, to| {
-                let (key, value): (K, V) = (from.get()?, from.get()?);
-                if let Some(value) = dict.get(&key) {
-                    return to.put(value).map(drop);
-                }
-                to.put(&value)?;
-                dict.insert(key, value);
-                Ok(())
-            },
-        )
+        let operation = Operation {
+            number: Op::get_or_insert as u32,
+            function: get_or_insert::<K, V>,
+            kind: Self::kind,
+        };
+        let encode = |to: &mut Encoder| wire::put(wire::put(to, &key)?, &value).map(drop);
+        self.handle.value_as(operation, encode, wire::get)
     }
 
     /// Calls `function` with the value of a key and `args`, a tuple, in the server, and gives what it returns.
     ///
     /// Nobody else has the dict meanwhile: so `update(&k, |n: &mut u64| *n += 1, ())` counts right whoever counts
-    /// with it.
+    /// with it. If it panics, the value stays as it left it, and the dict goes on.
     ///
     /// # Errors
     ///
@@ -370,15 +497,11 @@ impl<K: Key, V: Element> Dict<K, V> {
             if batch.is_empty() {
                 return Ok(());
             }
-            self.call::<(), _>(
-                |to| to.put(&batch).map(drop),
-                |dict, from, to| {
-                    for (key, value) in from.get::<Vec<(K, V)>>()? {
-                        dict.insert(key, value);
-                    }
-                    to.put(&()).map(drop)
-                },
-            )?;
+            self.call::<(), _>(Op::extend, extend, |to| {
+                let rows: Vec<_> =
+                    batch.iter().map(|(key, value)| (Put(key), Put(value))).collect();
+                to.put(&rows).map(drop)
+            })?;
         }
     }
 
@@ -388,10 +511,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     ///
     /// As [every call](crate#errors).
     pub fn clear(&self) -> Result<()> {
-        self.call(nothing, |dict, _, to| {
-            *dict = Ordered::default();
-            to.put(&()).map(drop)
-        })
+        self.call(Op::clear, clear, nothing)
     }
 }
 

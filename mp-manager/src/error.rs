@@ -16,14 +16,18 @@ pub enum Error {
     ServerDied,
     /// The server cannot listen at the address, or no connection to it comes about; the text says why.
     Address(String),
-    /// A manager is reached through Unix sockets only, as its proxies hand on descriptors.
-    NeedsUnixSocket,
+    /// The server is of another program, in which a function of this one cannot be called.
+    ///
+    /// What proxies do without a function of yours works.
+    OtherProgram,
     /// The manager was not made to be connected to, so that nobody could find what is published.
     NotServed,
     /// The server runs and does not take this thread's connection: it is short of descriptors or threads.
     Refused,
     /// What was called in the server panicked, with this message. The object is still there.
     Panicked(String),
+    /// An earlier call panicked, and this one asked not to be made then.
+    Poisoned,
     /// There is no such key.
     ///
     /// Python: `KeyError`; of a namespace, `AttributeError`.
@@ -38,7 +42,10 @@ pub enum Error {
         len: usize,
     },
     /// The object is of another type than the proxy.
-    WrongType,
+    WrongType {
+        /// What the object is.
+        object: String,
+    },
     /// The server has no such object.
     NoObject,
     /// The time given is over.
@@ -94,8 +101,9 @@ impl fmt::Display for Error {
             Self::Start(_) => f.write_str("cannot start the manager's server"),
             Self::ServerDied => f.write_str("the manager's server has ended"),
             Self::Address(why) => f.write_str(why),
-            Self::NeedsUnixSocket => f.write_str(
-                "a manager is reached through a Unix socket: give the path of one as its address",
+            Self::OtherProgram => f.write_str(
+                "the manager's server is of another program, which has no such function: use the proxy's own \
+                 methods, or connect by the program that made the manager",
             ),
             Self::NotServed => {
                 f.write_str("nobody can connect to this manager: make it by Manager::serve")
@@ -104,11 +112,16 @@ impl fmt::Display for Error {
                 "the manager's server does not take the connection: it is short of descriptors or threads",
             ),
             Self::Panicked(message) => write!(f, "the call panicked in the server: {message}"),
+            Self::Poisoned => f.write_str(
+                "an earlier call panicked and may have left the object half changed: put it in order and clear_poison",
+            ),
             Self::KeyMissing => f.write_str("there is no such key"),
             Self::OutOfRange { index, len } => {
                 write!(f, "there is no place {index} among {len}")
             }
-            Self::WrongType => f.write_str("the object is of another type than the proxy"),
+            Self::WrongType { object } => {
+                write!(f, "the object is of another type than the proxy: it is a {object}")
+            }
             Self::NoObject => f.write_str("the server has no such object"),
             Self::TimedOut => f.write_str("timed out"),
             Self::WouldBlock => f.write_str("it is not to be had without waiting"),
@@ -199,6 +212,7 @@ pub(crate) enum Fault {
     TooManyReleases(u32),
     Overflow,
     TooManyDone,
+    Poisoned,
     /// The client has ended while it waited: nobody reads this.
     ClientGone,
 }
@@ -208,7 +222,7 @@ impl From<Fault> for Error {
         match fault {
             Fault::KeyMissing => Self::KeyMissing,
             Fault::OutOfRange(index, len) => Self::OutOfRange { index, len },
-            Fault::WrongType => Self::WrongType,
+            Fault::WrongType => Self::WrongType { object: "thing that is no lock".to_string() },
             Fault::NoObject => Self::NoObject,
             Fault::TimedOut => Self::TimedOut,
             Fault::WouldBlock => Self::WouldBlock,
@@ -220,9 +234,21 @@ impl From<Fault> for Error {
             Fault::TooManyReleases(initial) => Self::TooManyReleases { initial },
             Fault::Overflow => Self::Overflow,
             Fault::TooManyDone => Self::TooManyDone,
+            Fault::Poisoned => Self::Poisoned,
             Fault::ClientGone => Self::ServerDied,
         }
     }
+}
+
+/// An error and what is behind it, as one text.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// Why an item was not put, and the item.

@@ -42,10 +42,12 @@
 //! # How it works
 //!
 //! All is one mechanism. The server has objects, each behind a lock of its own; a call sends a function, by its address
-//! as a process's target is sent, and its arguments, and the server runs it with the object. Each thread that calls has
+//! as a process's target is sent, and its arguments, and the server runs it with the object. Other programs, which have
+//! no such functions, say the number of an operation that the built-in types have, and send elements encoded, which the
+//! server need not look into. Each thread that calls has
 //! a connection of its own, made at its first call, and a thread in the server that serves it: so what waits there, for
 //! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, neither has to be
-//! woken for a call.
+//! woken for a call. To a server at an address on the network they are TCP.
 //!
 //! # Errors
 //!
@@ -54,6 +56,7 @@
 //! - [`Error::Encode`] and [`Error::Decode`] for what does not travel;
 //! - [`Error::Refused`] and [`Error::Io`] where descriptors, memory or threads are short;
 //! - [`Error::WrongType`] where a proxy was received as one of another type than it is;
+//! - [`Error::OtherProgram`] for what calls a function of yours in the server of another program;
 //! - [`Error::Nested`] from within the `Serialize` or `Deserialize` of what another call sends.
 //!
 //! # When a process dies
@@ -77,12 +80,12 @@
 //!
 //! # Limits
 //!
-//! Functions are sent by address, so all processes are of one program, which is checked. Each object takes a descriptor
-//! in the server and each proxy one in its process (clones share it); each thread that calls takes a few, and a thread
-//! in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the parent
-//! held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can carry,
-//! so of a dict with more than 2,000 proxies the rows are to be had one by one only. Managers are reached by processes
-//! of the same machine: proxies hand on descriptors.
+//! Functions are sent by address, so where they are called is of the same program, which is checked. Each object takes a
+//! descriptor in the server and one in each process that has proxies of it; each thread that calls takes a few, and a
+//! thread in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the
+//! parent held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can
+//! carry: a call that would send more than 2,024 proxies is [`Error::Encode`], which says so, and the rows are to be had
+//! by [`Dict::get_many`] for some of the [keys](Dict::keys) at a time.
 
 #![forbid(unsafe_code)]
 
@@ -97,23 +100,29 @@ mod condition;
 mod dict;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod link;
 mod list;
 mod listen;
 mod lock;
 mod look;
+mod makers;
 mod manager;
 mod namespace;
 mod object;
+mod operation;
 mod ordered;
 mod protocol;
 mod queue;
+mod remote;
 mod semaphore;
 mod server;
 mod set;
 mod shared;
 mod value;
 mod wait;
+mod wire;
 
 pub use array::Array;
 pub use barrier::Barrier;
@@ -135,6 +144,13 @@ pub use value::Value;
 
 // What every program with a manager needs.
 pub use mp_process::{init, test_support};
+
+/// Has a server answer any bytes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_calls(bytes: &[u8]) {
+    fuzz::run_on(bytes);
+}
 
 #[cfg(test)]
 mod tests {
@@ -164,5 +180,23 @@ mod tests {
         is_send_and_sync::<Barrier>();
         is_send_and_sync::<Object>();
         is_send_and_sync::<Error>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/calls");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let inputs = std::fs::read_dir(kept).unwrap();
+        let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+        assert!(!paths.is_empty(), "there are no inputs");
+        for path in paths {
+            // Shown if it fails.
+            println!("{}", path.display());
+            fuzz::run_on(&std::fs::read(path).unwrap());
+        }
     }
 }

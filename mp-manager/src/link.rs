@@ -1,32 +1,36 @@
 //! The client's side: how a proxy reaches its server.
 //!
 //! A process has one [`Link`] to each server it has proxies of, and the link a [`Session`] for each thread that calls,
-//! made at its first call: a pipe whose other end goes to the server through the front door. It ends with the thread,
-//! or with the last proxy here.
+//! made at its first call: a pipe whose other end goes to the server through the front door, or a connection to its
+//! address. It ends with the thread, or with the last proxy here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, TryLockError, Weak};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
 use mp_core::sys::thread::in_forked_child;
-use mp_core::{Deadline, Decoder, Encoder, Fd, Message, fd};
-use mp_pipe::Connection;
+use mp_core::{Deadline, Decoder, Encoder, Fd, Message, crash_point, fd};
+use mp_pipe::{Connection, Sender};
 use mp_process::{Convention, Function};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::call::{Create, OnAny, OnObject, OnServer, OnValue, Stored};
+use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
 use crate::error::Fault;
 use crate::look::look;
-use crate::protocol::{CONNECT, Call, STOP, Status};
+use crate::operation::Operation;
+use crate::protocol::{CONNECT, Call, STOP, Status, What};
+use crate::remote::{self, Identity, Remote, identity};
 use crate::server::Client;
+use crate::wire::wrapped;
 use crate::{Error, Result};
 
 /// A buffer up to this long is kept for the next call.
@@ -51,12 +55,55 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A number of this program's build.
+pub(crate) fn program() -> u64 {
+    static PROGRAM: OnceLock<u64> = OnceLock::new();
+    fn any(_: &mut Decoder<'_>, _: &mut Encoder) -> mp_core::Result<()> {
+        Ok(())
+    }
+    // A program that cannot be told from others is refused where its functions are received.
+    *PROGRAM.get_or_init(|| Function::new::<_, OnServer>(any).build().unwrap_or(0))
+}
+
+/// What tells a server from others: a random number, and its program's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) server: [u64; 2],
+    pub(crate) program: u64,
+}
+
+/// How a server is reached.
+enum Door {
+    /// A socket, through which go the ends of pipes.
+    Here(Channel),
+    /// An address.
+    There(Remote),
+}
+
+impl Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Here(door) => door.as_fd(),
+            Self::There(remote) => remote.paper(),
+        }
+    }
+}
+
 /// This process's way to one server.
 pub(crate) struct Link {
-    key: [u64; 2],
+    key: Key,
     generation: u64,
-    door: Channel,
+    door: Door,
     sessions: Mutex<Vec<(ThreadId, Arc<Session>)>>,
+    objects: Mutex<Objects>,
+}
+
+/// The objects that there are proxies of here.
+#[derive(Default)]
+struct Objects {
+    by_number: HashMap<u64, Weak<Object>>,
+    /// The lifelines, where they are connections.
+    lives: HashMap<Identity, u64>,
 }
 
 /// One thread's connection.
@@ -98,9 +145,32 @@ thread_local! {
     static SLOTS: RefCell<Slots> = RefCell::default();
 }
 
+/// A message, its descriptors, and what stays until they are read.
+type Unpacked<'a> = (&'a [u8], Vec<OwnedFd>, Vec<Arc<Object>>);
+
+/// What is called.
+#[derive(Clone, Copy)]
+enum Callee {
+    Function(Function),
+    /// An operation by its number, and the fingerprint of the proxy.
+    Operation(u32, u64),
+}
+
 impl Link {
     /// The link to the server of that key, whose front door this is.
-    pub(crate) fn new(key: [u64; 2], door: OwnedFd) -> Arc<Self> {
+    pub(crate) fn new(key: Key, door: OwnedFd) -> Arc<Self> {
+        Self::find(key, || match Remote::read(door.as_fd()) {
+            Some(remote) => Door::There(remote),
+            None => Door::Here(Channel::from(door)),
+        })
+    }
+
+    /// The link to the server of that key, which is reached at an address.
+    pub(crate) fn to(key: Key, remote: Remote) -> Arc<Self> {
+        Self::find(key, || Door::There(remote))
+    }
+
+    fn find(key: Key, door: impl FnOnce() -> Door) -> Arc<Self> {
         WATCHES_FORKS.call_once(|| _ = in_forked_child(forked));
         let mut links = lock(&LINKS);
         links.retain(|link| link.strong_count() > 0);
@@ -111,10 +181,25 @@ impl Link {
         {
             return link;
         }
-        let door = Channel::from(door);
-        let link = Arc::new(Self { key, generation, door, sessions: Mutex::default() });
+        let link = Arc::new(Self {
+            key,
+            generation,
+            door: door(),
+            sessions: Mutex::default(),
+            objects: Mutex::default(),
+        });
         links.push(Arc::downgrade(&link));
         link
+    }
+
+    /// What others reach the server by.
+    pub(crate) fn door(&self) -> BorrowedFd<'_> {
+        self.door.as_fd()
+    }
+
+    /// Whether the server has this program's functions.
+    fn is_of_this_program(&self) -> bool {
+        self.key.program == program()
     }
 
     /// This thread's connection.
@@ -133,11 +218,19 @@ impl Link {
 
     #[cold]
     fn connect(self: &Arc<Self>, generation: u64) -> Result<Arc<Session>> {
-        let (ours, theirs) = mp_pipe::duplex::<(), ()>()?;
-        let message = mp_core::encode(&theirs)?;
-        let fds: Vec<_> = message.fds().iter().map(AsFd::as_fd).collect();
-        self.door.send(CONNECT, &[message.bytes()], &fds)?;
-        let talk = Talk { connection: ours, functions: HashMap::new(), buffer: Message::default() };
+        let connection = match &self.door {
+            Door::There(remote) => remote.session()?,
+            Door::Here(door) => {
+                let (ours, theirs) = mp_pipe::duplex::<(), ()>()?;
+                let message = mp_core::encode(&theirs)?;
+                let fds: Vec<_> = message.fds().iter().map(AsFd::as_fd).collect();
+                crash_point!("client: about to connect");
+                door.send(CONNECT, &[message.bytes()], &fds)?;
+                crash_point!("client: connected");
+                ours
+            }
+        };
+        let talk = Talk { connection, functions: HashMap::new(), buffer: Message::default() };
         let session = Arc::new(Session { generation, talk: Mutex::new(talk) });
         // Where the thread is about to end, the connection is for this one call.
         let _ = SLOTS.try_with(|slots| {
@@ -158,19 +251,20 @@ impl Link {
     #[cold]
     fn lost(&self, session: &Arc<Session>) -> Error {
         lock(&self.sessions).retain(|(_, other)| !Arc::ptr_eq(other, session));
+        let Door::Here(door) = &self.door else { return Error::ServerDied };
         // A process that ends closes its descriptors one after the other.
-        let mut door = [PollFd::hung_up(self.door.as_fd())];
+        let mut door = [PollFd::hung_up(door.as_fd())];
         match poll(&mut door, Deadline::after(Duration::from_millis(50))) {
             Ok(0) => Error::Refused,
             _ => Error::ServerDied,
         }
     }
 
-    /// Calls a function in the server.
+    /// Calls something in the server.
     fn call<R>(
         self: &Arc<Self>,
         object: u64,
-        function: Function,
+        callee: Callee,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
         decode: impl FnOnce(&mut Decoder<'_>) -> mp_core::Result<R>,
     ) -> Result<R> {
@@ -181,33 +275,55 @@ impl Link {
             Err(TryLockError::WouldBlock) => return Err(Error::Nested),
         };
         let talk = &mut *talk;
-        let known = talk.functions.get(&function.key()).copied();
-        let number = known.unwrap_or(talk.functions.len() as u32);
         let mut encoder = Encoder::reuse(std::mem::take(&mut talk.buffer));
-        encoder.put(&Call { object, function: number, define: known.is_none() }.to_words())?;
-        if known.is_none() {
-            encoder.put(&function)?;
-        }
-        encode(&mut encoder)?;
+        let mut new = None;
+        let wrap = match callee {
+            Callee::Function(function) => {
+                let known = talk.functions.get(&function.key()).copied();
+                let what = match known {
+                    Some(number) => What::Known(number),
+                    None => What::New(talk.functions.len() as u32),
+                };
+                encoder.put(&Call { object, what }.to_words())?;
+                if known.is_none() {
+                    encoder.put(&function)?;
+                    new = Some(function);
+                }
+                false
+            }
+            Callee::Operation(number, fingerprint) => {
+                let call = Call { object, what: What::Operation(number) };
+                encoder.put(&call.to_words())?.put(&fingerprint)?;
+                true
+            }
+        };
+        wrapped(wrap, || encode(&mut encoder))?;
         let message = encoder.finish();
-        match talk.connection.sender().send_message(&message) {
+        crash_point!("client: about to call");
+        match self.send(talk.connection.sender(), &message) {
             Ok(()) => {}
-            Err(mp_pipe::Error::Disconnected) => return Err(self.lost(&session)),
-            Err(error) => return Err(error.into()),
+            Err(Error::ServerDied) => return Err(self.lost(&session)),
+            Err(error) => return Err(error),
         }
-        if known.is_none() {
-            talk.functions.insert(function.key(), number);
+        crash_point!("client: called");
+        if let Some(function) = new {
+            talk.functions.insert(function.key(), talk.functions.len() as u32);
         }
         if message.bytes().len() <= KEPT {
             // Without the descriptors: an object lives for as long as there is one.
             talk.buffer = Encoder::reuse(message).finish();
         }
-        look(talk.connection.receiver());
+        if matches!(self.door, Door::Here(_)) {
+            look(talk.connection.receiver());
+        }
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
+            crash_point!("client: the answer is there");
+            let (bytes, fds, _kept) = self.descriptors(bytes, fds)?;
             let mut decoder = Decoder::new(bytes, fds);
             let word = decoder.get::<u64>()?;
             if word == Status::Value as u64 {
-                let value = decode(&mut decoder)?;
+                let value = wrapped(wrap, || decode(&mut decoder))?;
+                crash_point!("client: the answer is read");
                 return decoder.finish().map(|()| value).map_err(Error::from);
             }
             Err(refusal(word, decoder.get()?))
@@ -219,7 +335,67 @@ impl Link {
         }
     }
 
-    /// Calls a function of this crate in the server.
+    fn send(&self, sender: &Sender<()>, message: &Message) -> Result<()> {
+        match &self.door {
+            Door::Here(_) => sender.send_message(message)?,
+            Door::There(remote) => {
+                let numbers = remote.numbers(message.fds(), &lock(&self.objects).lives)?;
+                remote::send(sender, &numbers, message.bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A message, and the descriptors it came with or that stand for what it came with. Objects that are here
+    /// already stay meanwhile.
+    fn descriptors<'a>(&self, bytes: &'a [u8], fds: Vec<OwnedFd>) -> Result<Unpacked<'a>> {
+        let Door::There(remote) = &self.door else { return Ok((bytes, fds, Vec::new())) };
+        let cut = || Error::Decode("it ends before its descriptors".to_string());
+        let (numbers, bytes) = remote::split(bytes).ok_or_else(cut)?;
+        let mut kept = Vec::new();
+        let fds = remote.descriptors(&numbers, |id| {
+            let object = self.object(id)?;
+            let life = object.life.try_clone().ok()?;
+            kept.push(object);
+            Some(life)
+        })?;
+        Ok((bytes, fds, kept))
+    }
+
+    /// The object of that number, if there are proxies of it.
+    fn object(&self, id: u64) -> Option<Arc<Object>> {
+        lock(&self.objects).by_number.get(&id)?.upgrade()
+    }
+
+    /// A proxy of that object, which shares what other proxies of it have here.
+    fn handle(self: &Arc<Self>, id: u64, raw: bool, life: OwnedFd) -> io::Result<Handle> {
+        let mark = match &self.door {
+            Door::Here(_) => None,
+            Door::There(_) => Some(identity(life.as_fd())?),
+        };
+        let mut objects = lock(&self.objects);
+        if let Some(object) = objects.by_number.get(&id).and_then(Weak::upgrade) {
+            drop(objects);
+            return Ok(Handle(object));
+        }
+        let direct = !raw && self.is_of_this_program();
+        let object = Arc::new(Object { link: Arc::clone(self), id, raw, direct, life, mark });
+        objects.by_number.insert(id, Arc::downgrade(&object));
+        objects.lives.extend(mark.map(|mark| (mark, id)));
+        drop(objects);
+        Ok(Handle(object))
+    }
+
+    /// A proxy of an object of a server at an address.
+    pub(crate) fn remote_handle(self: &Arc<Self>, id: u64) -> Result<Handle> {
+        if let Some(object) = self.object(id) {
+            return Ok(Handle(object));
+        }
+        let Door::There(remote) = &self.door else { return Err(Error::NoObject) };
+        Ok(self.handle(id, false, remote.life(id)?)?)
+    }
+
+    /// Calls a function of this crate in the server, which is of this program.
     pub(crate) fn run<R, F>(
         self: &Arc<Self>,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
@@ -229,31 +405,41 @@ impl Link {
         R: serde::de::DeserializeOwned,
         F: Fn(&mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
     {
-        self.call(0, Function::new::<F, OnServer>(function), encode, |from| from.get())
+        let function = Function::new::<F, OnServer>(function);
+        self.call(0, Callee::Function(function), encode, |from| from.get())
     }
 
-    /// Has the server make an object.
+    /// Has the server make an object; `raw` where it has parcels for elements.
     fn create(
         self: &Arc<Self>,
-        function: Function,
+        callee: Callee,
+        raw: bool,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
     ) -> Result<Handle> {
-        let (id, life) = self.call(0, function, encode, |from| {
+        let (id, life) = self.call(0, callee, encode, |from| {
             Ok((from.get::<u64>()?, from.get::<Fd>()?.into_owned()))
         })?;
-        Ok(Handle(Arc::new(Object { link: Arc::clone(self), id, life })))
+        crash_point!("client: an object is made");
+        Ok(self.handle(id, raw, life)?)
     }
 
     /// As [`create`](Self::create), with a function of this crate.
     pub(crate) fn make<F>(
         self: &Arc<Self>,
+        maker: Operation<F>,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
-        function: F,
     ) -> Result<Handle>
     where
-        F: Fn(&mut Decoder<'_>) -> mp_core::Result<Stored> + Copy + 'static,
+        F: Fn(&mut Decoder<'_>) -> mp_core::Result<Made> + Copy + 'static,
     {
-        self.create(Function::new::<F, Create>(function), encode)
+        if self.is_of_this_program() {
+            let function = Function::new::<F, Create>(maker.function);
+            return self.create(Callee::Function(function), false, encode);
+        }
+        self.create(Callee::Operation(maker.number, 0), true, |to| {
+            to.put(&(maker.kind)().to_string())?;
+            encode(to)
+        })
     }
 
     /// As [`create`](Self::create), with a function of the user.
@@ -265,12 +451,18 @@ impl Link {
     where
         F: Copy + 'static,
     {
-        self.create(Function::new::<F, C>(function), encode)
+        if !self.is_of_this_program() {
+            return Err(Error::OtherProgram);
+        }
+        self.create(Callee::Function(Function::new::<F, C>(function)), false, encode)
     }
 
     /// Tells the server to end.
     pub(crate) fn stop(&self) -> Result<()> {
-        Ok(self.door.try_send(STOP, &[], &[])?)
+        match &self.door {
+            Door::Here(door) => Ok(door.try_send(STOP, &[], &[])?),
+            Door::There(_) => Ok(()),
+        }
     }
 }
 
@@ -279,7 +471,8 @@ fn refusal(word: u64, text: String) -> Error {
         Some(Status::Panicked) => Error::Panicked(text),
         Some(Status::Unencodable) => Error::Encode(text),
         Some(Status::NoObject) => Error::NoObject,
-        Some(Status::WrongType) => Error::WrongType,
+        Some(Status::WrongType) => Error::WrongType { object: text },
+        Some(Status::NoOperation) => Error::OtherProgram,
         Some(Status::Io) => Error::Io(io::Error::other(format!("in the manager's server: {text}"))),
         Some(Status::Undecodable) => Error::Decode(text),
         Some(Status::Value) | None => {
@@ -295,8 +488,27 @@ pub(crate) struct Handle(Arc<Object>);
 struct Object {
     link: Arc<Link>,
     id: u64,
+    /// The server keeps its elements as parcels.
+    raw: bool,
+    /// The server has this program's functions for it.
+    direct: bool,
     /// The write end of the object's lifeline: while it is open anywhere, the object stays.
     life: OwnedFd,
+    /// What the lifeline is found by, where it is a connection.
+    mark: Option<Identity>,
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        let mut objects = lock(&self.link.objects);
+        // Another proxy may have come meanwhile.
+        if objects.by_number.get(&self.id).is_some_and(|object| object.strong_count() == 0) {
+            objects.by_number.remove(&self.id);
+        }
+        if let Some(mark) = self.mark {
+            objects.lives.remove(&mark);
+        }
+    }
 }
 
 impl Handle {
@@ -310,6 +522,16 @@ impl Handle {
 
     pub(crate) fn is_of_same_manager(&self, other: &Self) -> bool {
         self.0.link.key == other.0.link.key
+    }
+
+    /// The key of its server, its number and a copy of its lifeline.
+    pub(crate) fn parts(&self) -> Result<(Key, u64, OwnedFd)> {
+        Ok((self.0.link.key, self.0.id, self.0.life.try_clone()?))
+    }
+
+    /// Whether functions of this program can be called with the object.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.0.direct
     }
 
     /// A name of the process that this is in: differs in a forked child.
@@ -328,28 +550,65 @@ impl Handle {
         F: Copy + 'static,
         C: Convention<F>,
     {
-        self.0.link.call(self.0.id, Function::new::<F, C>(function), encode, decode)
+        if !self.0.direct {
+            return Err(Error::OtherProgram);
+        }
+        let callee = Callee::Function(Function::new::<F, C>(function));
+        self.0.link.call(self.0.id, callee, encode, decode)
+    }
+
+    /// Calls a function of this crate, which follows `C`.
+    fn operate<F, C, R>(
+        &self,
+        operation: Operation<F>,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+        decode: impl FnOnce(&mut Decoder<'_>) -> mp_core::Result<R>,
+    ) -> Result<R>
+    where
+        F: Copy + 'static,
+        C: Convention<F>,
+    {
+        let callee = if self.0.direct {
+            Callee::Function(Function::new::<F, C>(operation.function))
+        } else {
+            Callee::Operation(operation.number, (operation.kind)().fingerprint())
+        };
+        self.0.link.call(self.0.id, callee, encode, decode)
     }
 
     /// Calls a function of this crate with a `T` behind its lock.
     pub(crate) fn value<T, R, F>(
         &self,
+        operation: Operation<F>,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
-        function: F,
     ) -> Result<R>
     where
         T: Send + 'static,
         R: serde::de::DeserializeOwned,
         F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
     {
-        self.call_by::<F, OnValue<T>, R>(encode, function, |from| from.get())
+        self.operate::<F, OnValue<T>, R>(operation, encode, |from| from.get())
+    }
+
+    /// As [`value`](Self::value), for a result that is read as `decode` does.
+    pub(crate) fn value_as<T, R, F>(
+        &self,
+        operation: Operation<F>,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+        decode: impl FnOnce(&mut Decoder<'_>) -> mp_core::Result<R>,
+    ) -> Result<R>
+    where
+        T: Send + 'static,
+        F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
+    {
+        self.operate::<F, OnValue<T>, R>(operation, encode, decode)
     }
 
     /// Calls a function of this crate with an `O` that has its locks within. It leaves a value or a fault.
     pub(crate) fn object<O, R, F>(
         &self,
+        operation: Operation<F>,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
-        function: F,
     ) -> Result<R>
     where
         O: Send + Sync + 'static,
@@ -359,14 +618,14 @@ impl Handle {
             + 'static,
     {
         let get = |from: &mut Decoder<'_>| from.get::<Result<R, Fault>>();
-        Ok(self.call_by::<F, OnObject<O>, _>(encode, function, get)??)
+        Ok(self.operate::<F, OnObject<O>, _>(operation, encode, get)??)
     }
 
     /// Calls a function of this crate with any object. It leaves a value or a fault.
     pub(crate) fn any<R, F>(
         &self,
+        operation: Operation<F>,
         encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
-        function: F,
     ) -> Result<R>
     where
         R: serde::de::DeserializeOwned,
@@ -375,7 +634,7 @@ impl Handle {
             + 'static,
     {
         let get = |from: &mut Decoder<'_>| from.get::<Result<R, Fault>>();
-        Ok(self.call_by::<F, OnAny, _>(encode, function, get)??)
+        Ok(self.operate::<F, OnAny, _>(operation, encode, get)??)
     }
 }
 
@@ -392,9 +651,9 @@ impl fmt::Debug for Handle {
 
 /// What of a proxy travels.
 #[derive(Serialize)]
-struct Sent<'a>([u64; 2], u64, Descriptor<'a>, Descriptor<'a>);
+struct Sent<'a>(Key, u64, bool, Descriptor<'a>, Descriptor<'a>);
 
-struct Descriptor<'a>(std::os::fd::BorrowedFd<'a>);
+struct Descriptor<'a>(BorrowedFd<'a>);
 
 impl Serialize for Descriptor<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -403,21 +662,21 @@ impl Serialize for Descriptor<'_> {
 }
 
 #[derive(Deserialize)]
-struct Received([u64; 2], u64, Fd, Fd);
+struct Received(Key, u64, bool, Fd, Fd);
 
 impl Serialize for Handle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Object { link, id, life } = &*self.0;
-        Sent(link.key, *id, Descriptor(link.door.as_fd()), Descriptor(life.as_fd()))
+        let Object { link, id, raw, life, .. } = &*self.0;
+        Sent(link.key, *id, *raw, Descriptor(link.door.as_fd()), Descriptor(life.as_fd()))
             .serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Handle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Received(key, id, door, life) = Received::deserialize(deserializer)?;
+        let Received(key, id, raw, door, life) = Received::deserialize(deserializer)?;
         let link = Link::new(key, door.into_owned());
-        Ok(Self(Arc::new(Object { link, id, life: life.into_owned() })))
+        link.handle(id, raw, life.into_owned()).map_err(D::Error::custom)
     }
 }
 

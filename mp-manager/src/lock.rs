@@ -5,11 +5,15 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mp_core::{Decoder, Encoder, crash_point};
+
 use crate::Result;
-use crate::call::Stored;
+use crate::call::{Made, OnAny, Stored};
 use crate::condition::ConditionObject;
 use crate::error::Fault;
-use crate::link::{Handle, nothing, proxy};
+use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
+use crate::operation::{Kind, Operation, operations};
 use crate::server::{Client, Held};
 use crate::wait::{Limit, lock, wait_for};
 
@@ -113,29 +117,77 @@ impl Held for LockObject {
     }
 }
 
-/// Takes the lock that the handle's object is or has.
-pub(crate) fn acquire(handle: &Handle, limit: Limit) -> Result<bool> {
-    handle.any(
-        |to| to.put(&limit).map(drop),
-        |object, client, from, to| {
-            let limit = from.get()?;
-            let lock = LockObject::of(object);
-            to.put(&lock.and_then(|lock| lock.acquire(client, limit, 1))).map(drop)
-        },
-    )
+// What runs in the server: with a lock, or with what has one. A condition has the first two at the same numbers.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    []
+    OnAny: take give is_taken;
 }
 
-pub(crate) fn release(handle: &Handle) -> Result<()> {
-    handle.any(nothing, |object, client, _, to| {
-        let lock = LockObject::of(object);
-        to.put(&lock.and_then(|lock| lock.release(client, false)).map(drop)).map(drop)
-    })
+pub(crate) fn make(_: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    Ok(Made::new(LockObject::new(false), operation, Lock::kind()))
 }
 
-fn is_locked(handle: &Handle) -> Result<bool> {
-    handle.any(nothing, |object, _, _, to| {
-        to.put(&LockObject::of(object).map(|lock| lock.is_locked())).map(drop)
-    })
+pub(crate) fn make_reentrant(_: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    Ok(Made::new(LockObject::new(true), operation, RLock::kind()))
+}
+
+pub(crate) fn take(
+    object: &Stored,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let limit = from.get()?;
+    let lock = LockObject::of(object);
+    let taken = lock.and_then(|lock| lock.acquire(client, limit, 1));
+    crash_point!("server: a lock is taken");
+    to.put(&taken).map(drop)
+}
+
+pub(crate) fn give(
+    object: &Stored,
+    client: &Client,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let lock = LockObject::of(object);
+    to.put(&lock.and_then(|lock| lock.release(client, false)).map(drop)).map(drop)
+}
+
+fn is_taken(object: &Stored, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&LockObject::of(object).map(|lock| lock.is_locked())).map(drop)
+}
+
+/// How the lock that an object is or has is called for, with what the proxy is of.
+#[derive(Clone, Copy)]
+pub(crate) struct Locking<'a> {
+    pub(crate) handle: &'a Handle,
+    pub(crate) kind: fn() -> Kind,
+}
+
+impl<'a> Locking<'a> {
+    /// Takes it; says whether the last owner died.
+    pub(crate) fn acquire(self, limit: Limit) -> Result<bool> {
+        let take = Operation { number: Op::take as u32, function: take, kind: self.kind };
+        self.handle.any(take, |to| to.put(&limit).map(drop))
+    }
+
+    pub(crate) fn lock(self, limit: Limit) -> Result<LockGuard<'a>> {
+        self.acquire(limit).map(|died| LockGuard::new(self, died))
+    }
+
+    fn release(self) -> Result<()> {
+        let give = Operation { number: Op::give as u32, function: give, kind: self.kind };
+        self.handle.any(give, nothing)
+    }
+
+    fn is_locked(self) -> Result<bool> {
+        let number = Op::is_taken as u32;
+        self.handle.any(Operation { number, function: is_taken, kind: self.kind }, nothing)
+    }
 }
 
 /// Holds a manager's lock, and releases it when dropped.
@@ -144,7 +196,7 @@ fn is_locked(handle: &Handle) -> Result<bool> {
 /// process ends, however that comes about, others get the lock.
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard<'a> {
-    handle: &'a Handle,
+    of: Locking<'a>,
     owner_died: bool,
     /// Where it was taken: a forked child does not hold what its parent does.
     generation: u64,
@@ -153,12 +205,12 @@ pub struct LockGuard<'a> {
 }
 
 impl<'a> LockGuard<'a> {
-    pub(crate) fn new(handle: &'a Handle, owner_died: bool) -> Self {
-        Self { handle, owner_died, generation: Handle::generation(), of_thread: PhantomData }
+    pub(crate) fn new(of: Locking<'a>, owner_died: bool) -> Self {
+        Self { of, owner_died, generation: Handle::generation(), of_thread: PhantomData }
     }
 
-    pub(crate) fn handle(&self) -> &'a Handle {
-        self.handle
+    pub(crate) fn of(&self) -> Locking<'a> {
+        self.of
     }
 
     /// Gives it up without releasing.
@@ -179,9 +231,9 @@ impl<'a> LockGuard<'a> {
     ///
     /// As [every call](crate#errors).
     pub fn release(guard: Self) -> Result<()> {
-        let handle = guard.handle;
+        let of = guard.of;
         guard.leave();
-        release(handle)
+        of.release()
     }
 }
 
@@ -189,7 +241,7 @@ impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
         if self.generation == Handle::generation() {
             // A server that died holds nobody up.
-            let _ = release(self.handle);
+            let _ = self.of.release();
         }
     }
 }
@@ -202,8 +254,22 @@ impl fmt::Debug for LockGuard<'_> {
 
 /// The calls of locks.
 macro_rules! locking {
-    ($($name:ident)*) => {$(
+    ($($name:ident by $make:ident)*) => {$(
         impl $name {
+            pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
+                let number = Maker::$name as u32;
+                let maker = Operation { number, function: $make, kind: Self::kind };
+                link.make(maker, nothing).map(Self::from_handle)
+            }
+
+            fn kind() -> Kind {
+                Kind::plain(stringify!($name))
+            }
+
+            fn locking(&self) -> Locking<'_> {
+                Locking { handle: &self.handle, kind: Self::kind }
+            }
+
             /// Takes it; waits while another thread or process has it.
             ///
             /// # Errors
@@ -211,7 +277,7 @@ macro_rules! locking {
             /// [`Deadlock`](crate::Error::Deadlock) where this thread holds it and may not take it again;
             /// [every call's](crate#errors).
             pub fn lock(&self) -> Result<LockGuard<'_>> {
-                acquire(&self.handle, Limit::Forever).map(|died| LockGuard::new(&self.handle, died))
+                self.locking().lock(Limit::Forever)
             }
 
             /// Takes it if nobody has it.
@@ -220,7 +286,7 @@ macro_rules! locking {
             ///
             /// [`WouldBlock`](crate::Error::WouldBlock) where somebody has it; [every call's](crate#errors).
             pub fn try_lock(&self) -> Result<LockGuard<'_>> {
-                acquire(&self.handle, Limit::Try).map(|died| LockGuard::new(&self.handle, died))
+                self.locking().lock(Limit::Try)
             }
 
             /// Takes it, waiting no longer than `timeout`.
@@ -229,8 +295,7 @@ macro_rules! locking {
             ///
             /// [`TimedOut`](crate::Error::TimedOut); else as [`lock`](Self::lock).
             pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>> {
-                acquire(&self.handle, Limit::For(timeout))
-                    .map(|died| LockGuard::new(&self.handle, died))
+                self.locking().lock(Limit::For(timeout))
             }
 
             /// Takes it without a guard, in Python's style; says whether whoever held it last ended without
@@ -240,7 +305,7 @@ macro_rules! locking {
             ///
             /// As [`lock`](Self::lock).
             pub fn acquire(&self) -> Result<bool> {
-                acquire(&self.handle, Limit::Forever)
+                self.locking().acquire(Limit::Forever)
             }
 
             /// As [`acquire`](Self::acquire), if nobody has it.
@@ -249,7 +314,7 @@ macro_rules! locking {
             ///
             /// As [`try_lock`](Self::try_lock).
             pub fn try_acquire(&self) -> Result<bool> {
-                acquire(&self.handle, Limit::Try)
+                self.locking().acquire(Limit::Try)
             }
 
             /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -258,7 +323,7 @@ macro_rules! locking {
             ///
             /// As [`lock_timeout`](Self::lock_timeout).
             pub fn acquire_timeout(&self, timeout: Duration) -> Result<bool> {
-                acquire(&self.handle, Limit::For(timeout))
+                self.locking().acquire(Limit::For(timeout))
             }
 
             /// Releases what [`acquire`](Self::acquire) took.
@@ -268,7 +333,7 @@ macro_rules! locking {
             /// [`NotOwner`](crate::Error::NotOwner) where this thread does not hold it; [every
             /// call's](crate#errors).
             pub fn release(&self) -> Result<()> {
-                release(&self.handle)
+                self.locking().release()
             }
 
             /// Whether somebody holds it, at this moment.
@@ -278,7 +343,7 @@ macro_rules! locking {
             /// As [every call](crate#errors).
             #[doc(alias = "locked")]
             pub fn is_locked(&self) -> Result<bool> {
-                is_locked(&self.handle)
+                self.locking().is_locked()
             }
         }
     )*};
@@ -349,4 +414,4 @@ pub struct RLock {
 
 proxy!(Lock);
 proxy!(RLock);
-locking! { Lock RLock }
+locking! { Lock by make RLock by make_reentrant }

@@ -11,16 +11,12 @@ use mp_process::{AnyChild, Args, Process, Target};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::barrier::BarrierObject;
 use crate::call::CreateOf;
-use crate::condition::ConditionObject;
 use crate::dict::{Element, Key};
-use crate::event::EventObject;
-use crate::link::{Link, nothing};
-use crate::listen::{Names, Parcel, connect, listen};
-use crate::lock::LockObject;
-use crate::semaphore::SemaphoreObject;
+use crate::link::{Key as ServerKey, Link, program};
+use crate::listen::{Names, connect, listen};
 use crate::server::serve;
+use crate::wire::Parcel;
 use crate::{
     Array, Barrier, BoundedSemaphore, Condition, Dict, Error, Event, JoinableQueue, List, Lock,
     Namespace, Queue, RLock, Result, Semaphore, Set, Shared, Value,
@@ -91,7 +87,8 @@ impl Manager {
         let key = u128::from_le_bytes(key);
         let server = Process::new(serve, (Fd::from(theirs),)).name("Manager").daemon(true);
         let server = server.start().map_err(Error::Start)?;
-        let link = Link::new([key as u64, (key >> 64) as u64], ours);
+        let key = ServerKey { server: [key as u64, (key >> 64) as u64], program: program() };
+        let link = Link::new(key, ours);
         Ok(Self {
             link,
             pid: server.pid(),
@@ -101,17 +98,22 @@ impl Manager {
         })
     }
 
-    /// Starts a server that others of this program can [`connect`](Self::connect) to, at the path of a Unix socket and
-    /// with `key`.
+    /// Starts a server that others can [`connect`](Self::connect) to, who have `key`: at the path of a Unix socket, or
+    /// at an address on the network.
     ///
     /// What they are to find is [published](Self::publish) under a name. The server ends with this manager, as any.
+    ///
+    /// Processes of this program can do all that this one can. Those of other programs, built with the same version of
+    /// this library, can use the built-in types and make objects of them, also of types that this program does not
+    /// have; what takes a function of theirs is [`OtherProgram`](Error::OtherProgram). Through TCP go values and
+    /// proxies of this manager, nothing else that has descriptors. There, calls are neither hidden nor protected under
+    /// way, as [with listeners](mp_pipe::Listener#who-may-connect).
     ///
     /// Python: `BaseManager(address, authkey).start()`, where what is found was registered.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new); [`Address`](Error::Address) where it cannot listen there,
-    /// [`NeedsUnixSocket`](Error::NeedsUnixSocket) for an address on the network.
+    /// As [`new`](Self::new); [`Address`](Error::Address) where it cannot listen there.
     ///
     /// # Example
     ///
@@ -121,13 +123,13 @@ impl Manager {
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     mp_process::init();
-    ///     let path = std::env::temp_dir().join(format!("manager-{}", std::process::id()));
     ///     let key = AuthKey::new(b"a secret of the two")?;
-    ///     let manager = Manager::serve(path.clone(), &key)?;
+    ///     let manager = Manager::serve("127.0.0.1:0", &key)?; // or the path of a Unix socket
+    ///     let address = manager.address().expect("it listens").clone();
     ///     manager.publish("answer", &manager.value(42)?)?;
     ///
-    ///     // In another process of this program, of the same user:
-    ///     let connected = Manager::connect(path, &key)?;
+    ///     // In another process, or on another machine, which were given address and key:
+    ///     let connected = Manager::connect(address, &key)?;
     ///     let answer: Value<i32> = connected.find("answer")?;
     ///     assert_eq!(answer.get()?, 42);
     ///     Ok(())
@@ -146,15 +148,21 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Connects to the server of a manager that was made by [`serve`](Self::serve), by this program.
+    /// Connects to the server of a manager that was made by [`serve`](Self::serve), in this program or another.
     ///
-    /// What this makes lies in that server; to drop this leaves the server as it is.
+    /// What this makes lies in that server; to drop this leaves the server as it is. In the server of another program,
+    /// objects are of encoded values: keys are equal whose encodings are, and what such an object has is looked into
+    /// where its proxies are. Proxies that are found have to be of the types that they were published as, by their full
+    /// names (`std::any::type_name`): the first call says so, [`WrongType`](Error::WrongType).
+    ///
+    /// A client through TCP has a connection for each object, and one for each thread that calls. One that ends,
+    /// however it does, leaves nothing behind, as on this machine; one that vanishes without a word, as its machine
+    /// has lost power, is noticed after a minute.
     ///
     /// # Errors
     ///
-    /// [`Address`](Error::Address) where no connection comes about, for a wrong key say;
-    /// [`NeedsUnixSocket`](Error::NeedsUnixSocket) for an address on the network; [`Decode`](Error::Decode) where the
-    /// server is of another program.
+    /// [`Address`](Error::Address) where no connection comes about, for a wrong key say, or another version of this
+    /// library.
     pub fn connect(
         address: impl TryInto<Address, Error: Into<mp_pipe::Error>>,
         key: &AuthKey,
@@ -202,7 +210,7 @@ impl Manager {
     ///
     /// [`KeyMissing`](Error::KeyMissing), [`NotServed`](Error::NotServed); [every call's](crate#errors).
     pub fn find<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        self.names()?.get(&name.to_string())?.ok_or(Error::KeyMissing)?.open()
+        self.names()?.get(&name.to_string())?.ok_or(Error::KeyMissing)?.open().map_err(Error::from)
     }
 
     /// The server's process number.
@@ -326,7 +334,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn lock(&self) -> Result<Lock> {
-        self.link.make(nothing, |_| Ok(LockObject::new(false))).map(Lock::from_handle)
+        Lock::create(&self.link)
     }
 
     /// Makes a lock that its holder may take again.
@@ -335,7 +343,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn rlock(&self) -> Result<RLock> {
-        self.link.make(nothing, |_| Ok(LockObject::new(true))).map(RLock::from_handle)
+        RLock::create(&self.link)
     }
 
     /// Makes a semaphore with `permits`.
@@ -344,11 +352,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn semaphore(&self, permits: u32) -> Result<Semaphore> {
-        let make = self.link.make(
-            |to| to.put(&permits).map(drop),
-            |from| Ok(SemaphoreObject::new(from.get()?, false)),
-        );
-        make.map(Semaphore::from_handle)
+        Semaphore::create(&self.link, permits)
     }
 
     /// Makes a semaphore that never has more than `permits`.
@@ -357,11 +361,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn bounded_semaphore(&self, permits: u32) -> Result<BoundedSemaphore> {
-        let make = self.link.make(
-            |to| to.put(&permits).map(drop),
-            |from| Ok(SemaphoreObject::new(from.get()?, true)),
-        );
-        make.map(BoundedSemaphore::from_handle)
+        BoundedSemaphore::create(&self.link, permits)
     }
 
     /// Makes a condition, with an [`RLock`] of its own.
@@ -370,7 +370,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn condition(&self) -> Result<Condition> {
-        self.link.make(nothing, |_| Ok(ConditionObject::new())).map(Condition::from_handle)
+        Condition::create(&self.link)
     }
 
     /// Makes an event, not set.
@@ -379,7 +379,7 @@ impl Manager {
     ///
     /// As [every call](crate#errors).
     pub fn event(&self) -> Result<Event> {
-        self.link.make(nothing, |_| Ok(Arc::new(EventObject::default()))).map(Event::from_handle)
+        Event::create(&self.link)
     }
 
     /// Makes a barrier.
@@ -391,10 +391,43 @@ impl Manager {
         if parties == 0 {
             return Err(Error::NoParties);
         }
-        let make = self
-            .link
-            .make(|to| to.put(&parties).map(drop), |from| Ok(BarrierObject::new(from.get()?)));
-        make.map(Barrier::from_handle)
+        Barrier::create(&self.link, parties)
+    }
+
+    /// Makes a barrier with an action, which is called in the server when all parties wait, before any goes on.
+    ///
+    /// The barrier can do nothing else meanwhile, and the action must not use it. If it panics, the barrier is broken.
+    ///
+    /// Python: `multiprocessing.Manager().Barrier(n, action)`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoParties`](Error::NoParties) for 0; [every call's](crate#errors).
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_manager::{Error, Manager};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let manager = Manager::new()?;
+    ///     let barrier = manager.barrier_with(2, || eprintln!("all are here"))?;
+    ///     let theirs = barrier.clone(); // or sent to another process
+    ///     let other = std::thread::spawn(move || theirs.wait());
+    ///     barrier.wait()?;
+    ///     other.join().unwrap()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn barrier_with<F>(&self, parties: usize, action: F) -> Result<Barrier>
+    where
+        F: Fn() + Copy + Send + Sync + 'static,
+    {
+        if parties == 0 {
+            return Err(Error::NoParties);
+        }
+        Barrier::create_with(&self.link, parties, action)
     }
 
     /// Moves an object of any type into the server.

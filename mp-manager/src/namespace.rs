@@ -4,12 +4,54 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use mp_core::{Decoder, Encoder};
+use serde::de::DeserializeOwned;
+
+use crate::call::{Made, OnValue};
 use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
 use crate::object::{Object, Repr, separated};
+use crate::operation::{Kind, Operation, operations};
 use crate::ordered::Ordered;
 use crate::{Error, Result};
 
 type Names = Ordered<String, Object>;
+type Reply = mp_core::Result<()>;
+
+operations! {
+    []
+    OnValue<Names>: set get remove contains items;
+}
+
+pub(crate) fn make(_: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    Ok(Made::new(Arc::new(Mutex::new(Names::default())), operation, kind()))
+}
+
+fn kind() -> Kind {
+    Kind::plain("Namespace")
+}
+
+fn set(names: &mut Names, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    let (name, value) = (from.get()?, from.get()?);
+    names.insert(name, value);
+    to.put(&()).map(drop)
+}
+
+fn get(names: &mut Names, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&names.get(&from.get()?)).map(drop)
+}
+
+fn remove(names: &mut Names, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&names.remove(&from.get()?)).map(drop)
+}
+
+fn contains(names: &mut Names, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&names.contains(&from.get()?)).map(drop)
+}
+
+fn items(names: &mut Names, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&names.iter().collect::<Vec<_>>()).map(drop)
+}
 
 /// A proxy of a namespace in a manager's server: values of any simple type, by their names.
 ///
@@ -44,7 +86,20 @@ proxy!(Namespace);
 
 impl Namespace {
     pub(crate) fn create(link: &Arc<Link>) -> Result<Self> {
-        link.make(nothing, |_| Ok(Arc::new(Mutex::new(Names::default())))).map(Self::from_handle)
+        let maker = Operation { number: Maker::Namespace as u32, function: make, kind };
+        link.make(maker, nothing).map(Self::from_handle)
+    }
+
+    fn call<R: DeserializeOwned, F>(
+        &self,
+        op: Op,
+        function: F,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+    ) -> Result<R>
+    where
+        F: Fn(&mut Names, &mut Decoder<'_>, &mut Encoder) -> Reply + Copy + 'static,
+    {
+        self.handle.value(Operation { number: op as u32, function, kind }, encode)
     }
 
     /// Sets a value.
@@ -55,14 +110,7 @@ impl Namespace {
     #[doc(alias("setattr", "__setattr__"))]
     pub fn set(&self, name: &str, value: impl Into<Object>) -> Result<()> {
         let value = value.into();
-        self.handle.value(
-            |to| to.put(name)?.put(&value).map(drop),
-            |names: &mut Names, from, to| {
-                let (name, value) = (from.get()?, from.get()?);
-                names.insert(name, value);
-                to.put(&()).map(drop)
-            },
-        )
+        self.call(Op::set, set, |to| to.put(name)?.put(&value).map(drop))
     }
 
     /// The value of a name.
@@ -72,10 +120,7 @@ impl Namespace {
     /// [`KeyMissing`](Error::KeyMissing); [every call's](crate#errors).
     #[doc(alias("getattr", "__getattr__"))]
     pub fn get(&self, name: &str) -> Result<Object> {
-        let found: Option<Object> = self.handle.value(
-            |to| to.put(name).map(drop),
-            |names: &mut Names, from, to| to.put(&names.get(&from.get()?)).map(drop),
-        )?;
+        let found: Option<Object> = self.call(Op::get, get, |to| to.put(name).map(drop))?;
         found.ok_or(Error::KeyMissing)
     }
 
@@ -86,10 +131,7 @@ impl Namespace {
     /// [`KeyMissing`](Error::KeyMissing); [every call's](crate#errors).
     #[doc(alias("delattr", "__delattr__"))]
     pub fn remove(&self, name: &str) -> Result<Object> {
-        let found: Option<Object> = self.handle.value(
-            |to| to.put(name).map(drop),
-            |names: &mut Names, from, to| to.put(&names.remove(&from.get()?)).map(drop),
-        )?;
+        let found: Option<Object> = self.call(Op::remove, remove, |to| to.put(name).map(drop))?;
         found.ok_or(Error::KeyMissing)
     }
 
@@ -100,10 +142,7 @@ impl Namespace {
     /// As [every call](crate#errors).
     #[doc(alias = "hasattr")]
     pub fn contains(&self, name: &str) -> Result<bool> {
-        self.handle.value(
-            |to| to.put(name).map(drop),
-            |names: &mut Names, from, to| to.put(&names.contains(&from.get()?)).map(drop),
-        )
+        self.call(Op::contains, contains, |to| to.put(name).map(drop))
     }
 
     /// All names and values, in the order the names were set first.
@@ -112,10 +151,7 @@ impl Namespace {
     ///
     /// As [every call](crate#errors).
     pub fn items(&self) -> Result<Vec<(String, Object)>> {
-        self.handle.value(nothing, |names: &mut Names, _, to| {
-            let rows: Vec<(&String, &Object)> = names.iter().collect();
-            to.put(&rows).map(drop)
-        })
+        self.call(Op::items, items, nothing)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Through the front door, a socket that all clients share, come ends of pipes, one for each thread of a client that
 //! calls. Down such a pipe goes one call after the other, and up come their results. A call begins with two words: the
-//! number of the object, 0 for none, and the number of the function, which each connection counts for itself. The
-//! first call of a function brings the function. A result begins with a word that says what it is.
+//! number of the object, 0 for none, and what is called. Within one program that is a function, by its number, which
+//! each connection counts for itself; the first call of a function brings the function. Another program says an
+//! operation of the object's, by its number. A result begins with a word that says what it is.
 
 /// A new connection's end comes through the front door.
 pub(crate) const CONNECT: u8 = 1;
@@ -13,31 +14,52 @@ pub(crate) const STOP: u8 = 2;
 /// How long the beginning of a call is.
 pub(crate) const HEADER: usize = 16;
 
-/// Whether the function itself stands before the arguments.
+/// The function itself stands before the arguments.
 const DEFINE: u64 = 1 << 32;
+/// It is called by its number among the object's operations; the fingerprint of the proxy's kind follows.
+const OPERATION: u64 = 1 << 33;
 
 /// What a call begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     /// Of which object, by its number.
     pub(crate) object: u64,
-    /// The function, by its number.
-    pub(crate) function: u32,
-    /// Whether the function follows.
-    pub(crate) define: bool,
+    pub(crate) what: What,
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The function of that number of this connection.
+    Known(u32),
+    /// The function that follows, which gets that number.
+    New(u32),
+    /// The operation of that number of the object.
+    Operation(u32),
 }
 
 impl Call {
     pub(crate) fn to_words(self) -> (u64, u64) {
-        (self.object, u64::from(self.function) | if self.define { DEFINE } else { 0 })
+        let word = match self.what {
+            What::Known(number) => u64::from(number),
+            What::New(number) => u64::from(number) | DEFINE,
+            What::Operation(number) => u64::from(number) | OPERATION,
+        };
+        (self.object, word)
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (object, rest) = bytes.split_first_chunk()?;
         let (word, rest) = rest.split_first_chunk()?;
         let (object, word) = (u64::from_le_bytes(*object), u64::from_le_bytes(*word));
-        let call = Self { object, function: word as u32, define: word & DEFINE != 0 };
-        (word & !(DEFINE | u64::from(u32::MAX)) == 0).then_some((call, rest))
+        let number = word as u32;
+        let what = match word ^ u64::from(number) {
+            0 => What::Known(number),
+            DEFINE => What::New(number),
+            OPERATION => What::Operation(number),
+            _ => return None,
+        };
+        Some((Self { object, what }, rest))
     }
 }
 
@@ -59,6 +81,8 @@ pub(crate) enum Status {
     WrongType = 5,
     /// Descriptors, memory or threads are short; the text says which.
     Io = 6,
+    /// It has no such operation for other programs.
+    NoOperation = 7,
 }
 
 impl Status {
@@ -71,6 +95,7 @@ impl Status {
             Self::NoObject,
             Self::WrongType,
             Self::Io,
+            Self::NoOperation,
         ]
         .into_iter()
         .find(|&status| status as u64 == word)
@@ -84,8 +109,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(object: u64, function: u32, define: bool) {
-            let call = Call { object, function, define };
+        fn headers_come_back(object: u64, number: u32, which in 0..3) {
+            let whats = [What::Known(number), What::New(number), What::Operation(number)];
+            let call = Call { object, what: whats[which as usize] };
             let (first, second) = call.to_words();
             let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
             prop_assert_eq!(bytes.len(), HEADER);
@@ -100,9 +126,9 @@ mod tests {
 
     #[test]
     fn each_status_comes_back_and_others_are_none() {
-        for word in 0..7 {
+        for word in 0..8 {
             assert_eq!(Status::read(word).map(|status| status as u64), Some(word));
         }
-        assert_eq!(Status::read(7), None);
+        assert_eq!(Status::read(8), None);
     }
 }

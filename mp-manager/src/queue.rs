@@ -5,11 +5,18 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mp_core::{Decoder, Encoder};
+use serde::de::DeserializeOwned;
+
+use crate::call::{Made, OnObject};
 use crate::dict::Element;
 use crate::error::{Fault, PutError};
 use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
+use crate::operation::{Kind, Operation, operations};
 use crate::server::Client;
 use crate::wait::{Limit, lock, wait_for};
+use crate::wire::{self, Got, Put};
 use crate::{Error, Result};
 
 /// A queue, in the server.
@@ -29,19 +36,14 @@ struct QueueState<T> {
 }
 
 impl<T: Element> QueueObject<T> {
-    fn create(link: &Arc<Link>, capacity: usize) -> Result<Handle> {
-        link.make(
-            |to| to.put(&capacity).map(drop),
-            |from| {
-                Ok(Arc::new(Self {
-                    capacity: from.get()?,
-                    state: Mutex::new(QueueState { items: VecDeque::new(), unfinished: 0 }),
-                    filled: Condvar::new(),
-                    emptied: Condvar::new(),
-                    done: Condvar::new(),
-                }))
-            },
-        )
+    fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            state: Mutex::new(QueueState { items: VecDeque::new(), unfinished: 0 }),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            done: Condvar::new(),
+        })
     }
 
     fn put(&self, client: &Client, limit: Limit, item: T) -> Result<(), Fault> {
@@ -89,52 +91,147 @@ impl<T: Element> QueueObject<T> {
     }
 }
 
-fn put<T: Element>(handle: &Handle, limit: Limit, value: T) -> Result<(), PutError<T>> {
-    let result = handle.object(
-        |to| to.put(&limit)?.put(&value).map(drop),
-        |queue: &Arc<QueueObject<T>>, client, from, to| {
-            let (limit, item) = (from.get()?, from.get()?);
-            to.put(&queue.put(client, limit, item)).map(drop)
-        },
-    );
-    result.map_err(|reason| match reason {
-        Error::WouldBlock => PutError { value, reason: Error::Full },
-        reason => PutError { value, reason },
-    })
+// What runs in the server.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    [T: Element]
+    OnObject<QueueObject<T>>: put put_many get_many look task_done join;
 }
 
-fn get_many<T: Element>(handle: &Handle, limit: Limit, max: usize) -> Result<Vec<T>> {
-    let result = handle.object(
-        |to| to.put(&limit)?.put(&max).map(drop),
-        |queue: &Arc<QueueObject<T>>, client, from, to| {
-            let (limit, max) = (from.get()?, from.get()?);
-            to.put(&queue.get(client, limit, max)).map(drop)
-        },
-    );
-    result.map_err(|error| if matches!(error, Error::WouldBlock) { Error::Empty } else { error })
+pub(crate) fn make<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let queue = QueueObject::<T>::new(from.get()?);
+    Ok(Made::new(queue, operation::<T>, Queue::<T>::kind()))
 }
 
-fn get<T: Element>(handle: &Handle, limit: Limit) -> Result<T> {
-    // There is one, or an error.
-    get_many(handle, limit, 1)?.pop().ok_or(Error::Empty)
+fn make_joinable<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let name = JoinableQueue::<T>::kind().to_string();
+    Ok(Made { name, ..make::<T>(from)? })
+}
+
+fn put<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (limit, item) = (from.get()?, wire::get(from)?);
+    to.put(&queue.put(client, limit, item)).map(drop)
+}
+
+fn put_many<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let mut items = wire::get_all(from)?.into_iter();
+    let put = items.try_for_each(|item| queue.put(client, Limit::Forever, item));
+    to.put(&put).map(drop)
+}
+
+fn get_many<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (limit, max) = (from.get()?, from.get()?);
+    let items = queue.get(client, limit, max);
+    let items = items.as_ref().map(|items| items.iter().map(Put).collect::<Vec<_>>());
+    to.put(&items).map(drop)
 }
 
 /// How many items there are, and how many there may be.
-fn look<T: Element>(handle: &Handle) -> Result<(usize, usize)> {
-    handle.object(nothing, |queue: &Arc<QueueObject<T>>, _, _, to| {
-        let len = lock(&queue.state).items.len();
-        to.put(&Ok::<_, Fault>((len, queue.capacity))).map(drop)
-    })
+fn look<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    _: &Client,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let len = lock(&queue.state).items.len();
+    to.put(&Ok::<_, Fault>((len, queue.capacity))).map(drop)
+}
+
+fn task_done<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    _: &Client,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&queue.task_done()).map(drop)
+}
+
+fn join<T: Element>(
+    queue: &Arc<QueueObject<T>>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let joined = wait_for(&queue.state, &queue.done, from.get()?, client, |state| {
+        (state.unfinished == 0).then_some(())
+    });
+    to.put(&joined).map(drop)
 }
 
 /// The calls of queues.
 macro_rules! queueing {
-    ($($name:ident)*) => {$(
+    ($($name:ident by $make:ident)*) => {$(
         proxy!($name<T>);
 
         impl<T: Element> $name<T> {
             pub(crate) fn create(link: &Arc<Link>, capacity: usize) -> Result<Self> {
-                QueueObject::<T>::create(link, capacity).map(Self::from_handle)
+                // Of another program, they differ in their names only.
+                let number = Maker::Queue as u32;
+                let maker = Operation { number, function: $make::<T>, kind: Self::kind };
+                link.make(maker, |to| to.put(&capacity).map(drop)).map(Self::from_handle)
+            }
+
+            fn kind() -> Kind {
+                Kind::of::<T>(stringify!($name))
+            }
+
+            fn call<R: DeserializeOwned, F>(
+                &self,
+                op: Op,
+                function: F,
+                encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+            ) -> Result<R>
+            where
+                F: Fn(&Arc<QueueObject<T>>, &Client, &mut Decoder<'_>, &mut Encoder) -> Reply
+                    + Copy
+                    + 'static,
+            {
+                self.handle.object(Operation { number: op as u32, function, kind: Self::kind }, encode)
+            }
+
+            fn put_within(&self, limit: Limit, value: T) -> Result<(), PutError<T>> {
+                let encode = |to: &mut Encoder| wire::put(to.put(&limit)?, &value).map(drop);
+                let put: Result<()> = self.call(Op::put, put, encode);
+                put.map_err(|reason| match reason {
+                    Error::WouldBlock => PutError { value, reason: Error::Full },
+                    reason => PutError { value, reason },
+                })
+            }
+
+            fn get_within(&self, limit: Limit, max: usize) -> Result<Vec<T>> {
+                let encode = |to: &mut Encoder| to.put(&limit)?.put(&max).map(drop);
+                let got: Result<Vec<Got<T>>> = self.call(Op::get_many, get_many, encode);
+                match got {
+                    Ok(items) => Ok(items.into_iter().map(|item| item.0).collect()),
+                    Err(Error::WouldBlock) => Err(Error::Empty),
+                    Err(error) => Err(error),
+                }
+            }
+
+            fn get_one(&self, limit: Limit) -> Result<T> {
+                // There is one, or an error.
+                self.get_within(limit, 1)?.pop().ok_or(Error::Empty)
+            }
+
+            fn look(&self) -> Result<(usize, usize)> {
+                self.call(Op::look, look, nothing)
             }
 
             /// Puts an item at the end; waits while the queue is full.
@@ -143,7 +240,7 @@ macro_rules! queueing {
             ///
             /// [Every call's](crate#errors), with the item.
             pub fn put(&self, item: T) -> Result<(), PutError<T>> {
-                put(&self.handle, Limit::Forever, item)
+                self.put_within(Limit::Forever, item)
             }
 
             /// Puts an item at the end if there is room.
@@ -153,7 +250,7 @@ macro_rules! queueing {
             /// [`Full`](Error::Full); [every call's](crate#errors); with the item.
             #[doc(alias = "put_nowait")]
             pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
-                put(&self.handle, Limit::Try, item)
+                self.put_within(Limit::Try, item)
             }
 
             /// Puts an item at the end, waiting no longer than `timeout` for room.
@@ -162,7 +259,7 @@ macro_rules! queueing {
             ///
             /// [`TimedOut`](Error::TimedOut); [every call's](crate#errors); with the item.
             pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-                put(&self.handle, Limit::For(timeout), item)
+                self.put_within(Limit::For(timeout), item)
             }
 
             /// Puts items at the end, in their order, in one round trip; waits for room before each.
@@ -174,14 +271,7 @@ macro_rules! queueing {
             /// As [every call](crate#errors).
             pub fn put_many(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
                 let items: Vec<T> = items.into_iter().collect();
-                self.handle.object(
-                    |to| to.put(&items).map(drop),
-                    |queue: &Arc<QueueObject<T>>, client, from, to| {
-                        let mut items = from.get::<Vec<T>>()?.into_iter();
-                        let put = items.try_for_each(|item| queue.put(client, Limit::Forever, item));
-                        to.put(&put).map(drop)
-                    },
-                )
+                self.call(Op::put_many, put_many, |to| wire::put_all(to, &items))
             }
 
             /// Takes the first item; waits while there is none.
@@ -190,7 +280,7 @@ macro_rules! queueing {
             ///
             /// As [every call](crate#errors).
             pub fn get(&self) -> Result<T> {
-                get(&self.handle, Limit::Forever)
+                self.get_one(Limit::Forever)
             }
 
             /// Takes the first item, if there is one.
@@ -200,7 +290,7 @@ macro_rules! queueing {
             /// [`Empty`](Error::Empty); [every call's](crate#errors).
             #[doc(alias = "get_nowait")]
             pub fn try_get(&self) -> Result<T> {
-                get(&self.handle, Limit::Try)
+                self.get_one(Limit::Try)
             }
 
             /// Takes the first item, waiting no longer than `timeout` for one.
@@ -209,7 +299,7 @@ macro_rules! queueing {
             ///
             /// [`TimedOut`](Error::TimedOut); [every call's](crate#errors).
             pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-                get(&self.handle, Limit::For(timeout))
+                self.get_one(Limit::For(timeout))
             }
 
             /// Takes the first items, up to `max`, in one round trip; waits while there is none.
@@ -218,7 +308,7 @@ macro_rules! queueing {
             ///
             /// As [every call](crate#errors).
             pub fn get_many(&self, max: usize) -> Result<Vec<T>> {
-                if max == 0 { Ok(Vec::new()) } else { get_many(&self.handle, Limit::Forever, max) }
+                if max == 0 { Ok(Vec::new()) } else { self.get_within(Limit::Forever, max) }
             }
 
             /// How many items there are, at this moment.
@@ -228,7 +318,7 @@ macro_rules! queueing {
             /// As [every call](crate#errors).
             #[doc(alias = "qsize")]
             pub fn len(&self) -> Result<usize> {
-                look::<T>(&self.handle).map(|(len, _)| len)
+                self.look().map(|(len, _)| len)
             }
 
             /// Whether there is no item, at this moment.
@@ -248,7 +338,7 @@ macro_rules! queueing {
             /// As [every call](crate#errors).
             #[doc(alias = "full")]
             pub fn is_full(&self) -> Result<bool> {
-                look::<T>(&self.handle).map(|(len, capacity)| capacity != 0 && len >= capacity)
+                self.look().map(|(len, capacity)| capacity != 0 && len >= capacity)
             }
 
             /// For how many items there is room; `None`: for any number.
@@ -258,7 +348,7 @@ macro_rules! queueing {
             /// As [every call](crate#errors).
             #[doc(alias = "maxsize")]
             pub fn capacity(&self) -> Result<Option<usize>> {
-                look::<T>(&self.handle).map(|(_, capacity)| (capacity != 0).then_some(capacity))
+                self.look().map(|(_, capacity)| (capacity != 0).then_some(capacity))
             }
         }
     )*};
@@ -330,7 +420,7 @@ pub struct JoinableQueue<T> {
     of: PhantomData<fn(T) -> T>,
 }
 
-queueing! { Queue JoinableQueue }
+queueing! { Queue by make JoinableQueue by make_joinable }
 
 impl<T: Element> JoinableQueue<T> {
     /// Says that an item that was got has been dealt with.
@@ -339,9 +429,7 @@ impl<T: Element> JoinableQueue<T> {
     ///
     /// [`TooManyDone`](Error::TooManyDone); [every call's](crate#errors).
     pub fn task_done(&self) -> Result<()> {
-        self.handle.object(nothing, |queue: &Arc<QueueObject<T>>, _, _, to| {
-            to.put(&queue.task_done()).map(drop)
-        })
+        self.call(Op::task_done, task_done, nothing)
     }
 
     /// Waits until all items that were put have been dealt with.
@@ -363,15 +451,6 @@ impl<T: Element> JoinableQueue<T> {
     }
 
     fn join_limit(&self, limit: Limit) -> Result<()> {
-        self.handle.object(
-            |to| to.put(&limit).map(drop),
-            |queue: &Arc<QueueObject<T>>, client, from, to| {
-                let limit = from.get()?;
-                let joined = wait_for(&queue.state, &queue.done, limit, client, |state| {
-                    (state.unfinished == 0).then_some(())
-                });
-                to.put(&joined).map(drop)
-            },
-        )
+        self.call(Op::join, join, |to| to.put(&limit).map(drop))
     }
 }

@@ -5,9 +5,14 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mp_core::{Decoder, Encoder};
+
 use crate::Result;
+use crate::call::{Made, OnObject};
 use crate::error::Fault;
-use crate::link::{Handle, nothing, proxy};
+use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
+use crate::operation::{Kind, Operation, operations};
 use crate::server::{Client, Held};
 use crate::wait::{Limit, lock, wait_for};
 
@@ -51,54 +56,102 @@ impl Held for SemaphoreObject {
     }
 }
 
-/// Takes a permit; with `held`, such that it comes back when this thread ends.
-fn acquire(handle: &Handle, limit: Limit, held: bool) -> Result<()> {
-    handle.object(
-        |to| {
-            to.put(&limit)?;
-            to.put(&held).map(drop)
-        },
-        |object: &Arc<SemaphoreObject>, client, from, to| {
-            let (limit, held) = (from.get()?, from.get()?);
-            let result = object.acquire(client, limit);
-            if held && result.is_ok() {
-                client.hold(Arc::clone(object) as Arc<dyn Held>);
-            }
-            to.put(&result).map(drop)
-        },
-    )
+// What runs in the server.
+
+type Reply = mp_core::Result<()>;
+
+operations! {
+    []
+    OnObject<SemaphoreObject>: take give count;
 }
 
-fn release(handle: &Handle, held: bool) -> Result<()> {
-    handle.object(
-        |to| to.put(&held).map(drop),
-        |object: &Arc<SemaphoreObject>, client, from, to| {
-            if from.get()? {
-                client.let_go(&(Arc::clone(object) as Arc<dyn Held>));
-            }
-            to.put(&object.release()).map(drop)
-        },
-    )
+pub(crate) fn make(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let semaphore = SemaphoreObject::new(from.get()?, false);
+    Ok(Made::new(semaphore, operation, Semaphore::kind()))
 }
 
-fn value(handle: &Handle) -> Result<u32> {
-    handle.object(nothing, |object: &Arc<SemaphoreObject>, _, _, to| {
-        to.put(&Ok::<u32, Fault>(*lock(&object.permits))).map(drop)
-    })
+pub(crate) fn make_bounded(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let semaphore = SemaphoreObject::new(from.get()?, true);
+    Ok(Made::new(semaphore, operation, BoundedSemaphore::kind()))
+}
+
+/// Takes a permit; if so asked, such that it comes back when this client ends.
+fn take(
+    object: &Arc<SemaphoreObject>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    let (limit, held) = (from.get()?, from.get()?);
+    let result = object.acquire(client, limit);
+    if held && result.is_ok() {
+        client.hold(Arc::clone(object) as Arc<dyn Held>);
+    }
+    to.put(&result).map(drop)
+}
+
+fn give(
+    object: &Arc<SemaphoreObject>,
+    client: &Client,
+    from: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    if from.get()? {
+        client.let_go(&(Arc::clone(object) as Arc<dyn Held>));
+    }
+    to.put(&object.release()).map(drop)
+}
+
+fn count(
+    object: &Arc<SemaphoreObject>,
+    _: &Client,
+    _: &mut Decoder<'_>,
+    to: &mut Encoder,
+) -> Reply {
+    to.put(&Ok::<u32, Fault>(*lock(&object.permits))).map(drop)
+}
+
+/// How a semaphore is called for, with what the proxy is of.
+#[derive(Clone, Copy)]
+struct Counting<'a> {
+    handle: &'a Handle,
+    kind: fn() -> Kind,
+}
+
+impl<'a> Counting<'a> {
+    /// Takes a permit; with `held`, such that it comes back when this thread ends.
+    fn acquire(self, limit: Limit, held: bool) -> Result<()> {
+        let take = Operation { number: Op::take as u32, function: take, kind: self.kind };
+        self.handle.object(take, |to| to.put(&limit)?.put(&held).map(drop))
+    }
+
+    fn permit(self, limit: Limit) -> Result<Permit<'a>> {
+        self.acquire(limit, true).map(|()| Permit::new(self))
+    }
+
+    fn release(self, held: bool) -> Result<()> {
+        let give = Operation { number: Op::give as u32, function: give, kind: self.kind };
+        self.handle.object(give, |to| to.put(&held).map(drop))
+    }
+
+    fn value(self) -> Result<u32> {
+        let count = Operation { number: Op::count as u32, function: count, kind: self.kind };
+        self.handle.object(count, nothing)
+    }
 }
 
 /// A permit of a manager's semaphore, which goes back when this is dropped, or with its thread or process, however
 /// that ends.
 #[must_use = "the permit goes back when this is dropped"]
 pub struct Permit<'a> {
-    handle: &'a Handle,
+    of: Counting<'a>,
     generation: u64,
     of_thread: PhantomData<*const ()>,
 }
 
 impl<'a> Permit<'a> {
-    fn new(handle: &'a Handle) -> Self {
-        Self { handle, generation: Handle::generation(), of_thread: PhantomData }
+    fn new(of: Counting<'a>) -> Self {
+        Self { of, generation: Handle::generation(), of_thread: PhantomData }
     }
 }
 
@@ -106,7 +159,7 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.generation == Handle::generation() {
             // A server that died holds nobody up.
-            let _ = release(self.handle, true);
+            let _ = self.of.release(true);
         }
     }
 }
@@ -119,10 +172,24 @@ impl fmt::Debug for Permit<'_> {
 
 /// The calls of semaphores.
 macro_rules! counting {
-    ($($name:ident)*) => {$(
+    ($($name:ident by $make:ident)*) => {$(
         proxy!($name);
 
         impl $name {
+            pub(crate) fn create(link: &Arc<Link>, permits: u32) -> Result<Self> {
+                let number = Maker::$name as u32;
+                let maker = Operation { number, function: $make, kind: Self::kind };
+                link.make(maker, |to| to.put(&permits).map(drop)).map(Self::from_handle)
+            }
+
+            fn kind() -> Kind {
+                Kind::plain(stringify!($name))
+            }
+
+            fn counting(&self) -> Counting<'_> {
+                Counting { handle: &self.handle, kind: Self::kind }
+            }
+
             /// Takes a permit for as long as the guard lives; waits while there is none.
             ///
             /// It comes back too when this thread ends, or its process.
@@ -131,7 +198,7 @@ macro_rules! counting {
             ///
             /// As [every call](crate#errors).
             pub fn permit(&self) -> Result<Permit<'_>> {
-                acquire(&self.handle, Limit::Forever, true).map(|()| Permit::new(&self.handle))
+                self.counting().permit(Limit::Forever)
             }
 
             /// As [`permit`](Self::permit), if there is one.
@@ -140,7 +207,7 @@ macro_rules! counting {
             ///
             /// [`WouldBlock`](crate::Error::WouldBlock) where there is none; [every call's](crate#errors).
             pub fn try_permit(&self) -> Result<Permit<'_>> {
-                acquire(&self.handle, Limit::Try, true).map(|()| Permit::new(&self.handle))
+                self.counting().permit(Limit::Try)
             }
 
             /// As [`permit`](Self::permit), waiting no longer than `timeout`.
@@ -149,8 +216,7 @@ macro_rules! counting {
             ///
             /// [`TimedOut`](crate::Error::TimedOut); [every call's](crate#errors).
             pub fn permit_timeout(&self, timeout: Duration) -> Result<Permit<'_>> {
-                acquire(&self.handle, Limit::For(timeout), true)
-                    .map(|()| Permit::new(&self.handle))
+                self.counting().permit(Limit::For(timeout))
             }
 
             /// Takes a permit, which anybody may give back by [`release`](Self::release); waits while there is none.
@@ -161,7 +227,7 @@ macro_rules! counting {
             ///
             /// As [every call](crate#errors).
             pub fn acquire(&self) -> Result<()> {
-                acquire(&self.handle, Limit::Forever, false)
+                self.counting().acquire(Limit::Forever, false)
             }
 
             /// As [`acquire`](Self::acquire), if there is a permit.
@@ -170,7 +236,7 @@ macro_rules! counting {
             ///
             /// [`WouldBlock`](crate::Error::WouldBlock) where there is none; [every call's](crate#errors).
             pub fn try_acquire(&self) -> Result<()> {
-                acquire(&self.handle, Limit::Try, false)
+                self.counting().acquire(Limit::Try, false)
             }
 
             /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -179,7 +245,7 @@ macro_rules! counting {
             ///
             /// [`TimedOut`](crate::Error::TimedOut); [every call's](crate#errors).
             pub fn acquire_timeout(&self, timeout: Duration) -> Result<()> {
-                acquire(&self.handle, Limit::For(timeout), false)
+                self.counting().acquire(Limit::For(timeout), false)
             }
 
             /// Gives a permit back, or adds one.
@@ -189,7 +255,7 @@ macro_rules! counting {
             /// [`TooManyReleases`](crate::Error::TooManyReleases) where a bounded one has all it began with,
             /// [`Overflow`](crate::Error::Overflow) beyond 2³²; [every call's](crate#errors).
             pub fn release(&self) -> Result<()> {
-                release(&self.handle, false)
+                self.counting().release(false)
             }
 
             /// How many permits are to be had, at this moment.
@@ -199,7 +265,7 @@ macro_rules! counting {
             /// As [every call](crate#errors).
             #[doc(alias = "get_value")]
             pub fn value(&self) -> Result<u32> {
-                value(&self.handle)
+                self.counting().value()
             }
         }
     )*};
@@ -254,4 +320,4 @@ pub struct BoundedSemaphore {
     of: PhantomData<()>,
 }
 
-counting! { Semaphore BoundedSemaphore }
+counting! { Semaphore by make BoundedSemaphore by make_bounded }

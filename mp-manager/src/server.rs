@@ -21,24 +21,43 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{Epoll, PollFd, poll, wait_readable};
 use mp_core::sys::process;
-use mp_core::{Deadline, Decoder, Encoder, Fd, Message};
+use mp_core::{Deadline, Decoder, Encoder, Fd, Message, crash_point};
 use mp_pipe::Connection;
 use mp_process::Function;
 
-use crate::call::{Stored, set_current};
+use crate::call::{Made, Stored, set_current};
 use crate::look::look;
-use crate::protocol::{CONNECT, Call, HEADER, STOP, Status};
+use crate::makers::makers;
+use crate::operation::{Operations, fingerprint};
+use crate::protocol::{CONNECT, Call, HEADER, STOP, Status, What};
+use crate::remote::{self, HOLDER, Identity, Remotes};
+use crate::wait::lock;
+use crate::wire::wrapped;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
 /// A buffer up to this long is kept for the next result.
 const KEPT: usize = 1 << 20;
+/// So many descriptors go into one message of a pipe.
+const MOST_DESCRIPTORS: usize = 4048;
+
+/// One of the objects.
+#[derive(Clone)]
+struct Entry {
+    object: Stored,
+    operations: Operations,
+    /// What its proxies are called, and that as a number.
+    name: Arc<str>,
+    fingerprint: u64,
+}
 
 /// The objects.
 pub(crate) struct Server {
-    objects: RwLock<HashMap<u64, Stored>>,
-    /// The read ends of lifelines.
-    lifelines: Mutex<HashMap<u64, PipeReader>>,
+    objects: RwLock<HashMap<u64, Entry>>,
+    /// The read ends of lifelines, and what the clients through TCP know them by.
+    lifelines: Mutex<HashMap<u64, (PipeReader, Option<Identity>)>>,
+    /// The clients through TCP, once it listens for them. Locked after `lifelines`.
+    remotes: Mutex<Option<Remotes>>,
     ended: Epoll,
     next_object: AtomicU64,
     next_client: AtomicU64,
@@ -49,10 +68,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             objects: RwLock::default(),
             lifelines: Mutex::default(),
+            remotes: Mutex::default(),
             ended: Epoll::new()?,
             next_object: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
@@ -62,31 +82,82 @@ impl Server {
     }
 
     /// Adds an object; gives its number and its lifeline.
-    pub(crate) fn insert(&self, object: Stored) -> io::Result<(u64, PipeWriter)> {
+    pub(crate) fn insert(&self, made: Made) -> io::Result<(u64, PipeWriter)> {
+        let Made { object, operations, name } = made;
+        let fingerprint = fingerprint(&name);
+        let entry = Entry { object, operations, name: name.into(), fingerprint };
         let (reader, writer) = io::pipe()?;
         // Relaxed: each gets another number, which is all there is to it.
         let id = self.next_object.fetch_add(1, Ordering::Relaxed);
-        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(id, object);
-        let mut lifelines = self.lifelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lifelines = lock(&self.lifelines);
+        let mark = match &mut *lock(&self.remotes) {
+            Some(remotes) => Some(remotes.know(reader.as_fd(), id)?),
+            None => None,
+        };
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
+        crash_point!("server: an object has no lifeline yet");
         if let Err(error) = self.ended.add(reader.as_fd(), id) {
             drop(lifelines);
             drop(self.remove(id));
             return Err(error);
         }
-        lifelines.insert(id, reader);
+        lifelines.insert(id, (reader, mark));
         Ok((id, writer))
+    }
+
+    /// Is ready for clients through TCP, who find the object that has that lifeline; `door` is what proxies have.
+    pub(crate) fn expect_remotes(
+        &self,
+        door: OwnedFd,
+        id: u64,
+        lifeline: OwnedFd,
+    ) -> io::Result<()> {
+        let mut lifelines = lock(&self.lifelines);
+        let mut remotes = Remotes::new(door)?;
+        for (id, (reader, mark)) in &mut *lifelines {
+            *mark = Some(remotes.know(reader.as_fd(), *id)?);
+        }
+        // For ever: there may be clients at any time.
+        remotes.lend(id, lifeline);
+        *lock(&self.remotes) = Some(remotes);
+        Ok(())
+    }
+
+    /// Calls `with` with what is known of clients through TCP.
+    pub(crate) fn with_remotes<R>(&self, with: impl FnOnce(&mut Remotes) -> R) -> Option<R> {
+        lock(&self.remotes).as_mut().map(with)
+    }
+
+    /// A client has the object for as long as this connection.
+    pub(crate) fn hold(&self, id: u64, connection: Connection<(), ()>) -> io::Result<()> {
+        let held = self.with_remotes(|remotes| {
+            // Locked meanwhile: an end that is seen at once is found.
+            remotes.hold(id, connection, |fd, holder| self.ended.add(fd, holder))
+        });
+        held.unwrap_or(Ok(()))
     }
 
     /// Remembers a socket, to remove it at the end.
     pub(crate) fn listens_at(&self, socket: PathBuf) {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        lock(&self.sockets).push(socket);
     }
 
     pub(crate) fn object(&self, id: u64) -> Option<Stored> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.get(&id).map(|entry| Arc::clone(&entry.object))
+    }
+
+    /// What the object's proxies are called, as a number.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn fingerprint(&self, id: u64) -> Option<u64> {
+        self.entry(id).map(|entry| entry.fingerprint)
+    }
+
+    fn entry(&self, id: u64) -> Option<Entry> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    fn remove(&self, id: u64) -> Option<Stored> {
+    fn remove(&self, id: u64) -> Option<Entry> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
@@ -95,8 +166,14 @@ impl Server {
         loop {
             wait_readable(self.ended.as_fd(), Deadline::NEVER)?;
             for id in self.ended.some()? {
-                let mut lifelines = self.lifelines.lock().unwrap_or_else(PoisonError::into_inner);
-                drop(lifelines.remove(&id));
+                if id & HOLDER != 0 {
+                    let _ = self.with_remotes(|remotes| remotes.end(id));
+                    continue;
+                }
+                let mut lifelines = lock(&self.lifelines);
+                if let Some((_, Some(mark))) = lifelines.remove(&id) {
+                    let _ = self.with_remotes(|remotes| remotes.forget(mark));
+                }
                 drop(lifelines);
                 let object = self.remove(id);
                 // What it is of may do anything when it is dropped.
@@ -117,6 +194,8 @@ pub(crate) struct Client {
     server: Arc<Server>,
     id: u64,
     connection: Connection<(), ()>,
+    /// Through TCP.
+    is_remote: bool,
     held: RefCell<Vec<Arc<dyn Held>>>,
 }
 
@@ -134,7 +213,29 @@ impl Client {
         CLIENT.with_borrow(Clone::clone).expect("the crate's functions are called for a client")
     }
 
-    pub(crate) fn server(&self) -> &Server {
+    /// Whom this thread serves from now on.
+    pub(crate) fn serve(
+        server: &Arc<Server>,
+        connection: Connection<(), ()>,
+        is_remote: bool,
+    ) -> Rc<Self> {
+        // Relaxed: each gets another number, which is all there is to it.
+        let id = server.next_client.fetch_add(1, Ordering::Relaxed);
+        let (server, held) = (Arc::clone(server), RefCell::default());
+        let client = Rc::new(Self { server, id, connection, is_remote, held });
+        CLIENT.replace(Some(Rc::clone(&client)));
+        client
+    }
+
+    /// The client has ended: what it held is others'.
+    pub(crate) fn leave(client: &Rc<Self>) {
+        for held in client.held.take() {
+            held.abandon(client.id);
+        }
+        CLIENT.replace(None);
+    }
+
+    pub(crate) fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
@@ -191,7 +292,7 @@ pub(crate) fn serve(door: Fd) {
                 // Where there is no thread for it, the client sees the end of its connection.
                 let _ = thread::Builder::new()
                     .name("client".into())
-                    .spawn(move || converse(server, connection));
+                    .spawn(move || converse(server, connection, false));
             }
             Ok(packet) if packet.kind == STOP => break,
             // The manager is gone, and every proxy.
@@ -204,7 +305,7 @@ pub(crate) fn serve(door: Fd) {
     server.ends.store(true, Ordering::Relaxed);
     drop(door);
     // While it listens there, they are nobody else's.
-    for socket in server.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    for socket in lock(&server.sockets).drain(..) {
         let _ = fs::remove_file(socket);
     }
     let objects =
@@ -215,68 +316,120 @@ pub(crate) fn serve(door: Fd) {
 }
 
 /// Serves one thread of a client until that ends.
-fn converse(server: Arc<Server>, connection: Connection<(), ()>) {
-    let id = server.next_client.fetch_add(1, Ordering::Relaxed);
-    let client = Rc::new(Client { server, id, connection, held: RefCell::default() });
-    CLIENT.replace(Some(Rc::clone(&client)));
-    let mut talk = Talk { client: &client, functions: Vec::new(), buffer: Message::default() };
+pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_remote: bool) {
+    let client = Client::serve(&server, connection, is_remote);
+    let mut talk = Talk::new(&client);
     let receiver = client.connection.receiver();
     loop {
-        look(receiver);
+        if !is_remote {
+            look(receiver);
+        }
         let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) else {
             break;
         };
     }
-    let held = client.held.take();
-    for held in held {
-        held.abandon(id);
-    }
-    CLIENT.replace(None);
+    talk.arrived();
+    crash_point!("server: a client has ended");
+    Client::leave(&client);
 }
 
-struct Talk<'a> {
+/// The calls of one thread of a client.
+pub(crate) struct Talk<'a> {
     client: &'a Client,
     /// By their numbers. A text says why there is none.
     functions: Vec<Result<Function, String>>,
     /// Where results are encoded.
     buffer: Message,
+    /// The objects of the last result, through TCP: they stay until the client has them.
+    lent: Vec<u64>,
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    pub(crate) fn new(client: &'a Client) -> Self {
+        Self { client, functions: Vec::new(), buffer: Message::default(), lent: Vec::new() }
+    }
+
+    /// The client has the last result, or never will.
+    fn arrived(&mut self) {
+        if !self.lent.is_empty() {
+            let _ = self.client.server.with_remotes(|remotes| remotes.let_go(&self.lent));
+            self.lent.clear();
+        }
+    }
+
     /// Makes one call; `None` where the connection is of no use any more.
-    fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
+    pub(crate) fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
+        crash_point!("server: a call has come");
+        self.arrived();
+        let (bytes, fds) = if self.client.is_remote {
+            let (numbers, bytes) = remote::split(bytes)?;
+            let found = self.client.server.with_remotes(|remotes| remotes.descriptors(&numbers));
+            match found? {
+                Ok(Some(fds)) => (bytes, fds),
+                Ok(None) => return self.refuse(Status::NoObject, ""),
+                Err(error) => return self.refuse(Status::Io, &error.to_string()),
+            }
+        } else {
+            (bytes, fds)
+        };
         let (call, body) = Call::read(bytes)?;
         let mut arguments = Decoder::new(body, fds);
-        if call.define {
-            if call.function as usize != self.functions.len() {
+        if let What::New(number) = call.what {
+            if number as usize != self.functions.len() {
                 return None;
             }
             self.functions.push(arguments.get().map_err(|error| error.to_string()));
         }
         let mut result = Encoder::reuse(std::mem::take(&mut self.buffer));
         let (status, why) = self.call(call, &mut arguments, &mut result)?;
+        crash_point!("server: a call is made");
         // Descriptors that the call has left go no further.
         drop(arguments);
         if status != Status::Value {
-            result.clear();
-            result.put(&(status as u64)).ok()?.put(&why).ok()?;
+            return self.refuse(status, &why);
         }
         let message = result.finish();
-        let sender = self.client.connection.sender();
-        match sender.send_message(&message) {
-            Ok(()) => {}
-            Err(mp_pipe::Error::Encode(why)) => {
-                let mut refusal = Encoder::new();
-                refusal.put(&(Status::Unencodable as u64)).ok()?.put(&why).ok()?;
-                sender.send_message(&refusal.finish()).ok()?;
-            }
-            Err(_) => return None,
+        if let Err(error) = self.send(&message) {
+            return match error {
+                mp_pipe::Error::Encode(why) => self.refuse(Status::Unencodable, &why),
+                _ => None,
+            };
         }
+        crash_point!("server: the answer is sent");
         if message.bytes().len() <= KEPT {
             // Without the descriptors: they are others' ends.
             self.buffer = Encoder::reuse(message).finish();
         }
         Some(())
+    }
+
+    fn send(&mut self, message: &Message) -> mp_pipe::Result<()> {
+        let sender = self.client.connection.sender();
+        if !self.client.is_remote {
+            if message.fds().len() > MOST_DESCRIPTORS {
+                return Err(mp_pipe::Error::Encode(format!(
+                    "it has {} proxies, and one message carries {}: ask for fewer at a time, as by get_many",
+                    message.fds().len() / 2,
+                    MOST_DESCRIPTORS / 2
+                )));
+            }
+            return sender.send_message(message);
+        }
+        let copies: Result<Vec<_>, _> = message.fds().iter().map(OwnedFd::try_clone).collect();
+        let copies = copies?;
+        let server = &self.client.server;
+        let numbers = server.with_remotes(|remotes| remotes.numbers(copies));
+        let numbers = numbers.ok_or(mp_pipe::Error::Disconnected)??;
+        remote::send(sender, &numbers, message.bytes())?;
+        self.lent = numbers;
+        Ok(())
+    }
+
+    /// Says why there is no result.
+    fn refuse(&mut self, status: Status, why: &str) -> Option<()> {
+        let mut refusal = Encoder::new();
+        refusal.put(&(status as u64)).ok()?.put(why).ok()?;
+        self.send(&refusal.finish()).ok()
     }
 
     fn call(
@@ -285,13 +438,39 @@ impl Talk<'_> {
         arguments: &mut Decoder<'_>,
         result: &mut Encoder,
     ) -> Option<(Status, String)> {
-        let function = match self.functions.get(call.function as usize)? {
-            Ok(function) => *function,
-            Err(why) => return Some((Status::Undecodable, why.clone())),
+        let server = &self.client.server;
+        let (function, object, name) = match call.what {
+            What::Known(number) | What::New(number) => {
+                match self.functions.get(number as usize)? {
+                    Ok(function) => (*function, server.object(call.object), None),
+                    Err(why) => return Some((Status::Undecodable, why.clone())),
+                }
+            }
+            What::Operation(number) => {
+                let fingerprint = match arguments.get::<u64>() {
+                    Ok(fingerprint) => fingerprint,
+                    Err(error) => return Some((Status::Undecodable, error.to_string())),
+                };
+                let entry = server.entry(call.object);
+                if let Some(entry) = &entry
+                    && entry.fingerprint != fingerprint
+                {
+                    return Some((Status::WrongType, entry.name.to_string()));
+                }
+                let operations = match &entry {
+                    Some(entry) => entry.operations,
+                    None => makers,
+                };
+                let Some(function) = operations(number) else {
+                    return Some((Status::NoOperation, String::new()));
+                };
+                let (object, name) = entry.map(|entry| (entry.object, entry.name)).unzip();
+                (function, object, name)
+            }
         };
-        let object = self.client.server.object(call.object);
         if object.is_none() {
-            if self.client.server.ends.load(Ordering::Relaxed) {
+            // Relaxed: the lock of the objects orders it.
+            if server.ends.load(Ordering::Relaxed) {
                 return None;
             }
             if call.object != 0 {
@@ -300,13 +479,19 @@ impl Talk<'_> {
         }
         result.put(&(Status::Value as u64)).ok()?;
         set_current(object);
-        let ended = function.try_call(arguments, result);
+        let ended = wrapped(matches!(call.what, What::Operation(_)), || {
+            function.try_call(arguments, result)
+        });
         set_current(None);
+        let name = || {
+            let name = name.or_else(|| Some(server.entry(call.object)?.name));
+            name.map_or_else(String::new, |name| name.to_string())
+        };
         Some(match ended {
             Ok(Ok(())) => (Status::Value, String::new()),
             Ok(Err(mp_core::Error::Encode(why))) => (Status::Unencodable, why),
             Ok(Err(mp_core::Error::Decode(why))) => (Status::Undecodable, why),
-            Ok(Err(mp_core::Error::Protocol(_))) => (Status::WrongType, String::new()),
+            Ok(Err(mp_core::Error::Protocol(_))) => (Status::WrongType, name()),
             Ok(Err(other)) => (Status::Io, other.to_string()),
             Err(panic) => (Status::Panicked, panic),
         })

@@ -5,11 +5,71 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use crate::Result;
+use mp_core::{Decoder, Encoder};
+use serde::de::DeserializeOwned;
+
+use crate::call::{Made, OnValue};
 use crate::dict::Key;
 use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
 use crate::object::{Repr, repr_set};
+use crate::operation::{Kind, Operation, operations};
 use crate::ordered::Ordered;
+use crate::wire::{Got, Put};
+use crate::{Result, wire};
+
+type Items<T> = Ordered<T, ()>;
+type Reply = mp_core::Result<()>;
+
+operations! {
+    [T: Key]
+    OnValue<Items<T>>: insert remove pop contains extend len to_vec clear;
+}
+
+pub(crate) fn make<T: Key>(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let mut set = Items::<T>::default();
+    for item in wire::get_all(from)? {
+        set.insert(item, ());
+    }
+    Ok(Made::new(Arc::new(Mutex::new(set)), operation::<T>, Set::<T>::kind()))
+}
+
+fn insert<T: Key>(set: &mut Items<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&set.insert(wire::get(from)?, ()).is_none()).map(drop)
+}
+
+fn remove<T: Key>(set: &mut Items<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&set.remove(&wire::get(from)?).is_some()).map(drop)
+}
+
+fn pop<T: Key>(set: &mut Items<T>, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    let item = set.pop();
+    to.put(&item.as_ref().map(|(item, ())| Put(item))).map(drop)
+}
+
+fn contains<T: Key>(set: &mut Items<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&set.contains(&wire::get(from)?)).map(drop)
+}
+
+fn extend<T: Key>(set: &mut Items<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    for item in wire::get_all(from)? {
+        set.insert(item, ());
+    }
+    to.put(&()).map(drop)
+}
+
+fn len<T: Key>(set: &mut Items<T>, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&set.len()).map(drop)
+}
+
+fn to_vec<T: Key>(set: &mut Items<T>, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    to.put(&set.iter().map(|(item, ())| Put(item)).collect::<Vec<_>>()).map(drop)
+}
+
+fn clear<T: Key>(set: &mut Items<T>, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
+    *set = Items::default();
+    to.put(&()).map(drop)
+}
 
 /// A proxy of a set in a manager's server.
 ///
@@ -43,17 +103,25 @@ proxy!(Set<T>);
 impl<T: Key> Set<T> {
     pub(crate) fn create(link: &Arc<Link>, items: impl IntoIterator<Item = T>) -> Result<Self> {
         let items: Vec<T> = items.into_iter().collect();
-        let make = link.make(
-            |to| to.put(&items).map(drop),
-            |from| {
-                let mut set = Ordered::default();
-                for item in from.get::<Vec<T>>()? {
-                    set.insert(item, ());
-                }
-                Ok(Arc::new(Mutex::new(set)))
-            },
-        );
-        make.map(Self::from_handle)
+        let maker = Operation { number: Maker::Set as u32, function: make::<T>, kind: Self::kind };
+        link.make(maker, |to| wire::put_all(to, &items)).map(Self::from_handle)
+    }
+
+    fn kind() -> Kind {
+        Kind::of::<T>("Set")
+    }
+
+    fn call<R: DeserializeOwned, F>(
+        &self,
+        op: Op,
+        function: F,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+    ) -> Result<R>
+    where
+        F: Fn(&mut Items<T>, &mut Decoder<'_>, &mut Encoder) -> Reply + Copy + 'static,
+    {
+        let operation = Operation { number: op as u32, function, kind: Self::kind };
+        self.handle.value(operation, encode)
     }
 
     /// Adds an item; says whether it is new.
@@ -63,12 +131,7 @@ impl<T: Key> Set<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "add")]
     pub fn insert(&self, item: T) -> Result<bool> {
-        self.handle.value(
-            |to| to.put(&item).map(drop),
-            |set: &mut Ordered<T, ()>, from, to| {
-                to.put(&set.insert(from.get()?, ()).is_none()).map(drop)
-            },
-        )
+        self.call(Op::insert, insert, |to| wire::put(to, &item).map(drop))
     }
 
     /// Takes an item out; says whether it was there.
@@ -78,12 +141,7 @@ impl<T: Key> Set<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "discard")]
     pub fn remove(&self, item: &T) -> Result<bool> {
-        self.handle.value(
-            |to| to.put(item).map(drop),
-            |set: &mut Ordered<T, ()>, from, to| {
-                to.put(&set.remove(&from.get()?).is_some()).map(drop)
-            },
-        )
+        self.call(Op::remove, remove, |to| wire::put(to, item).map(drop))
     }
 
     /// Takes out the item that was added last.
@@ -92,9 +150,8 @@ impl<T: Key> Set<T> {
     ///
     /// As [every call](crate#errors).
     pub fn pop(&self) -> Result<Option<T>> {
-        self.handle.value(nothing, |set: &mut Ordered<T, ()>, _, to| {
-            to.put(&set.pop().map(|(item, ())| item)).map(drop)
-        })
+        let item: Option<Got<T>> = self.call(Op::pop, pop, nothing)?;
+        Ok(item.map(|item| item.0))
     }
 
     /// Whether the item is there.
@@ -104,10 +161,7 @@ impl<T: Key> Set<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "__contains__")]
     pub fn contains(&self, item: &T) -> Result<bool> {
-        self.handle.value(
-            |to| to.put(item).map(drop),
-            |set: &mut Ordered<T, ()>, from, to| to.put(&set.contains(&from.get()?)).map(drop),
-        )
+        self.call(Op::contains, contains, |to| wire::put(to, item).map(drop))
     }
 
     /// Adds items, in one round trip.
@@ -118,15 +172,7 @@ impl<T: Key> Set<T> {
     #[doc(alias = "update")]
     pub fn extend(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
         let items: Vec<T> = items.into_iter().collect();
-        self.handle.value(
-            |to| to.put(&items).map(drop),
-            |set: &mut Ordered<T, ()>, from, to| {
-                for item in from.get::<Vec<T>>()? {
-                    set.insert(item, ());
-                }
-                to.put(&()).map(drop)
-            },
-        )
+        self.call(Op::extend, extend, |to| wire::put_all(to, &items))
     }
 
     /// How many items there are.
@@ -135,7 +181,7 @@ impl<T: Key> Set<T> {
     ///
     /// As [every call](crate#errors).
     pub fn len(&self) -> Result<usize> {
-        self.handle.value(nothing, |set: &mut Ordered<T, ()>, _, to| to.put(&set.len()).map(drop))
+        self.call(Op::len, len, nothing)
     }
 
     /// Whether there is none.
@@ -153,10 +199,8 @@ impl<T: Key> Set<T> {
     ///
     /// As [every call](crate#errors).
     pub fn to_vec(&self) -> Result<Vec<T>> {
-        self.handle.value(nothing, |set: &mut Ordered<T, ()>, _, to| {
-            let items: Vec<&T> = set.iter().map(|(item, ())| item).collect();
-            to.put(&items).map(drop)
-        })
+        let items: Vec<Got<T>> = self.call(Op::to_vec, to_vec, nothing)?;
+        Ok(items.into_iter().map(|item| item.0).collect())
     }
 
     /// All items, as a set in this process.
@@ -184,10 +228,7 @@ impl<T: Key> Set<T> {
     ///
     /// As [every call](crate#errors).
     pub fn clear(&self) -> Result<()> {
-        self.handle.value(nothing, |set: &mut Ordered<T, ()>, _, to| {
-            *set = Ordered::default();
-            to.put(&()).map(drop)
-        })
+        self.call(Op::clear, clear, nothing)
     }
 }
 

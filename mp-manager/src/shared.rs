@@ -3,21 +3,25 @@
 use std::marker::PhantomData;
 use std::sync::Mutex;
 
+use mp_core::{Decoder, Encoder};
 use mp_process::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
-use crate::call::{Method, OfUser, Stored, WRONG_TYPE};
+use crate::call::{Method, OfUser, OfUserUnlessPoisoned, OnAny, Stored, WRONG_TYPE};
 use crate::error::Fault;
 use crate::link::{Handle, nothing, proxy};
+use crate::server::Client;
 
 /// A proxy of a `T` in a manager's server, whose functions are called there.
 ///
 /// One call at a time has the object, behind a lock of its own; calls of other objects go on meanwhile. What panics
 /// there is [`Panicked`](crate::Error::Panicked) for its caller, and the object stays as the panic left it, for others
-/// to use; whether it may be half changed so, [`is_poisoned`](Self::is_poisoned) tells. A call that calls its own
-/// object, through a proxy, waits for itself for ever.
+/// to use: a panic in one process is no reason for others to end, who cannot know of it. Whoever relies on what a
+/// panic may have left half changed asks for the news, as of a lock in std: with the call, by
+/// [`call_unless_poisoned`](Self::call_unless_poisoned), or by [`is_poisoned`](Self::is_poisoned). A call that calls its
+/// own object, through a proxy, waits for itself for ever.
 ///
 /// Python: a class that is registered with `BaseManager.register`. Here nothing need be registered.
 ///
@@ -101,15 +105,60 @@ impl<T: Send + 'static> Shared<T> {
         call::<T, F, A, R>(&self.handle, function, &args)
     }
 
+    /// As [`call`](Self::call), unless an earlier call has panicked since the object was made, or since
+    /// [`clear_poison`](Self::clear_poison).
+    ///
+    /// # Errors
+    ///
+    /// [`Poisoned`](crate::Error::Poisoned), and `function` is not called; else as `call`.
+    ///
+    /// # Example
+    ///
+    /// ```standalone_crate
+    /// use mp_manager::{Error, Manager};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     mp_process::init();
+    ///     let manager = Manager::new()?;
+    ///     let pair = manager.shared((1, 1))?; // equal, but in the middle of a call
+    ///     let raise = |pair: &mut (i32, i32), by: i32| {
+    ///         pair.0 += by;
+    ///         assert!(by > 0, "down is not up");
+    ///         pair.1 += by;
+    ///     };
+    ///     assert!(matches!(pair.call(raise, (-1,)), Err(Error::Panicked(_))));
+    ///     assert!(matches!(pair.call_unless_poisoned(raise, (1,)), Err(Error::Poisoned)));
+    ///
+    ///     pair.call(|pair: &mut (i32, i32)| pair.0 = pair.1, ())?;
+    ///     pair.clear_poison()?;
+    ///     pair.call_unless_poisoned(raise, (1,))?;
+    ///     assert_eq!(pair.call(|pair: &mut (i32, i32)| *pair, ())?, (2, 2));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn call_unless_poisoned<F, A, R>(&self, function: F, args: A) -> Result<R>
+    where
+        F: Method<T, A, Output = R> + Copy + 'static,
+        A: Args,
+        R: Serialize + DeserializeOwned,
+    {
+        let result = self.handle.call_by::<F, OfUserUnlessPoisoned<T, A>, Result<R, Fault>>(
+            |to| args.encode(to),
+            function,
+            |from| from.get(),
+        );
+        Ok(result??)
+    }
+
     /// Whether a call has panicked since the object was made, or since [`clear_poison`](Self::clear_poison).
     ///
     /// # Errors
     ///
     /// As [every call](crate#errors).
     pub fn is_poisoned(&self) -> Result<bool> {
-        self.handle.any(nothing, |object: &Stored, _, _, to| {
+        self.ask(|object: &Stored, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder| {
             let object = object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?;
-            to.put(&Ok::<_, Fault>(object.is_poisoned())).map(drop)
+            to.put(&object.is_poisoned()).map(drop)
         })
     }
 
@@ -119,9 +168,18 @@ impl<T: Send + 'static> Shared<T> {
     ///
     /// As [every call](crate#errors).
     pub fn clear_poison(&self) -> Result<()> {
-        self.handle.any(nothing, |object: &Stored, _, _, to| {
+        self.ask(|object: &Stored, _: &Client, _: &mut Decoder<'_>, to: &mut Encoder| {
             object.downcast_ref::<Mutex<T>>().ok_or(WRONG_TYPE)?.clear_poison();
-            to.put(&Ok::<_, Fault>(())).map(drop)
+            to.put(&()).map(drop)
         })
+    }
+
+    fn ask<R: DeserializeOwned, F>(&self, function: F) -> Result<R>
+    where
+        F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
+            + Copy
+            + 'static,
+    {
+        self.handle.call_by::<F, OnAny, R>(nothing, function, |from| from.get())
     }
 }

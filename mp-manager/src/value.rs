@@ -4,15 +4,37 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use mp_core::{Decoder, Encoder};
 use mp_process::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::Method;
+use crate::call::{Made, Method, OnValue};
 use crate::dict::Element;
 use crate::link::{Handle, Link, nothing, proxy};
+use crate::makers::Maker;
 use crate::object::Repr;
-use crate::{Result, shared};
+use crate::operation::{Kind, Operation, operations};
+use crate::{Result, shared, wire};
+
+operations! {
+    [T: Element]
+    OnValue<T>: get set;
+}
+
+pub(crate) fn make<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<Made> {
+    let value = Mutex::new(wire::get::<T>(from)?);
+    Ok(Made::new(Arc::new(value), operation::<T>, Value::<T>::kind()))
+}
+
+fn get<T: Element>(value: &mut T, _: &mut Decoder<'_>, to: &mut Encoder) -> mp_core::Result<()> {
+    wire::put(to, value).map(drop)
+}
+
+fn set<T: Element>(value: &mut T, from: &mut Decoder<'_>, to: &mut Encoder) -> mp_core::Result<()> {
+    *value = wire::get(from)?;
+    to.put(&()).map(drop)
+}
 
 /// A proxy of a value in a manager's server.
 ///
@@ -48,9 +70,13 @@ proxy!(Value<T>);
 
 impl<T: Element> Value<T> {
     pub(crate) fn create(link: &Arc<Link>, value: &T) -> Result<Self> {
-        let make = link
-            .make(|to| to.put(value).map(drop), |from| Ok(Arc::new(Mutex::new(from.get::<T>()?))));
-        make.map(Self::from_handle)
+        let maker =
+            Operation { number: Maker::Value as u32, function: make::<T>, kind: Self::kind };
+        link.make(maker, |to| wire::put(to, value).map(drop)).map(Self::from_handle)
+    }
+
+    fn kind() -> Kind {
+        Kind::of::<T>("Value")
     }
 
     /// The value.
@@ -60,7 +86,8 @@ impl<T: Element> Value<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "value")]
     pub fn get(&self) -> Result<T> {
-        self.handle.value(nothing, |value: &mut T, _, to| to.put(value).map(drop))
+        let get = Operation { number: Op::get as u32, function: get::<T>, kind: Self::kind };
+        self.handle.value_as(get, nothing, wire::get)
     }
 
     /// Replaces the value.
@@ -69,13 +96,8 @@ impl<T: Element> Value<T> {
     ///
     /// As [every call](crate#errors).
     pub fn set(&self, value: T) -> Result<()> {
-        self.handle.value(
-            |to| to.put(&value).map(drop),
-            |value: &mut T, from, to| {
-                *value = from.get()?;
-                to.put(&()).map(drop)
-            },
-        )
+        let set = Operation { number: Op::set as u32, function: set::<T>, kind: Self::kind };
+        self.handle.value(set, |to| wire::put(to, &value).map(drop))
     }
 
     /// Calls `function` with the value and `args`, a tuple, in the server, and gives what it returns.

@@ -79,6 +79,7 @@ pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
                 crate::faults::ROLES,
                 crate::notes::ROLES,
                 crate::pool::ROLES,
+                crate::strangers::ROLES,
             ]
             .concat();
             let (_, role) =

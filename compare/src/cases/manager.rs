@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use multiprocess::{Dict, Manager};
+
 use super::python::python;
 use crate::harness::{
     Case, Client, Kind, NotHere, Outcome, Row, Run, Setup, Unit, Waits, forked_clients,
@@ -30,7 +32,8 @@ pub const CASES: [Case; 4] = [
     case("manager_dict_get_4", "reads of a dictionary in a server, 4 clients", 4, false),
 ];
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
+    Row { name: "Manager, Dict", kind: Kind::Ours, waits: Waits::Both, run: ours },
     Row { name: "redis, Unix socket", kind: Kind::Process, waits: Waits::Sleeps, run: redis },
     Row {
         name: "CPython Manager.dict",
@@ -52,6 +55,22 @@ const ROWS: [Row; 5] = [
         run: |run| rings(run, Wait::Futex),
     },
 ];
+
+impl Client for Dict<u64, u64> {
+    fn set(&mut self, key: u64, value: u64) {
+        self.insert(key, value).expect("sets");
+    }
+
+    fn get(&mut self, key: u64) -> u64 {
+        Dict::get(self, &key).expect("gets").expect("a value")
+    }
+}
+
+fn ours(run: &Run) -> Outcome {
+    let manager = Manager::new()?;
+    let dict = manager.dict::<u64, u64>()?;
+    forked_clients(run, |_| dict.clone())
+}
 
 /// A request to the raw servers: a key, and a value to store or [`READ`].
 type Request = [u64; 2];

@@ -1,0 +1,583 @@
+//! Managers that serve other programs, and processes that share no memory with them.
+//!
+//! The other program is this binary with another build id: nothing of it can be called by address.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{self, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use multiprocess::manager::{
+    Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
+    Queue, RLock, Result, Semaphore, Set, Value,
+};
+use multiprocess::{
+    AuthKey, Dict, List, Manager, Namespace, Object, Process, Sender, Shared, simplex,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Outcome, Role, eventually, role, runs};
+
+crate::cases! {
+    EACH:
+        a_child_of_this_program_does_all_through_tcp
+    ;
+    ONCE:
+        another_program_uses_all_that_is_built_in
+        another_program_uses_all_that_is_built_in_through_tcp
+        another_program_is_refused_what_it_cannot_do
+        a_killed_program_elsewhere_frees_what_it_held
+        a_killed_server_is_noticed_through_tcp
+        a_shutdown_is_noticed_through_tcp
+        an_object_lives_as_long_as_a_proxy_elsewhere
+        who_has_another_key_is_turned_away_through_tcp
+        a_really_different_program_connects
+    ;
+}
+
+pub(crate) const ROLES: &[Role] =
+    &[("stranger", stranger), ("refused-stranger", refused), ("holding-stranger", holding)];
+
+const HANG: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(2);
+const KEY: &[u8] = b"between the programs";
+
+fn key() -> AuthKey {
+    AuthKey::new(KEY).expect("a key")
+}
+
+/// This binary as another program; removed with this.
+struct Other(PathBuf);
+
+impl Other {
+    fn new(name: &str) -> std::io::Result<Self> {
+        let mut bytes = fs::read("/proc/self/exe")?;
+        // The note of the linker, elf(5): lengths of name and id, type 3, the name.
+        let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+        let place = bytes.windows(note.len()).position(|window| window == note);
+        let id = place.expect("the linker writes a build id") + note.len();
+        bytes[id..id + 20].iter_mut().for_each(|byte| *byte ^= 0x55);
+        let other = Self(std::env::temp_dir().join(format!("mp-other-{name}-{}", process::id())));
+        fs::write(&other.0, bytes)?;
+        fs::set_permissions(&other.0, fs::Permissions::from_mode(0o700))?;
+        Ok(other)
+    }
+
+    fn role(&self, name: &str, arguments: &[&str]) -> Command {
+        // The harness knows how.
+        let like = role(name, arguments);
+        let mut command = Command::new(&self.0);
+        command.args(like.get_args()).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Point {
+    x: i32,
+    name: String,
+}
+
+fn point(x: i32) -> Point {
+    Point { x, name: format!("p{x}") }
+}
+
+type Collections = (
+    Dict<String, Point>,
+    List<Point>,
+    Set<Point>,
+    Namespace,
+    Value<f64>,
+    Array<u8>,
+    Queue<Point>,
+    Dict<String, List<i32>>,
+);
+type Locks =
+    (JoinableQueue<i32>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier);
+
+fn collections(manager: &Manager) -> Result<Collections> {
+    Ok((
+        manager.dict()?,
+        manager.list([point(1)])?,
+        manager.set([point(1), point(2), point(2)])?,
+        manager.namespace()?,
+        manager.value(1.5)?,
+        manager.array([1, 2, 3])?,
+        manager.queue(2)?,
+        manager.dict()?,
+    ))
+}
+
+fn locks(manager: &Manager) -> Result<Locks> {
+    Ok((
+        manager.joinable_queue(0)?,
+        manager.lock()?,
+        manager.rlock()?,
+        manager.semaphore(2)?,
+        manager.bounded_semaphore(1)?,
+        manager.condition()?,
+        manager.event()?,
+        manager.barrier(1)?,
+    ))
+}
+
+/// Every method that takes no function, on objects as they were made.
+fn use_collections(manager: &Manager, proxies: &Collections) -> Result<()> {
+    let (dict, list, set, names, value, array, queue, lists) = proxies;
+    assert_eq!(dict.insert("k".into(), point(1))?, None);
+    assert_eq!(dict.insert("k".into(), point(2))?, Some(point(1)));
+    assert_eq!(dict.get_or_insert("k".into(), point(9))?, point(2));
+    assert_eq!(dict.get_or_insert("l".into(), point(9))?, point(9));
+    assert!(dict.contains_key(&"l".into())? && !dict.contains_key(&"m".into())?);
+    assert_eq!(dict.remove(&"k".into())?, Some(point(2)));
+    assert_eq!(dict.get(&"k".into())?, None);
+    assert_eq!((dict.len()?, dict.keys()?, dict.values()?), (1, vec!["l".into()], vec![point(9)]));
+    dict.extend((0..3).map(|n| (n.to_string(), point(n))))?;
+    assert_eq!(dict.get_many(&["2".into(), "x".into()])?, [Some(point(2)), None]);
+    assert_eq!(dict.pop_item()?, Some(("2".into(), point(2))));
+    assert_eq!(dict.items()?.len(), 3);
+
+    list.push(point(3))?;
+    list.insert(1, point(2))?;
+    list.reverse()?;
+    assert_eq!(list.to_vec()?, [3, 2, 1].map(point));
+    assert_eq!((list.index(&point(2))?, list.contains(&point(7))?), (Some(1), false));
+    assert_eq!((list.remove(0)?, list.get(0)?), (point(3), Some(point(2))));
+    assert!(matches!(list.remove(7), Err(Error::OutOfRange { index: 7, len: 2 })));
+    list.set(0, point(4))?;
+    list.extend([point(5), point(5)])?;
+    assert_eq!((list.count(&point(5))?, list.remove_item(&point(5))?), (2, true));
+    assert_eq!((list.pop()?, list.len()?), (Some(point(5)), 2));
+
+    assert!(!set.insert(point(1))? && set.insert(point(3))? && set.contains(&point(3))?);
+    assert!(set.remove(&point(1))? && !set.remove(&point(1))?);
+    set.extend([point(4), point(3)])?;
+    assert_eq!(
+        (set.to_vec()?, set.pop()?, set.len()?),
+        ([2, 3, 4].map(point).into(), Some(point(4)), 2)
+    );
+
+    names.set("x", 1)?;
+    names.set("y", vec![Object::None])?;
+    assert_eq!(names.remove("x")?, 1.into());
+    assert!(names.contains("y")? && matches!(names.get("x"), Err(Error::KeyMissing)));
+    assert_eq!(names.to_string(), "Namespace(y=[None])");
+
+    value.set(value.get()? + 1.0)?;
+    assert_eq!(value.get()?, 2.5);
+
+    assert!(matches!(array.set(3, 0), Err(Error::OutOfRange { index: 3, len: 3 })));
+    array.set(0, 7)?;
+    assert_eq!((array.get(1)?, array.len()?, array.to_vec()?), (Some(2), 3, vec![7, 2, 3]));
+
+    queue.put(point(1))?;
+    queue.put_many([point(2)])?;
+    assert!(matches!(queue.try_put(point(3)), Err(refused) if refused.value == point(3)));
+    assert!(queue.is_full()? && queue.len()? == 2 && queue.capacity()? == Some(2));
+    assert_eq!(queue.get()?, point(1));
+
+    // Proxies in what is shared.
+    let inner = manager.list([1])?;
+    lists.insert("a".into(), inner.clone())?;
+    lists.get(&"a".into())?.expect("a list").push(2)?;
+    drop(inner);
+    assert_eq!(lists.get(&"a".into())?.expect("a list").to_vec()?, [1, 2]);
+    let mut numbers = [3, 1, 2];
+    let sorted = manager.list(numbers)?;
+    sorted.sort()?;
+    numbers.sort_unstable();
+    assert_eq!(sorted.to_vec()?, numbers);
+    Ok(())
+}
+
+/// What that leaves.
+fn check_collections(proxies: &Collections) -> Result<()> {
+    let (dict, list, set, names, value, array, queue, lists) = proxies;
+    assert_eq!(dict.keys()?, ["l", "0", "1"]);
+    assert_eq!(list.to_vec()?, [4, 1].map(point));
+    assert_eq!(set.to_vec()?, [2, 3].map(point));
+    assert_eq!(names.get("y")?.to_string(), "[None]");
+    assert_eq!((value.get()?, array.to_vec()?), (2.5, vec![7, 2, 3]));
+    assert_eq!(queue.get()?, point(2));
+    assert_eq!(lists.to_string(), "{'a': [1, 2]}");
+    Ok(())
+}
+
+fn use_locks(proxies: &Locks) -> Result<()> {
+    let short = Duration::from_millis(5);
+    let (tasks, lock, rlock, semaphore, bounded, condition, event, barrier) = proxies;
+    tasks.put_many([1, 2, 3])?;
+    assert_eq!(tasks.get_many(2)?, [1, 2]);
+    assert!(matches!(tasks.join_timeout(short), Err(Error::TimedOut)));
+    tasks.get()?;
+    (0..3).try_for_each(|_| tasks.task_done())?;
+    tasks.join()?;
+    assert!(matches!(tasks.task_done(), Err(Error::TooManyDone)));
+    assert!(matches!(tasks.try_get(), Err(Error::Empty)));
+    assert!(matches!(tasks.get_timeout(short), Err(Error::TimedOut)));
+
+    let guard = lock.lock()?;
+    assert!(lock.is_locked()? && !LockGuard::owner_died(&guard));
+    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+    assert!(matches!(lock.lock(), Err(Error::Deadlock)));
+    LockGuard::release(guard)?;
+    assert!(matches!(lock.release(), Err(Error::NotOwner)));
+
+    let guards = (rlock.lock()?, rlock.lock()?);
+    drop(guards.0);
+    assert!(rlock.is_locked()?);
+    drop(guards.1);
+    assert!(!rlock.is_locked()?);
+
+    let permit = semaphore.permit()?;
+    semaphore.acquire()?;
+    assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock)));
+    drop(permit);
+    semaphore.release()?;
+    assert_eq!(semaphore.value()?, 2);
+    assert!(matches!(bounded.release(), Err(Error::TooManyReleases { initial: 1 })));
+
+    let (guard, notified) = condition.wait_timeout(condition.lock()?, short)?;
+    assert!(!notified);
+    condition.notify_all()?;
+    drop(guard);
+    let (held, _) = condition.wait_timeout(lock.lock()?, short)?;
+    drop(held);
+    assert!(!lock.is_locked()?);
+
+    assert!(!event.is_set()? && !event.wait_timeout(short)?);
+    event.set()?;
+    event.wait()?;
+    event.clear()?;
+
+    assert_eq!((barrier.wait()?, barrier.parties()?, barrier.n_waiting()?), (0, 1, 0));
+    barrier.abort()?;
+    assert!(barrier.is_broken()? && matches!(barrier.wait(), Err(Error::Broken)));
+    barrier.reset()?;
+    barrier.wait()?;
+    Ok(())
+}
+
+fn connect(arguments: &[String]) -> Manager {
+    Manager::connect(arguments[0].as_str(), &key()).expect("connects")
+}
+
+/// Uses what it finds, and what it makes, which it leaves to be found.
+fn stranger(arguments: &[String]) {
+    multiprocess::init();
+    let manager = connect(arguments);
+    let found: Collections = manager.find("collections").expect("collections");
+    use_collections(&manager, &found).expect("uses them");
+    use_locks(&manager.find("locks").expect("locks")).expect("uses them");
+    let made = collections(&manager).expect("makes them");
+    use_collections(&manager, &made).expect("uses its own");
+    use_locks(&locks(&manager).expect("makes them")).expect("uses its own");
+    manager.publish("made", &made).expect("publishes");
+    // A child of a stranger is one too.
+    let task = |dict: Dict<String, List<i32>>, event: Event| {
+        dict.get(&"a".to_string()).unwrap().expect("a list").push(3).unwrap();
+        event.set().unwrap();
+    };
+    let event = manager.event().expect("an event");
+    let list = made.7.get(&"a".into()).expect("finds").expect("a list");
+    let child = Process::new(task, (made.7.clone(), event.clone())).start().expect("starts");
+    event.wait().expect("is set");
+    child.result().expect("ends well");
+    assert_eq!(list.to_vec().expect("a list"), [1, 2, 3]);
+    assert_eq!(list.pop().expect("a list"), Some(3));
+}
+
+fn serves_another(address: &str, name: &str) -> Outcome {
+    let manager = Manager::serve(address, &key())?;
+    let address = manager.address().expect("it listens").to_string();
+    let (ours, our_locks) = (collections(&manager)?, locks(&manager)?);
+    manager.publish("collections", &ours)?;
+    manager.publish("locks", &our_locks)?;
+    drop(our_locks);
+    let other = Other::new(name)?;
+    let status = other.role("stranger", &[&address]).status()?;
+    assert!(status.success(), "{status}");
+    check_collections(&ours)?;
+    // What the stranger has made is of parcels, and of the types that both have.
+    let theirs: Collections = manager.find("made")?;
+    check_collections(&theirs)?;
+    assert!(matches!(
+        theirs.4.update(|value: &mut f64| *value += 1.0, ()),
+        Err(Error::OtherProgram)
+    ));
+    manager.publish("one", &theirs.0)?;
+    let wrong: Dict<String, i32> = manager.find("one")?;
+    assert!(matches!(
+        wrong.len(),
+        Err(Error::WrongType { object }) if object.starts_with("Dict<alloc::string::String, ")
+    ));
+    Ok(())
+}
+
+fn another_program_uses_all_that_is_built_in() -> Outcome {
+    let path = std::env::temp_dir().join(format!("mp-stranger-{}", process::id()));
+    serves_another(path.to_str().expect("a text"), "uses")
+}
+
+fn another_program_uses_all_that_is_built_in_through_tcp() -> Outcome {
+    serves_another("127.0.0.1:0", "uses-tcp")
+}
+
+fn refused(arguments: &[String]) {
+    multiprocess::init();
+    let manager = connect(arguments);
+    let (dict, value, shared): (Dict<u32, u64>, Value<i32>, Shared<Point>) =
+        manager.find("all").expect("finds them");
+    let refusals = [
+        dict.update(&1, |n: &mut u64| *n += 1, ()),
+        dict.update_or_insert(1, 0, |n: &mut u64| *n += 1, ()),
+        value.update(|n: &mut i32| *n += 1, ()),
+        shared.call(|point: &mut Point| point.x += 1, ()),
+        shared.clear_poison(),
+        manager.shared(1_u8).map(drop),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Err(Error::OtherProgram)), "{refusal:?}");
+    }
+    let (other, _, wrong): (Dict<u32, i64>, Value<i32>, List<u8>) =
+        manager.find("all").expect("finds them");
+    for wrong in [other.len(), wrong.len()] {
+        assert!(matches!(wrong, Err(Error::WrongType { .. })), "{wrong:?}");
+    }
+    assert_eq!(value.get().expect("a value"), 7);
+    if arguments[0].contains(':') {
+        let file = multiprocess::Fd::from(fs::File::open("/dev/null").expect("opens"));
+        let refused = manager.publish("file", &file);
+        assert!(matches!(refused, Err(Error::Encode(_))), "{refused:?}");
+        // And it goes on.
+        assert_eq!(value.get().expect("a value"), 7);
+    }
+}
+
+fn another_program_is_refused_what_it_cannot_do() -> Outcome {
+    let other = Other::new("refused")?;
+    let path = std::env::temp_dir().join(format!("mp-refused-{}", process::id()));
+    for address in [path.to_str().expect("a text"), "localhost:0"] {
+        let manager = Manager::serve(address, &key())?;
+        let address = manager.address().expect("it listens").to_string();
+        let all =
+            (manager.dict_of([(1_u32, 1_u64)])?, manager.value(7)?, manager.shared(point(1))?);
+        manager.publish("all", &all)?;
+        let status = other.role("refused-stranger", &[&address]).status()?;
+        assert!(status.success(), "{status}");
+        assert_eq!(all.0.get(&1)?, Some(1));
+    }
+    Ok(())
+}
+
+/// Holds a lock, a permit and an object until it is killed.
+fn holding(arguments: &[String]) {
+    multiprocess::init();
+    let manager = connect(arguments);
+    let (lock, seats, held): (Lock, Semaphore, Event) = manager.find("held").expect("finds them");
+    let _mourned: Shared<Mourned> = manager.find("mourned").expect("finds it");
+    let _held = (lock.lock().expect("locks"), seats.permit().expect("a seat"));
+    held.set().expect("says so");
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
+/// Says when it is dropped, which is in the server.
+#[derive(Serialize, Deserialize)]
+struct Mourned(Sender<()>);
+
+fn killed_elsewhere(address: &str, other: &Other) -> Outcome {
+    let manager = Manager::serve(address, &key())?;
+    let address = manager.address().expect("it listens").to_string();
+    let (lock, seats, held) = (manager.lock()?, manager.semaphore(1)?, manager.event()?);
+    manager.publish("held", &(&lock, &seats, &held))?;
+    let (end, sender) = simplex::<()>()?;
+    manager.publish("mourned", &manager.shared(Mourned(sender))?)?;
+    let mut holder = other.role("holding-stranger", &[&address]).spawn()?;
+    held.wait()?;
+    // Now it is theirs alone.
+    manager.publish("mourned", &())?;
+    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+    assert!(!end.poll(Duration::from_millis(100))?);
+    holder.kill()?;
+    holder.wait()?;
+    let start = Instant::now();
+    let guard = lock.lock_timeout(HANG)?;
+    assert!(LockGuard::owner_died(&guard));
+    drop(seats.permit_timeout(HANG)?);
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    Ok(())
+}
+
+fn a_killed_program_elsewhere_frees_what_it_held() -> Outcome {
+    let other = Other::new("holds")?;
+    let path = std::env::temp_dir().join(format!("mp-holds-{}", process::id()));
+    killed_elsewhere(path.to_str().expect("a text"), &other)?;
+    killed_elsewhere("127.0.0.1:0", &other)
+}
+
+fn serve_here() -> Result<(Manager, String)> {
+    let manager = Manager::serve("127.0.0.1:0", &key())?;
+    let address = manager.address().expect("it listens").to_string();
+    Ok((manager, address))
+}
+
+fn a_child_of_this_program_does_all_through_tcp() -> Outcome {
+    let (manager, address) = serve_here()?;
+    let (ours, theirs) = (collections(&manager)?, locks(&manager)?);
+    let shared = manager.shared(point(1))?;
+    manager.publish("all", &(&ours, &theirs, &shared))?;
+    let task = |address: String| {
+        let manager = Manager::connect(address.as_str(), &key()).unwrap();
+        let (found, locks, shared): (Collections, Locks, Shared<Point>) =
+            manager.find("all").unwrap();
+        use_collections(&manager, &found).unwrap();
+        use_locks(&locks).unwrap();
+        // Functions too: it is the same program.
+        shared.call(|point: &mut Point, by: i32| point.x += by, (4,)).unwrap();
+        let panic = shared.call(|_: &mut Point| -> () { panic!("on purpose") }, ());
+        assert!(matches!(panic, Err(Error::Panicked(why)) if why == "on purpose"));
+        found.4.update(|value: &mut f64| *value += 1.0, ()).unwrap();
+        found.4.update(|value: &mut f64| *value -= 1.0, ()).unwrap();
+        // From each thread, and far more than a socket holds.
+        let long: Value<Vec<u8>> = manager.value(vec![7; 3_000_000]).unwrap();
+        let other = long.clone();
+        let thread = std::thread::spawn(move || other.get().unwrap().len());
+        assert_eq!((thread.join().unwrap(), long.get().unwrap().len()), (3_000_000, 3_000_000));
+    };
+    Process::new(task, (address,)).start()?.result()?;
+    check_collections(&ours)?;
+    assert_eq!(shared.call(|point: &mut Point| point.x, ())?, 5);
+    Ok(())
+}
+
+fn kill(pid: u32) {
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+}
+
+/// Has a child wait at a server through TCP, which `end` ends, and looks what the child gets.
+fn ends_while_one_waits(end: fn(&Manager)) -> Outcome {
+    let (manager, address) = serve_here()?;
+    let (queue, ready) = (manager.queue::<i32>(0)?, manager.event()?);
+    manager.publish("all", &(&queue, &ready))?;
+    let task = |address: String| {
+        let manager = Manager::connect(address.as_str(), &key()).unwrap();
+        let (queue, ready): (Queue<i32>, Event) = manager.find("all").unwrap();
+        ready.set().unwrap();
+        let ended = queue.get().unwrap_err();
+        let elapsed = Instant::now();
+        let again = queue.put(1).unwrap_err().reason;
+        let made = manager.event().unwrap_err();
+        let in_thread = std::thread::spawn(move || queue.len().unwrap_err()).join().unwrap();
+        for error in [ended, again, made, in_thread] {
+            assert!(matches!(error, Error::ServerDied), "{error:?}");
+        }
+        assert!(elapsed.elapsed() < PROMPT);
+    };
+    let child = Process::new(task, (address.clone(),)).start()?;
+    ready.wait()?;
+    std::thread::sleep(Duration::from_millis(20));
+    let start = Instant::now();
+    end(&manager);
+    child.result()?;
+    println!("the child knew and ended after {:?}", start.elapsed());
+    assert!(start.elapsed() < PROMPT);
+    assert!(!runs(manager.pid()));
+    assert!(matches!(Manager::connect(address.as_str(), &key()), Err(Error::Address(_))));
+    Ok(())
+}
+
+fn a_killed_server_is_noticed_through_tcp() -> Outcome {
+    ends_while_one_waits(|manager| kill(manager.pid()))
+}
+
+fn a_shutdown_is_noticed_through_tcp() -> Outcome {
+    ends_while_one_waits(|manager| manager.shutdown().unwrap())
+}
+
+fn an_object_lives_as_long_as_a_proxy_elsewhere() -> Outcome {
+    let (manager, address) = serve_here()?;
+    let (end, sender) = simplex::<()>()?;
+    manager.publish("mourned", &manager.shared(Mourned(sender))?)?;
+    let there = Manager::connect(address.as_str(), &key())?;
+    drop(there);
+    let (begun, begin) = simplex::<()>()?;
+    let (pass, passed) = simplex::<Shared<Mourned>>()?;
+    let task =
+        |address: String, begin: Sender<()>, pass: multiprocess::Receiver<Shared<Mourned>>| {
+            let manager = Manager::connect(address.as_str(), &key()).unwrap();
+            let found: Shared<Mourned> = manager.find("mourned").unwrap();
+            begin.send(()).unwrap();
+            let again = pass.recv().unwrap();
+            drop(found);
+            again.call(|_: &mut Mourned| (), ()).unwrap();
+            drop(pass);
+            begin.send(()).unwrap();
+            std::thread::sleep(Duration::from_secs(1000));
+        };
+    let child = Process::new(task, (address, begin, pass)).start()?;
+    begun.recv()?;
+    passed.send(manager.find("mourned")?)?;
+    manager.publish("mourned", &())?;
+    begun.recv()?;
+    assert!(!end.poll(Duration::from_millis(100))?);
+    let before = descriptors(manager.pid());
+    child.kill()?;
+    child.join()?;
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    eventually("the connections end", || descriptors(manager.pid()) < before)
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn who_has_another_key_is_turned_away_through_tcp() -> Outcome {
+    let (manager, address) = serve_here()?;
+    let refused = Manager::connect(address.as_str(), &AuthKey::random()?).unwrap_err();
+    assert!(matches!(&refused, Error::Address(why) if why.contains("authentication")), "{refused}");
+    // Who says nothing, or nonsense, holds nobody up.
+    let silent = std::net::TcpStream::connect(&address)?;
+    let mut rude = std::net::TcpStream::connect(&address)?;
+    std::io::Write::write_all(&mut rude, &[0xff; 1000])?;
+    let connection =
+        multiprocess::Client::builder().authkey(key()).connect::<u64, u64>(address.as_str())?;
+    connection.send(u64::MAX)?;
+    assert!(connection.recv().is_err());
+    let connected = Manager::connect(address.as_str(), &key())?;
+    connected.publish("x", &1)?;
+    assert_eq!(manager.find::<i32>("x")?, 1);
+    drop(silent);
+    Ok(())
+}
+
+fn a_really_different_program_connects() -> Outcome {
+    // Built by `cargo test` beside this.
+    let own = std::env::current_exe()?;
+    let folder = own.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
+    let example = folder.join("examples/manager_remote");
+    if !example.exists() {
+        println!("there is no {}: cargo build --example manager_remote", example.display());
+        return Ok(());
+    }
+    let (manager, address) = serve_here()?;
+    let (words, counts) = (manager.joinable_queue::<String>(0)?, manager.dict::<String, u64>()?);
+    manager.publish("words", &words)?;
+    manager.publish("counts", &counts)?;
+    manager.publish("lock", &manager.lock()?)?;
+    words.put_many("to be or not to be".split(' ').map(String::from))?;
+    let mut command = Command::new(example);
+    command.args(["work", &address]).env("MANAGER_KEY", std::str::from_utf8(KEY)?);
+    let output = command.stdin(Stdio::null()).output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(counts.to_string(), "{'to': 2, 'be': 2, 'or': 1, 'not': 1}");
+    Ok(())
+}
