@@ -11,6 +11,7 @@
 mod crash;
 mod engine;
 mod examples;
+mod faults;
 mod guide;
 mod listener;
 mod manager;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     support::main(&[
         start::CASES,
         crash::CASES,
+        faults::CASES,
         sync::CASES,
         queue::CASES,
         shmem::CASES,

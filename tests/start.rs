@@ -9,6 +9,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use multiprocess::core::Deadline;
+use multiprocess::core::sys::fd::wait_readable;
 use multiprocess::{
     Error, Fd, Process, ProcessError, Run, StartMethod, active_children, current_process,
     parent_process, start_method,
@@ -490,11 +492,9 @@ fn close_is_refused_while_it_runs() -> Outcome {
 }
 
 fn its_descriptor_is_readable_once_it_has_ended() -> Outcome {
-    fn readable(fd: impl AsFd, timeout: i32) -> bool {
-        let mut poll =
-            libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd.
-        unsafe { libc::poll(&raw mut poll, 1, timeout) == 1 }
+    fn readable(fd: impl AsFd, timeout: u64) -> bool {
+        let deadline = Deadline::after(Duration::from_millis(timeout));
+        wait_readable(fd.as_fd(), deadline).expect("polls")
     }
     // It reports a result long before it ends.
     let (reader, writer) = io::pipe()?;

@@ -97,6 +97,20 @@ pub fn fuzz_fields(bytes: &[u8]) {
     fields::run_on(bytes);
 }
 
+/// Sends any bytes as packets and receives what they are.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_packet(bytes: &[u8]) {
+    packet::run_on(bytes);
+}
+
+/// Opens any memory file as a segment.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_segment(bytes: &[u8]) {
+    segment::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +134,8 @@ mod tests {
         };
         replay("decode", codec::run_on);
         replay("fields", fields::run_on);
+        replay("packet", packet::run_on);
+        replay("segment", segment::run_on);
     }
 }
 

@@ -311,6 +311,62 @@ fn read_sealed(fd: OwnedFd, len: u64) -> Result<Vec<u8>> {
     Ok(body)
 }
 
+/// Sends packets that `bytes` describe and receives what they are: no more descriptors than a message can have, and
+/// what comes behind a bad packet is read too.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(mut bytes: &[u8]) {
+    let (near, far) = socket::pair().expect("sockets");
+    let mut far = Channel::from(far);
+    let null = fd::null().expect("opens");
+    // What a body in a file could be: sealed, open for changes, another size than it says, no such file.
+    let files = [Some(&b"body"[..]), Some(b""), None].map(|body| match body {
+        Some(body) => sealed(&[body]).expect("a file"),
+        None => mem::memfd(c"open").expect("a file"),
+    });
+    // The header as it should be, but for what the input has in its place.
+    while let Some((&[shape, count, len], rest)) = bytes.split_first_chunk::<3>() {
+        let (body, rest) = rest.split_at(rest.len().min(len.into()));
+        bytes = rest;
+        let fds = usize::from(count % 8);
+        let file = &files[usize::from(shape >> 4) % files.len()];
+        let all: Vec<_> = (0..fds).map(|n| if n == 0 { file } else { &null }).collect();
+        let all: Vec<RawFd> = all.into_iter().map(AsRawFd::as_raw_fd).collect();
+        let header = match shape % 4 {
+            0 => Vec::new(),
+            1 => header(shape, 0, fds, body.len()),
+            2 => header(shape, BODY_IN_FILE, fds, usize::from(count >> 4)),
+            _ => header(MORE, 0, fds, 0),
+        };
+        let parts = [IoSlice::new(&header), IoSlice::new(body)];
+        // Not where the queue is full, or the packet has no bytes, which would be the end.
+        if header.len() + body.len() > 0 {
+            let _ = socket::send(near.as_fd(), &parts, &all, true);
+        }
+        if shape & 8 != 0 {
+            let _ = Channel::peek(far.as_fd(), shape);
+            check(far.try_receive());
+        }
+    }
+    drop(near);
+    loop {
+        match far.receive(Deadline::PASSED) {
+            Err(Error::Disconnected) => break,
+            result => check(result.map(Some)),
+        }
+    }
+
+    fn check(result: Result<Option<Packet>>) {
+        match result {
+            Ok(Some(packet)) => {
+                assert!(packet.kind != MORE && packet.fds.len() <= MAX_FDS + 1);
+                assert!(packet.body.len() <= MAX_INLINE);
+            }
+            Ok(None) | Err(Error::Protocol(_)) => {}
+            Err(error) => panic!("neither a message nor none: {error}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -257,6 +257,45 @@ fn page_size() -> usize {
     })
 }
 
+/// Opens a memory file that `bytes` describe as a segment, and looks into it wherever they say.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let Some((&[shape, size], rest)) = bytes.split_first_chunk::<2>() else { return };
+    let file = std::fs::File::from(mem::memfd(c"fuzz").expect("a file"));
+    // Whole pages or not, and mostly the header that belongs to so many.
+    let size = u64::from(size) * if shape & 1 == 0 { 4096 } else { 64 };
+    file.set_len(size).expect("a size");
+    let header = [&MAGIC[..], &7_u64.to_le_bytes(), &size.to_le_bytes()].concat();
+    let (inside, rest) = rest.split_at(rest.len().min(usize::from(shape >> 4)));
+    let header = if shape & 2 == 0 { [&header[..], inside].concat() } else { inside.to_vec() };
+    file.write_all_at(&header, 0).expect("writes");
+    let size = file.metadata().expect("a size").len();
+    let fd = OwnedFd::from(file);
+    let seals = [mem::SEAL_SIZE, mem::SEAL_ALL, libc::F_SEAL_SHRINK, 0];
+    mem::seal(fd.as_fd(), seals[usize::from(shape >> 2) % 4]).expect("seals");
+    let Ok(segment) = Segment::open(fd, 7) else { return };
+    assert_eq!((segment.size() as u64, size % 4096), (size, 0));
+    for place in rest.chunks_exact(16) {
+        let number = |at: usize| {
+            u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|n| place[at + n])) as usize
+        };
+        // Of any size, and of one that may fit.
+        for (offset, len) in [(number(0), number(8)), (number(0) % 70_000, number(8) % 9000)] {
+            if let Ok(words) = segment.slice_at::<AtomicU64>(offset, len) {
+                assert!(offset + words.len() * 8 <= segment.size());
+                words.iter().for_each(|word| {
+                    word.load(Ordering::Relaxed);
+                });
+            }
+            if segment.address(offset, len).is_ok() {
+                assert!(offset + len <= segment.size());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,6 +85,13 @@ pub use process::Process;
 pub use start::{StartMethod, set_start_method, start_method};
 pub use target::{Args, Run, Target};
 
+/// Reads any bytes as what processes say to each other around a start.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_start(bytes: &[u8]) {
+    protocol::run_on(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +109,27 @@ mod tests {
         is_send_and_sync::<ExitStatus>();
         is_send_and_sync::<StartMethod>();
         is_send_and_sync::<Function>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        if !kept.is_dir() {
+            println!("nothing to replay: there is no {}", kept.display());
+            return;
+        }
+        let replay = |target: &str, run_on: fn(&[u8])| {
+            let inputs = std::fs::read_dir(kept.join(target)).unwrap();
+            let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
+            assert!(!paths.is_empty(), "{target} has no inputs");
+            for path in paths {
+                // Shown if it fails.
+                println!("{}", path.display());
+                run_on(&std::fs::read(path).unwrap());
+            }
+        };
+        replay("start", protocol::run_on);
     }
 }
 

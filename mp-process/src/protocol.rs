@@ -319,6 +319,35 @@ pub(crate) fn read_status(body: &[u8]) -> CoreResult<ExitStatus> {
     Ok(exit.into())
 }
 
+/// Reads any bytes as each message there is, those of a start request first; nothing is run.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn run_on(bytes: &[u8]) {
+    let Some((&shape, body)) = bytes.split_first() else { return };
+    let null = || mp_core::sys::fd::null().expect("opens");
+    let fds = |count: u8| (0..count % 8).map(|_| null()).collect::<Vec<_>>();
+    let packet = |kind| Packet { kind, body: body.to_vec(), fds: fds(shape >> 4) };
+    match shape % 8 {
+        0..3 => {
+            if let Ok(request) = read_request(packet(REQUEST)) {
+                // Of another program than this one, unless somebody knows its build id.
+                let _ = request.address.resolve();
+                assert!(request.arguments.fds().len() < 8);
+            }
+        }
+        3 => drop(read_role(body)),
+        4 => drop(read_refusal(body)),
+        5 => drop(read_outcome(packet(OUTCOME))),
+        6 => drop(read_status(body)),
+        _ => {
+            let (near, mut far) = Channel::pair().expect("sockets");
+            let fds = fds(shape >> 4);
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            near.try_send(READY, &[&body[..body.len().min(1000)]], &fds).expect("sends");
+            let _ = receive_spare(&mut far, Deadline::PASSED);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -95,3 +95,10 @@ pub(crate) fn processes() -> Vec<(u32, char, u32, u32)> {
     }
     found
 }
+
+/// Whether there is a process of that number that has not ended.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}

@@ -1,6 +1,8 @@
 //! What every test of the suite runs in.
 
 pub(crate) mod leak;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "counts calls on x86-64 only"))]
+pub(crate) mod seccomp;
 pub(crate) mod watchdog;
 
 use std::env;
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use multiprocess::{Process, StartMethod};
+
+pub(crate) use leak::runs;
 
 /// What a test gives back: an error or a panic fails it.
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
@@ -72,6 +76,7 @@ pub(crate) fn main(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
             let roles: Vec<Role> = [
                 crate::start::ROLES,
                 crate::crash::ROLES,
+                crate::faults::ROLES,
                 crate::notes::ROLES,
                 crate::pool::ROLES,
                 crate::strangers::ROLES,
@@ -155,6 +160,9 @@ fn run_case(case: &Case, method: StartMethod) -> ExitCode {
         let warm = Process::new(nothing, ()).daemon(true).start_method(method).start();
         assert!(warm.expect("starts").join().expect("joins").success());
     }
+    if env::var_os("MP_TEST_ALARMS").is_some() {
+        crate::faults::alarm_every(Duration::from_millis(1), crate::faults::nothing);
+    }
     let before = leak::Inventory::take();
     if let Err(error) = (case.run)() {
         let mut why = error.to_string();
@@ -189,11 +197,4 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Out
         std::thread::sleep(Duration::from_millis(1));
     }
     Err(format!("did not come about within 10 s: {what}").into())
-}
-
-/// Whether there is a process of that number that has not ended.
-pub(crate) fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-    state.is_some_and(|state| state != 'Z' && state != 'X')
 }

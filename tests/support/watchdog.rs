@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,17 @@ pub(crate) fn run(mut command: Command, limit: Duration) -> Result<(), String> {
     let mut output = temporary_file();
     command.stdout(output.try_clone().expect("a descriptor"));
     command.stderr(output.try_clone().expect("a descriptor"));
-    let mut child = command.spawn().map_err(|error| format!("cannot start the test: {error}"))?;
+    let child = command.spawn().map_err(|error| format!("cannot start the test: {error}"))?;
+    watch(child, limit).map_err(|why| {
+        let mut text = Vec::new();
+        output.rewind().expect("rewinds");
+        output.read_to_end(&mut text).expect("reads");
+        format!("{why}\n--- output ---\n{}", String::from_utf8_lossy(&text))
+    })
+}
+
+/// As [`run`], of a program that was started, the leader of a process group of its own.
+pub(crate) fn watch(mut child: Child, limit: Duration) -> Result<(), String> {
     let group = child.id();
     let start = Instant::now();
     let mut pause = Duration::from_micros(500);
@@ -34,12 +44,7 @@ pub(crate) fn run(mut command: Command, limit: Duration) -> Result<(), String> {
         end(group);
         let _ = child.wait();
     }
-    verdict.map_err(|why| {
-        let mut text = Vec::new();
-        output.rewind().expect("rewinds");
-        output.read_to_end(&mut text).expect("reads");
-        format!("{why}\n--- output ---\n{}", String::from_utf8_lossy(&text))
-    })
+    verdict
 }
 
 fn verdict(status: ExitStatus, group: u32) -> Result<(), String> {
@@ -64,22 +69,23 @@ fn members(group: u32) -> Vec<u32> {
 
 /// Who waits for what, in each process of the group.
 fn describe(group: u32) -> String {
-    let mut report = String::new();
-    for pid in members(group) {
-        let read = |file: &str| {
-            let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            String::from_utf8_lossy(&text).replace('\0', " ").trim().to_string()
-        };
-        report += &format!(
-            "process {pid}: {}\n  waits in {} (system call {})\n",
-            read("cmdline"),
-            read("wchan"),
-            read("syscall"),
-        );
-        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-            let target = fs::read_link(entry.path()).unwrap_or_default();
-            report += &format!("  {:?} is {}\n", entry.file_name(), target.display());
-        }
+    members(group).into_iter().map(describe_one).collect()
+}
+
+pub(crate) fn describe_one(pid: u32) -> String {
+    let read = |file: &str| {
+        let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        String::from_utf8_lossy(&text).replace('\0', " ").trim().to_string()
+    };
+    let mut report = format!(
+        "process {pid}: {}\n  waits in {} (system call {})\n",
+        read("cmdline"),
+        read("wchan"),
+        read("syscall"),
+    );
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        report += &format!("  {:?} is {}\n", entry.file_name(), target.display());
     }
     report
 }

@@ -91,15 +91,21 @@ static SLOT: Mutex<Slot> = Mutex::new(Slot { helper: None, generation: 0 });
 
 pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     let mut last = Error::DiedAtStart(ExitStatus::UNKNOWN);
+    let mut told = false;
     for _ in 0..ATTEMPTS {
         let (generation, spare) = match ask(order)? {
             Asked::Spare(generation, spare) => (generation, spare),
             Asked::Failed(error) => {
-                last = error;
+                (last, told) = (error, true);
                 continue;
             }
             Asked::Lost(status) => {
-                last = check_lost(status)?;
+                match check_lost(status) {
+                    Ok(error) => last = error,
+                    // It said why, and exited.
+                    Err(_) if told => break,
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
         };
@@ -167,8 +173,8 @@ fn ask(order: &Order) -> Result<Asked> {
     };
     let asked = helper.take().map(|spare| {
         spare
-            .map_err(Error::io("fork in the fork server"))
-            .and_then(|spare| order.send(&spare.channel, Some(&surroundings)).map(|()| spare))
+            .map_err(Error::io("make a process in the fork server"))
+            .and_then(|spare| hand_over(order, &surroundings, spare))
     });
     match asked {
         Ok(Ok(spare)) => Ok(Asked::Spare(helper.generation, spare)),
@@ -190,6 +196,17 @@ fn ask(order: &Order) -> Result<Asked> {
         }
         // Received and lost, for want of descriptors, say.
         Err(error) => Err(Error::core("ask the fork server for a process")(error)),
+    }
+}
+
+fn hand_over(order: &Order, surroundings: &Surroundings, mut spare: Spare) -> Result<Spare> {
+    match order.send(&spare.channel, Some(surroundings)) {
+        Ok(()) => Ok(spare),
+        // It may have said why it does not take any.
+        Err(error) => Err(match listen(&mut spare.channel, Deadline::PASSED) {
+            Err(refused @ Error::Refused(_)) => refused,
+            _ => error,
+        }),
     }
 }
 

@@ -26,7 +26,7 @@ use mp_core::sys::fd::{self, PollFd, poll};
 use mp_core::sys::process::{self, Forked, Ignored, fork};
 use mp_core::{Deadline, crash_point};
 
-use crate::{boot, entry, protocol};
+use crate::{Error, boot, entry, protocol};
 
 /// Runs the server. `clean`: this program was executed for it, so that no object owns a descriptor but
 /// `control` and what libraries opened before main.
@@ -54,16 +54,23 @@ struct Server {
 }
 
 impl Server {
+    /// Where it cannot be, the process to be served is told why.
     fn new(control: Channel, clean: bool) -> io::Result<Self> {
-        let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
-        others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
-        let parent = process::pidfd_open(process::parent_id())?;
-        let signals = process::child_signals()?;
-        let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
-        let null = fd::null()?;
-        for stream in 0..3 {
-            fd::place(null.as_fd(), stream)?;
-        }
+        let own = || {
+            let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
+            others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
+            let parent = process::pidfd_open(process::parent_id())?;
+            let signals = process::child_signals()?;
+            let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
+            let null = fd::null()?;
+            for stream in 0..3 {
+                fd::place(null.as_fd(), stream)?;
+            }
+            Ok((others, parent, signals, ignored))
+        };
+        let (others, parent, signals, ignored) = own().inspect_err(|error| {
+            let _ = protocol::send_no_spare(&control, error);
+        })?;
         // What is read and bound at first use is so once, here.
         warm_up();
         let (pid, children) = (std::process::id(), HashMap::new());
@@ -153,7 +160,11 @@ impl Server {
     /// The child.
     fn become_spare(&mut self, channel: Channel) -> ! {
         crash_point!("spare: forked");
-        if self.leave(&channel).is_err() {
+        if let Err(error) = self.leave(&channel) {
+            // Where the server has ended, it is another's turn.
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                let _ = protocol::send_refusal(&channel, &Error::io("become a child")(error));
+            }
             process::exit_now(1);
         }
         crash_point!("spare: it has let go of the server");
