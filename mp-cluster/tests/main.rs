@@ -15,6 +15,7 @@ mod pool;
 mod redis;
 #[path = "../../tests/support"]
 mod support {
+    #[expect(dead_code, reason = "has more than is needed here")]
     pub(crate) mod leak;
     pub(crate) mod watchdog;
 }
