@@ -869,6 +869,9 @@ fn an_idle_pool_uses_no_time() -> Outcome {
 
 /// Prints its workers and has them work until it is killed.
 fn works_for_ever(_: &[String]) {
+    // What was started in the background, by a shell without job control, ignores it from its parent on.
+    // SAFETY: sets the signal back to what it does at first; there is no handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     multiprocess::init();
     let pool = Pool::new(2).expect("a pool");
     let workers = pool.workers();
