@@ -372,7 +372,7 @@ impl Storm {
             }
             Kind::Producer | Kind::Consumer => {
                 if let Some(id) = world.announce() {
-                    let put = world.queue.put_timeout(Item::new(id, 1), HANG);
+                    let put = world.queue_for(id).put_timeout(Item::new(id, u64::MAX), HANG);
                     put.map_err(|refused| refused.reason)?;
                     world.acknowledge(id);
                 }

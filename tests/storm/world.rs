@@ -250,6 +250,11 @@ impl World {
         (Item::new(id as u64, 0), &self.table[id])
     }
 
+    /// Where an item is put: every other one where no reader is killed, so that none of them may be missing.
+    pub(crate) fn queue_for(&self, id: u64) -> &mp::Queue<Item> {
+        if id.is_multiple_of(2) { &self.queue } else { &self.inbox }
+    }
+
     pub(crate) fn acknowledge(&self, id: u64) {
         self.table[id as usize].fetch_or(PUT, SeqCst);
     }
@@ -322,9 +327,8 @@ pub(crate) fn producer(world: World, place: usize, seed: u64) {
             thread::sleep(Duration::from_millis(1));
             continue;
         };
-        let queue = if id.is_multiple_of(2) { &world.queue } else { &world.inbox };
         let item = Item::new(id, seed);
-        if let Err(refused) = queue.put_timeout(item, HANG) {
+        if let Err(refused) = world.queue_for(id).put_timeout(item, HANG) {
             panic!("item {id} is refused: {}", refused.reason);
         }
         world.acknowledge(id);
