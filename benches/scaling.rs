@@ -355,10 +355,4 @@ fn objects(effort: Effort) {
     });
     let manager = Manager::new().expect("a manager");
     row("Dict of a manager", many, || manager.dict::<u64, u64>().expect("a dict"));
-    let event = Event::new().expect("an event");
-    let children = many.div_ceil(4);
-    row("Child that waits", children, || {
-        Process::new(wait_for, (event.clone(),)).daemon(true).start().expect("starts")
-    });
-    event.set();
 }
