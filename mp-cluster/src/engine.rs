@@ -763,7 +763,7 @@ impl Shared {
     fn find_lost(&self, line: &mut Line, caller: &str, age: Duration) -> Result<()> {
         let state = lock(&self.state);
         let of_age = |task: &Task| task.sent.is_some_and(|(_, since)| since.elapsed() >= age);
-        let sent: Vec<(u64, String)> = state
+        let mut sent: Vec<(u64, String)> = state
             .tasks
             .iter()
             .filter(|(_, task)| of_age(task))
@@ -773,6 +773,8 @@ impl Shared {
         if sent.is_empty() {
             return Ok(());
         }
+        // Each goes to the front of those that wait: so the oldest last.
+        sent.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
         let there = plain_script!(
             "local there = {}
             for i = 1, #ARGV do
