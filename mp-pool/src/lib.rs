@@ -64,31 +64,54 @@
 //! pool has threads, and cannot start processes by [`Fork`](mp_process::StartMethod::Fork) any more.
 #![forbid(unsafe_code)]
 
+#[cfg(not(mp_loom))]
 mod body;
+#[cfg(not(mp_loom))]
 mod builder;
+#[cfg(not(mp_loom))]
 mod call;
+#[cfg(not(mp_loom))]
 mod callbacks;
+#[cfg(not(mp_loom))]
 mod chunk;
+mod claims;
+#[cfg(not(mp_loom))]
 pub mod engine;
+#[cfg(not(mp_loom))]
 mod error;
+#[cfg(not(mp_loom))]
 mod iter;
+#[cfg(not(mp_loom))]
 mod local;
+#[cfg(all(test, mp_loom))]
+mod models;
+#[cfg(not(mp_loom))]
 mod pool;
+#[cfg(not(mp_loom))]
 mod result;
+#[cfg(not(mp_loom))]
 mod wire;
+#[cfg(not(mp_loom))]
 mod worker;
 
+#[cfg(not(mp_loom))]
 pub use builder::Builder;
+#[cfg(not(mp_loom))]
 pub use engine::Engine;
+#[cfg(not(mp_loom))]
 pub use error::{Error, Panic, Result, Task, TaskError};
+#[cfg(not(mp_loom))]
 pub use iter::{Imap, ImapUnordered};
+#[cfg(not(mp_loom))]
 pub use pool::Pool;
+#[cfg(not(mp_loom))]
 pub use result::AsyncResult;
 
 // What every program with a pool needs.
+#[cfg(not(mp_loom))]
 pub use mp_process::{StartMethod, init, test_support};
 
-#[cfg(test)]
+#[cfg(all(test, not(mp_loom)))]
 mod tests {
     use super::*;
 

@@ -27,10 +27,11 @@ use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
 use crate::body::Body;
+use crate::claims::{Claims, is_after};
 use crate::engine::{self, Call, Done, Job, NO_TIMEOUT, deliver};
 use crate::error::{Panic, exit_code, with_sources};
 use crate::result::{Outcome, lock};
-use crate::worker::{Claims, HEADER, Order, Report, Status, is_after, serve};
+use crate::worker::{HEADER, Order, Report, Status, serve};
 use crate::{Error, Result, TaskError};
 
 /// So many tasks a worker may have in its pipe.
@@ -366,7 +367,7 @@ impl Link {
 fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, Link)> {
     let (ours, theirs) = mp_pipe::duplex::<(), ()>()?;
     let claims = Claims::new()?;
-    let child = Process::new(serve, (theirs, claims.words().clone()))
+    let child = Process::new(serve, (theirs, claims.memory().clone()))
         .name(format!("PoolWorker-{key}"))
         .daemon(true)
         .start_method(method)
