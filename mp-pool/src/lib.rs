@@ -79,6 +79,8 @@ mod claims;
 pub mod engine;
 #[cfg(not(mp_loom))]
 mod error;
+#[cfg(all(any(test, fuzzing), not(mp_loom)))]
+mod fuzz;
 #[cfg(not(mp_loom))]
 mod iter;
 #[cfg(not(mp_loom))]
@@ -111,6 +113,13 @@ pub use result::AsyncResult;
 #[cfg(not(mp_loom))]
 pub use mp_process::{StartMethod, init, test_support};
 
+/// Has a pool and a worker receive any bytes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_pool(bytes: &[u8]) {
+    fuzz::run_on(bytes);
+}
+
 #[cfg(all(test, not(mp_loom)))]
 mod tests {
     use super::*;
@@ -130,6 +139,12 @@ mod tests {
         is_send::<engine::Job>();
         is_send::<Imap<std::vec::IntoIter<u8>, fn(u8), ()>>();
         is_send::<ImapUnordered<std::vec::IntoIter<u8>, fn(u8), ()>>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        mp_core::testing::replay(env!("CARGO_MANIFEST_DIR"), "pool", fuzz::run_on);
     }
 }
 

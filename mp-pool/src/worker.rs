@@ -55,7 +55,7 @@ impl Order {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, body) = bytes.split_first_chunk::<HEADER>()?;
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| header[at + n]));
         let order = Self {
@@ -95,7 +95,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// As two numbers, which an encoder can put.
-    fn to_words(self) -> (u64, u64) {
+    pub(crate) fn to_words(self) -> (u64, u64) {
         let kind = u64::from(self.status as u8) | u64::from(self.aside) << 8;
         let item = self.item.map_or(u64::MAX, u64::from);
         (u64::from(self.number) | kind << 32, item)
@@ -125,7 +125,7 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     process::disregard_signal(SIGINT);
     let (sender, receiver) = link.split();
     let Some(claims) = Claims::of(words) else { return };
-    let mut worker = Worker { sender, claims, functions: Vec::new(), buffer: Message::default() };
+    let mut worker = Worker::new(sender, claims);
     // Ends with the pipe: closed by the pool, or with it.
     let mut idle_since = None;
     loop {
@@ -147,7 +147,7 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     sender: Sender<()>,
     claims: Claims,
     /// By their numbers. A text says why there is none.
@@ -160,8 +160,19 @@ struct Worker {
 const KEPT: usize = 1 << 20;
 
 impl Worker {
+    fn new(sender: Sender<()>, claims: Claims) -> Self {
+        Self { sender, claims, functions: Vec::new(), buffer: Message::default() }
+    }
+
+    /// One that knows functions already.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn knowing(functions: &[Function], sender: Sender<()>, claims: Claims) -> Self {
+        let functions = functions.iter().copied().map(Ok).collect();
+        Self { functions, ..Self::new(sender, claims) }
+    }
+
     /// Does what a message says; `None` once that is of no use any more.
-    fn take(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<()> {
+    pub(crate) fn take(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<()> {
         let (order, body) = Order::read(bytes)?;
         if order.define {
             let function = mp_core::decode(Message::new(body.to_vec(), Vec::new()));

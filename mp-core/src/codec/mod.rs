@@ -275,6 +275,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// How many bytes are left to read.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Ends the message.
     ///
     /// # Errors
