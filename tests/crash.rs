@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use multiprocess::{Error, Fd, Process, StartMethod, parent_process, start_method};
 
 use crate::support::leak::{Inventory, children_of, processes};
-use crate::support::{Case, EACH, LIMIT, ONCE, Outcome, Role, eventually, role, runs};
+use crate::support::{
+    Case, EACH, LIMIT, ONCE, Outcome, Role, eventually, nothing_missing, role, runs,
+};
 
 const LONG: Duration = Duration::from_secs(120);
 
 const fn case(name: &'static str, methods: &'static [StartMethod], run: fn() -> Outcome) -> Case {
-    Case { name, methods, limit: LIMIT, run }
+    Case { name, methods, limit: LIMIT, missing: nothing_missing, run }
 }
 
 const fn long(name: &'static str, methods: &'static [StartMethod], run: fn() -> Outcome) -> Case {
-    Case { name, methods, limit: LONG, run }
+    Case { name, methods, limit: LONG, missing: nothing_missing, run }
 }
 
 pub(crate) const CASES: (&str, &[Case]) = (

@@ -13,14 +13,15 @@ use multiprocess::{Client, Fd, Listener, Manager, Pool, Process, StartMethod};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::support::cgroup::{self, Group};
 use crate::support::leak::{self, Inventory};
 use crate::support::seccomp::{self, Call, Only};
-use crate::support::{Case, ONCE, Outcome, Role, role, watchdog};
+use crate::support::{Case, EACH, ONCE, Outcome, Role, nothing_missing, role, watchdog};
 
 const LONG: Duration = Duration::from_secs(300);
 
 const fn long(name: &'static str, run: fn() -> Outcome) -> Case {
-    Case { name, methods: ONCE, limit: LONG, run }
+    Case { name, methods: ONCE, limit: LONG, missing: nothing_missing, run }
 }
 
 pub(crate) const CASES: (&str, &[Case]) = (
@@ -33,6 +34,13 @@ pub(crate) const CASES: (&str, &[Case]) = (
         long("what_the_kernel_does_not_have_is_an_error_or_done_without", without_calls),
         long("without_descriptors_nothing_panics_or_hangs", without_descriptors),
         long("without_memory_nothing_panics_or_hangs", without_memory),
+        Case {
+            name: "who_is_killed_for_lack_of_memory_is_told_of_and_costs_itself",
+            methods: EACH,
+            limit: LONG,
+            missing: cgroup::missing,
+            run: killed_for_memory,
+        },
         long("without_threads_nothing_panics_or_hangs", without_threads),
         long("signals_a_thousand_times_a_second_disturb_nothing", alarms),
         long("what_is_interrupted_with_its_group_hangs_nobody", interrupts),
@@ -49,6 +57,57 @@ type Kind = (&'static str, fn() -> Outcome);
 
 /// How long a wait may take before it counts as hung.
 const HANG: Duration = Duration::from_secs(10);
+
+/// Takes far more memory than there is in a group, once it may.
+fn eat(go: mp::Event) -> usize {
+    go.wait_timeout(HANG).expect("waits");
+    let mut eaten = Vec::new();
+    for _ in 0..256 {
+        eaten.push(vec![1_u8; 1 << 20]);
+    }
+    eaten.len()
+}
+
+fn killed_for_memory() -> Outcome {
+    let group = Group::new(32 << 20)?;
+    let go = mp::Event::new()?;
+
+    let child = Process::new(eat, (go.clone(),)).start()?;
+    group.add(child.pid())?;
+    go.set();
+    let ended = child.result();
+    assert!(matches!(ended, Err(mp::ProcessError::Signaled(libc::SIGKILL))), "{ended:?}");
+
+    go.clear();
+    let pool = Pool::new(2)?;
+    for pid in pool.workers() {
+        group.add(pid)?;
+    }
+    let eats = pool.apply_async(eat, (go.clone(),));
+    let others: Vec<_> = (0..40_u64).map(|n| pool.apply_async(|n: u64| n * n, (n,))).collect();
+    go.set();
+    let ended = eats.get_timeout(HANG);
+    assert!(
+        matches!(ended, Err(mp::TaskError::WorkerDied { exit_code: Some(-9), .. })),
+        "{ended:?}"
+    );
+    for (n, other) in (0..).zip(others) {
+        assert_eq!(other.get_timeout(HANG)?, n * n);
+    }
+    assert_eq!(pool.map(|n: u64| n + 1, 0..10)?, (1..11).collect::<Vec<_>>());
+    drop(pool);
+
+    let manager = Manager::new()?;
+    let (list, dict) = (manager.list::<Vec<u8>>([])?, manager.dict::<u8, u8>()?);
+    group.add(manager.pid())?;
+    let ended = (0..256).try_for_each(|_| list.push(vec![1; 1 << 20]));
+    assert!(matches!(ended, Err(mp::manager::Error::ServerDied)), "{ended:?}");
+    assert!(matches!(dict.insert(1, 1), Err(mp::manager::Error::ServerDied)));
+    drop((list, dict, manager));
+    let another = Manager::new()?.value(7)?.get()?;
+    assert_eq!((another, group.kills()?), (7, 3));
+    Ok(())
+}
 
 /// The same object, as it comes out of a message.
 fn sent<T: Serialize + DeserializeOwned>(object: &T) -> Result<T, mp::core::Error> {

@@ -1,5 +1,6 @@
 //! What every test of the suite runs in.
 
+pub(crate) mod cgroup;
 pub(crate) mod leak;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "counts calls on x86-64 only"))]
 pub(crate) mod seccomp;
@@ -32,7 +33,14 @@ pub(crate) struct Case {
     pub(crate) methods: &'static [StartMethod],
     /// After so long it counts as hung.
     pub(crate) limit: Duration,
+    /// What the machine lacks for it: then it is not run, which is said and counted.
+    pub(crate) missing: fn() -> Option<String>,
     pub(crate) run: fn() -> Outcome,
+}
+
+/// For tests that run everywhere.
+pub(crate) const fn nothing_missing() -> Option<String> {
+    None
 }
 
 /// The usual limit: hundreds of times what a test takes.
@@ -55,6 +63,7 @@ macro_rules! cases {
                 name: stringify!($name),
                 methods: $crate::support::$methods,
                 limit: $crate::cases!(@limit $methods),
+                missing: $crate::support::nothing_missing,
                 run: $name,
             },
         )+)*]);
@@ -115,13 +124,17 @@ fn run_all(groups: &[(&'static str, &'static [Case])]) -> ExitCode {
     let mut trials = Vec::new();
     for (module, cases) in groups {
         for case in *cases {
+            let missing = (case.missing)();
             for &method in case.methods {
                 let name = full_name(module, case, method);
+                if let Some(why) = &missing {
+                    eprintln!("NOT TESTED: {name}: {why}");
+                }
                 let run = {
                     let name = name.clone();
                     move || in_a_process(&name, case.limit)
                 };
-                trials.push(Trial::test(name, run));
+                trials.push(Trial::test(name, run).with_ignored_flag(missing.is_some()));
             }
         }
     }
