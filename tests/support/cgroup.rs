@@ -17,22 +17,23 @@ pub(crate) fn missing() -> Option<String> {
     Some(format!("no group with a limit of memory can be made: {error}"))
 }
 
-/// Where this process's group is, and the names of limit, and of the limit with what is swapped out.
+/// Where this process's group is, and the names of the limit, and of that of what is swapped out.
 fn own() -> io::Result<(PathBuf, [&'static str; 2])> {
     let groups = fs::read_to_string("/proc/self/cgroup")?;
-    let root = Path::new("/sys/fs/cgroup");
-    let mut lines = groups.lines().filter_map(|line| line.splitn(3, ':').nth(1).zip(Some(line)));
-    let below = |root: PathBuf, line: &str| {
-        root.join(line.splitn(3, ':').nth(2).unwrap_or_default().trim_start_matches('/'))
+    // Each line is a number, the controllers of version 1, and a path.
+    let of = |is_it: fn(&str) -> bool| {
+        groups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            is_it(controllers).then(|| path.trim_start_matches('/'))
+        })
     };
-    // Version 1, where memory is a hierarchy of its own; else version 2.
-    let first = |(names, _): &(&str, &str)| names.split(',').any(|name| name == "memory");
-    if let Some((_, line)) = lines.find(first) {
+    let root = Path::new("/sys/fs/cgroup");
+    if let Some(path) = of(|names| names.split(',').any(|name| name == "memory")) {
         let names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
-        return Ok((below(root.join("memory"), line), names));
+        return Ok((root.join("memory").join(path), names));
     }
-    let line = groups.lines().find(|line| line.starts_with("0::")).unwrap_or_default();
-    Ok((below(root.to_owned(), line), ["memory.max", "memory.swap.max"]))
+    let path = of(str::is_empty).ok_or(io::ErrorKind::NotFound)?;
+    Ok((root.join(path), ["memory.max", "memory.swap.max"]))
 }
 
 impl Group {
