@@ -1,7 +1,7 @@
 //! What happens where descriptors, memory or system calls are not to be had, and that nothing leaks.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::panic::catch_unwind;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 
 use crate::support::leak::{self, Inventory};
 use crate::support::seccomp::{self, Call, Only};
-use crate::support::{Case, ONCE, Outcome, Role, role, watchdog};
+use crate::support::{Case, Folder, HANG, ONCE, Outcome, PROMPT, Role, role, watchdog};
 
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(900);
 
 const fn long(name: &'static str, run: fn() -> Outcome) -> Case {
     Case { name, methods: ONCE, limit: LONG, run }
@@ -46,9 +46,6 @@ pub(crate) const ROLES: &[Role] = &[("works", works), ("counts-descriptors", cou
 
 /// A kind of object: what makes one, uses it and lets go of it.
 type Kind = (&'static str, fn() -> Outcome);
-
-/// How long a wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(10);
 
 /// The same object, as it comes out of a message.
 fn sent<T: Serialize + DeserializeOwned>(object: &T) -> Result<T, mp::core::Error> {
@@ -193,10 +190,15 @@ const LARGER: &[Kind] = &[
             let client = Client::builder().authkey("a key").timeout(HANG);
             client.connect::<u8, u8>(&address)?.send(7).map_err(|error| error.reason)
         })?;
-        // Not as long as a hang: where calls fail, the client may not come.
-        let received = listener
-            .accept_timeout::<u8, u8>(Duration::from_secs(1))
-            .and_then(|connection| connection.recv_timeout(HANG));
+        // Where calls fail, the client may not come.
+        let accepted = loop {
+            let gone = client.is_finished();
+            match listener.accept_timeout::<u8, u8>(Duration::from_millis(20)) {
+                Err(mp::pipe::Error::TimedOut) if !gone => {}
+                other => break other,
+            }
+        };
+        let received = accepted.and_then(|connection| connection.recv_timeout(HANG));
         drop(listener);
         let sent = client.join().map_err(|_| "the client panicked")?;
         assert_eq!(received?, 7);
@@ -211,7 +213,10 @@ const PROCESSES: &[Kind] = &[
         Ok(())
     }),
     ("Process that is killed", || {
-        let child = Process::new(|| thread::sleep(HANG / 5), ()).daemon(true).start()?;
+        // If it is not killed, where calls fail, it ends with this.
+        let (gate, _open) = io::pipe()?;
+        let waits = |gate: Fd| drop(io::PipeReader::from(gate).read(&mut [0]));
+        let child = Process::new(waits, (Fd::from(gate),)).daemon(true).start()?;
         child.kill()?;
         // Or by another signal, in a test of those.
         assert!(child.join()?.signal().is_some());
@@ -257,7 +262,7 @@ fn many(kinds: &[Kind], count: u32) -> Outcome {
         }
         let now = resident_kib();
         println!("{name}: {:?} each, {memory} KiB before, {now} after", start.elapsed() / count);
-        before.compare(Duration::from_secs(5)).map_err(|left| format!("{name}: {left}"))?;
+        before.compare(PROMPT).map_err(|left| format!("{name}: {left}"))?;
         // Less than a twentieth of a byte-sized leak for each would show.
         if now > memory + 400 {
             return Err(format!("{name}: from {memory} to {now} KiB").into());
@@ -330,7 +335,7 @@ fn whatever_call_fails() -> Outcome {
                 return Err(format!("{name}: {took:?}, as call {n} failed: {result:?}").into());
             }
             before
-                .compare(Duration::from_secs(5))
+                .compare(PROMPT)
                 .map_err(|left| format!("{name}: {left}, left as call {n} failed ({result:?})"))?;
         }
         println!("{name}: {} calls, of which {refused} cannot be done without", n - 1);
@@ -433,7 +438,7 @@ fn works(arguments: &[String]) {
 
 /// Runs [`works`]; gives what failed. It must come to its end, whatever it found.
 fn run_works(arguments: &[&str]) -> Result<Vec<String>, String> {
-    use std::io::{Read, Seek};
+    use std::io::Seek;
     use std::os::unix::process::CommandExt;
     let naming = |error: io::Error| format!("{arguments:?}: {error}");
     let mut command: Command = role("works", arguments);
@@ -442,7 +447,7 @@ fn run_works(arguments: &[&str]) -> Result<Vec<String>, String> {
     command.stderr(output.try_clone().map_err(naming)?);
     command.process_group(0).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     let child = command.spawn().map_err(naming)?;
-    let verdict = watchdog::watch(child, Duration::from_secs(100));
+    let verdict = watchdog::watch(child, Duration::from_secs(400));
     let mut text = String::new();
     output.rewind().map_err(naming)?;
     output.read_to_string(&mut text).map_err(naming)?;
@@ -620,10 +625,9 @@ fn no_descriptor_leaks() -> Outcome {
 fn no_key_is_seen() -> Outcome {
     let secret = "a key that is easily found";
     let key = mp::AuthKey::new(secret.as_bytes())?;
-    let directory = std::env::temp_dir().join(format!("mp-faults-{}", std::process::id()));
-    fs::create_dir(&directory)?;
-    let manager = Manager::serve(directory.join("manager"), &key)?;
-    let connected = Manager::connect(directory.join("manager"), &key)?;
+    let folder = Folder::new()?;
+    let manager = Manager::serve(folder.path("manager"), &key)?;
+    let connected = Manager::connect(folder.path("manager"), &key)?;
     connected.publish("n", &manager.value(1)?)?;
     let mut seen = format!("{manager:?} {connected:?} {key:?}").into_bytes();
     let ours = own_group();
@@ -633,8 +637,6 @@ fn no_key_is_seen() -> Outcome {
         }
     }
     manager.shutdown()?;
-    drop((connected, manager));
-    fs::remove_dir_all(&directory)?;
     assert!(!seen.windows(secret.len()).any(|window| window == secret.as_bytes()));
     Ok(())
 }
