@@ -1,13 +1,15 @@
 //! What happens where descriptors, memory or system calls are not to be had, and that nothing leaks.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::catch_unwind;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess as mp;
+use multiprocess::core::sys::socket;
 use multiprocess::core::{decode, encode};
 use multiprocess::{Client, Fd, Listener, Manager, Pool, Process, StartMethod};
 use serde::Serialize;
@@ -34,6 +36,7 @@ pub(crate) const CASES: (&str, &[Case]) = (
         long("without_descriptors_nothing_panics_or_hangs", without_descriptors),
         long("without_memory_nothing_panics_or_hangs", without_memory),
         long("without_threads_nothing_panics_or_hangs", without_threads),
+        long("too_many_descriptors_under_way_are_the_reason_that_is_told", too_many_under_way),
         long("signals_a_thousand_times_a_second_disturb_nothing", alarms),
         long("what_is_interrupted_with_its_group_hangs_nobody", interrupts),
         long("a_program_whose_children_nobody_waits_for_works", no_zombies),
@@ -42,7 +45,8 @@ pub(crate) const CASES: (&str, &[Case]) = (
     ],
 );
 
-pub(crate) const ROLES: &[Role] = &[("works", works), ("counts-descriptors", counts_descriptors)];
+pub(crate) const ROLES: &[Role] =
+    &[("works", works), ("counts-descriptors", counts_descriptors), ("crowded", crowded)];
 
 /// A kind of object: what makes one, uses it and lets go of it.
 type Kind = (&'static str, fn() -> Outcome);
@@ -558,6 +562,52 @@ fn without_threads() -> Outcome {
     ])?;
     let kinds: Vec<_> = failed.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(kinds, ["Listener", "Pool", "Manager"], "{failed:?}");
+    Ok(())
+}
+
+/// Starts a process while its user has more descriptors under way than it may, and another one afterwards.
+fn crowded(_: &[String]) {
+    mp::init();
+    let start = || Process::new(|n: u32| n + 1, (1,)).start();
+    assert_eq!(start().expect("starts").result().expect("ends"), 2);
+    let limit = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
+    // What the fork server may, too, by its number: it has begun.
+    for process in [0, leak::children_of(std::process::id())[0].0] {
+        // SAFETY: the limit is a local; null asks for no old one.
+        let set = unsafe {
+            libc::prlimit(process as i32, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut())
+        };
+        assert_eq!(set, 0);
+    }
+    let (one, other) = socket::pair().expect("a pair");
+    let null = fs::File::open("/dev/null").expect("null");
+    let sent = socket::send(one.as_fd(), &[IoSlice::new(b"x")], &[null.as_raw_fd(); 60], true);
+    sent.expect("up to the limit, and one message beyond");
+    println!("{:?}", start().expect_err("no descriptor can be sent"));
+    drop((one, other));
+    assert_eq!(start().expect("starts").result().expect("ends"), 2);
+}
+
+/// Not that the new process takes long, which the fork server's silence would be taken for.
+fn too_many_under_way() -> Outcome {
+    use std::os::unix::process::CommandExt;
+    let mut command = role("crowded", &[]);
+    // SAFETY: takes nothing, cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        // Root may have as many as it likes.
+        command.uid(65_534).gid(65_534);
+    }
+    let output = match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            println!("NOT TESTED: no other user may execute this program");
+            return Ok(());
+        }
+        other => other?,
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8(output.stdout)?;
+    assert!(said.contains("oo many references") || said.contains("os error 109"), "{said}");
     Ok(())
 }
 
