@@ -77,8 +77,8 @@ fn in_a_process(kills: u64, seed: u64) -> Result<(), Failed> {
     let mut command = Command::new("/proc/self/exe");
     command.args([STORM, &kills.to_string(), &seed.to_string()]);
     command.stdin(Stdio::null()).process_group(0).env("RUST_BACKTRACE", "0");
-    // A tenth of the pace it has where nothing else runs.
-    let limit = Duration::from_millis(kills * 60) + Duration::from_secs(120);
+    // A thirtieth of the pace it has where nothing else runs.
+    let limit = Duration::from_millis(kills * 200) + Duration::from_secs(300);
     let child = command.spawn()?;
     watchdog::watch(child, limit).map_err(|why| format!("{why}; seed {seed}").into())
 }

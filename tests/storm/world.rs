@@ -12,7 +12,7 @@ use multiprocess::sync::{Error as SyncError, TryLockError, TryLockResult};
 use serde::{Deserialize, Serialize};
 
 /// How long one wait may take before it counts as hung.
-pub(crate) const HANG: Duration = Duration::from_secs(20);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) struct Dice(u64);
 

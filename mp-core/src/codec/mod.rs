@@ -462,7 +462,7 @@ mod tests {
         let start = Instant::now();
         assert!(decode::<T>(Message::new(bytes.to_vec(), Vec::new())).is_err());
         // A hang limit, not a measurement: each of these would otherwise run for hours or abort.
-        assert!(start.elapsed().as_secs() < 10);
+        assert!(start.elapsed().as_secs() < 60);
     }
 
     #[derive(Debug, Deserialize)]
