@@ -84,7 +84,7 @@ pub(crate) fn run<R: Serialize>(target: impl FnOnce() -> mp_core::Result<R>) -> 
             let mut encoder = Encoder::new();
             match encoder.put(&value) {
                 Ok(_) => Outcome::Value(encoder.finish()),
-                Err(error) => Outcome::Unencodable(error.to_string()),
+                Err(error) => Outcome::Unencodable(format!("{error:?}")),
             }
         }
         Err(error) => Outcome::Undecodable(error.to_string()),
