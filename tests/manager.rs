@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiprocess::core::sys::random;
 use multiprocess::manager::{
-    Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
-    Queue, RLock, Result, Semaphore, Set, Value,
+    Array, Barrier, Condition, Error, Event, Lock, LockGuard, Queue, Result, Semaphore, Set, Value,
 };
 use multiprocess::{
     AuthKey, Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex,
@@ -16,6 +15,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::builtins::{Locks, locks, use_locks};
 use crate::support::{Outcome, eventually, runs};
 
 crate::cases! {
@@ -144,9 +144,6 @@ type Collections = (
     Queue<String>,
     Shared<Account>,
 );
-type Locks =
-    (JoinableQueue<i32>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier);
-
 fn collections(manager: &Manager) -> Result<Collections> {
     Ok((
         manager.dict()?,
@@ -157,19 +154,6 @@ fn collections(manager: &Manager) -> Result<Collections> {
         manager.array([1, 2, 3])?,
         manager.queue(2)?,
         manager.shared(Account::default())?,
-    ))
-}
-
-fn locks(manager: &Manager) -> Result<Locks> {
-    Ok((
-        manager.joinable_queue(0)?,
-        manager.lock()?,
-        manager.rlock()?,
-        manager.semaphore(2)?,
-        manager.bounded_semaphore(1)?,
-        manager.condition()?,
-        manager.event()?,
-        manager.barrier(1)?,
     ))
 }
 
@@ -223,70 +207,12 @@ fn use_collections(proxies: Collections) -> Result<()> {
     Ok(())
 }
 
-fn use_locks(proxies: Locks) -> Result<()> {
-    let (tasks, lock, rlock, semaphore, bounded, condition, event, barrier) = proxies;
-    tasks.put_many([1, 2, 3])?;
-    assert_eq!(tasks.get_many(2)?, [1, 2]);
-    assert!(matches!(tasks.join_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-    tasks.get()?;
-    (0..3).try_for_each(|_| tasks.task_done())?;
-    tasks.join()?;
-    assert!(matches!(tasks.task_done(), Err(Error::TooManyDone)));
-    assert!(matches!(tasks.try_get(), Err(Error::Empty)));
-    assert!(matches!(tasks.get_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-
-    let guard = lock.lock()?;
-    assert!(lock.is_locked()? && !LockGuard::owner_died(&guard));
-    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
-    assert!(matches!(lock.lock(), Err(Error::Deadlock)));
-    LockGuard::release(guard)?;
-    assert!(matches!(lock.release(), Err(Error::NotOwner)));
-    lock.acquire()?;
-    lock.release()?;
-
-    let guards = (rlock.lock()?, rlock.lock()?);
-    drop(guards.0);
-    assert!(rlock.is_locked()?);
-    drop(guards.1);
-    assert!(!rlock.is_locked()?);
-
-    let permit = semaphore.permit()?;
-    semaphore.acquire()?;
-    assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock)));
-    assert!(matches!(semaphore.acquire_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-    drop(permit);
-    semaphore.release()?;
-    semaphore.release()?;
-    assert_eq!(semaphore.value()?, 3);
-    assert!(matches!(bounded.release(), Err(Error::TooManyReleases { initial: 1 })));
-
-    let (guard, notified) = condition.wait_timeout(condition.lock()?, Duration::from_millis(5))?;
-    assert!(!notified);
-    drop(guard);
-    let held = lock.lock()?;
-    let (held, _) = condition.wait_timeout(held, Duration::from_millis(5))?;
-    drop(held);
-    assert!(!lock.is_locked()?);
-
-    assert!(!event.is_set()? && !event.wait_timeout(Duration::from_millis(5))?);
-    event.set()?;
-    event.wait()?;
-    event.clear()?;
-
-    assert_eq!((barrier.wait()?, barrier.parties()?, barrier.n_waiting()?), (0, 1, 0));
-    barrier.abort()?;
-    assert!(barrier.is_broken()? && matches!(barrier.wait(), Err(Error::Broken)));
-    barrier.reset()?;
-    barrier.wait()?;
-    Ok(())
-}
-
 fn every_proxy_works_in_a_child() -> Outcome {
     let manager = Manager::new()?;
     let (ours, theirs) = (collections(&manager)?, locks(&manager)?);
     let task = |collections: Collections, locks: Locks| {
         use_collections(collections).unwrap();
-        use_locks(locks).unwrap();
+        use_locks(&locks).unwrap();
     };
     Process::new(task, (ours.clone(), theirs.clone())).start()?.result()?;
     let (dict, list, set, names, value, array, queue, account) = ours;
@@ -301,16 +227,7 @@ fn every_proxy_works_in_a_child() -> Outcome {
     let history = |account: &mut Account| account.history.clone();
     assert_eq!(account.call(history, ())?, ["child"]);
     // And here.
-    Ok(use_locks((
-        theirs.0,
-        theirs.1,
-        theirs.2,
-        manager.semaphore(2)?,
-        theirs.4,
-        theirs.5,
-        theirs.6,
-        theirs.7,
-    ))?)
+    Ok(use_locks(&theirs)?)
 }
 
 fn dicts_of_lists_are_shared_through() -> Outcome {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
 use crate::error::{Fault, InServer};
 use crate::look::look;
-use crate::operation::Operation;
+use crate::operation::{Operation, fingerprint};
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
 use crate::server::Client;
@@ -58,11 +58,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A number of this program's build.
 pub(crate) fn program() -> u64 {
     static PROGRAM: OnceLock<u64> = OnceLock::new();
-    fn any(_: &mut Decoder<'_>, _: &mut Encoder) -> mp_core::Result<()> {
-        Ok(())
-    }
     // A program that cannot be told from others is refused where its functions are received.
-    *PROGRAM.get_or_init(|| Function::new::<_, OnServer>(any).build().unwrap_or(0))
+    *PROGRAM.get_or_init(|| mp_process::build_id().map_or(0, |id| fingerprint(&id)))
 }
 
 /// What tells a server from others: a random number, and its program's.
