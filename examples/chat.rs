@@ -22,6 +22,8 @@ const PER_SECOND: f64 = 20.0;
 /// Who reads nothing for so long is let go, as is who is so many lines behind.
 const PATIENCE: Duration = Duration::from_secs(5);
 const BEHIND: usize = 1000;
+/// Who has no name after so long gives its place to others.
+const NAMING: Duration = Duration::from_secs(15);
 /// The room holds so many: each takes nine descriptors here, and a process has 1024 as a rule.
 const MOST: usize = 100;
 
@@ -82,6 +84,8 @@ fn talk(
 struct Guest {
     /// None until it said one.
     name: Option<String>,
+    /// Until when it has to; none once it did, or was let go.
+    until: Option<Instant>,
     lines: Receiver<String>,
     mail: Queue<String>,
     child: Child<String>,
@@ -111,7 +115,8 @@ impl Room {
         let ((lines, sender), mail) = (simplex()?, Queue::bounded(BEHIND)?);
         let theirs = (stream.into(), sender, mail.clone());
         let child = Process::new(client, theirs).daemon(true).start()?;
-        self.guests.insert(self.next, Guest { name: None, lines, mail, child });
+        let until = Some(Instant::now() + NAMING);
+        self.guests.insert(self.next, Guest { name: None, until, lines, mail, child });
         self.next += 1;
         Ok(())
     }
@@ -136,8 +141,23 @@ impl Room {
             self.announce(&format!("{name} joined"));
             self.guests[&id]
                 .tell(&format!("* hello {name}; there are /msg NAME TEXT, /who and /quit"));
-            self.guests.entry(id).and_modify(|guest| guest.name = Some(name));
+            self.guests
+                .entry(id)
+                .and_modify(|guest| (guest.name, guest.until) = (Some(name), None));
         }
+    }
+
+    /// Lets those go who have taken too long to say a name. Gives how long the next one has.
+    fn let_go(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        for guest in
+            self.guests.values_mut().filter(|guest| guest.until.is_some_and(|at| at <= now))
+        {
+            guest.until = None;
+            guest.tell("* no name, no place");
+            guest.mail.close(); // its process ends once it has said so
+        }
+        self.guests.values().filter_map(|guest| guest.until).min().map(|at| at - now)
     }
 
     fn command(&self, id: u64, name: &str, line: &str) {
@@ -202,10 +222,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let keyboard = io::stdin();
     let mut room = Room::default();
     loop {
+        let patience = room.let_go();
         let ids: Vec<u64> = room.guests.keys().copied().collect();
         let mut all: Vec<&dyn Waitable> = vec![&keyboard, &listener];
         all.extend(room.guests.values().map(|guest| &guest.lines as &dyn Waitable));
-        let ready = wait(&all, None)?;
+        let ready = wait(&all, patience)?;
         for index in ready {
             match index {
                 0 => {

@@ -30,12 +30,13 @@ crate::cases! {
         the_room_closes_with_a_word_to_all
     ;
     SLOW:
+        guests_without_a_name_make_room_for_others
         a_sparse_file_of_gigabytes_is_copied
     ;
 }
 
 /// An example, which cargo builds beside the tests.
-fn program(name: &str) -> Result<Command, Box<dyn Error>> {
+pub(crate) fn program(name: &str) -> Result<Command, Box<dyn Error>> {
     let tests = env::current_exe()?;
     let target = tests.ancestors().nth(2).ok_or("tests are in a folder of their own")?;
     let path = target.join("examples").join(name);
@@ -327,6 +328,29 @@ fn a_guest_whose_process_is_killed_is_missed() -> Outcome {
     assert!(eva.hear().is_err());
     alex.say("and now?")?;
     alex.expect("alex: and now?")?;
+    room.close()
+}
+
+fn guests_without_a_name_make_room_for_others() -> Outcome {
+    let room = Room::open()?;
+    let mut alex = room.enter("alex")?;
+    let come = || Guest::new(TcpStream::connect(&room.address)?);
+    let mut silent = (0..99).map(|_| come()).collect::<Result<Vec<_>, _>>()?;
+    // A name that is not taken is none.
+    silent[0].say("alex")?;
+    for guest in &mut silent {
+        guest.expect("* your name?")?;
+    }
+    silent[0].expect("* that name is taken; your name?")?;
+    come()?.expect("* the room is full")?;
+    for guest in &mut silent {
+        guest.0.get_ref().set_read_timeout(Some(2 * HANG))?;
+        guest.expect("* no name, no place")?;
+        guest.expect("* bye: the room is closed")?;
+    }
+    // One of the places is free, as soon as its process has ended.
+    eventually("somebody enters", || room.enter("eva").is_ok())?;
+    alex.expect("* eva joined")?;
     room.close()
 }
 

@@ -8,6 +8,7 @@
 //! name as argument selects.
 #![allow(unsafe_code, reason = "signals and forks for the tests' own processes")]
 
+mod builtins;
 mod crash;
 mod engine;
 mod examples;

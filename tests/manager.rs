@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiprocess::core::sys::random;
 use multiprocess::manager::{
-    Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
-    Queue, RLock, Result, Semaphore, Set, Value,
+    Array, Barrier, Condition, Error, Event, Lock, LockGuard, Queue, Result, Semaphore, Set, Value,
 };
 use multiprocess::{
     AuthKey, Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex,
@@ -16,6 +15,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::builtins::{Locks, locks, use_locks};
 use crate::support::{HANG, Outcome, PROMPT, eventually, may_open, runs};
 
 crate::cases! {
@@ -46,7 +46,8 @@ crate::cases! {
         a_panic_in_a_blocking_type_says_so
         the_last_party_has_the_action_done_in_the_server
         poison_is_told_to_who_asks
-        more_proxies_than_a_message_carries_are_refused
+        thousands_of_proxies_go_in_one_call
+        a_call_that_takes_the_last_descriptors_is_refused_alone
         a_server_without_descriptors_refuses_and_serves_again
         a_client_without_descriptors_is_told_and_goes_on
         errors_name_what_is_wrong
@@ -138,9 +139,6 @@ type Collections = (
     Queue<String>,
     Shared<Account>,
 );
-type Locks =
-    (JoinableQueue<i32>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier);
-
 fn collections(manager: &Manager) -> Result<Collections> {
     Ok((
         manager.dict()?,
@@ -151,19 +149,6 @@ fn collections(manager: &Manager) -> Result<Collections> {
         manager.array([1, 2, 3])?,
         manager.queue(2)?,
         manager.shared(Account::default())?,
-    ))
-}
-
-fn locks(manager: &Manager) -> Result<Locks> {
-    Ok((
-        manager.joinable_queue(0)?,
-        manager.lock()?,
-        manager.rlock()?,
-        manager.semaphore(2)?,
-        manager.bounded_semaphore(1)?,
-        manager.condition()?,
-        manager.event()?,
-        manager.barrier(1)?,
     ))
 }
 
@@ -217,70 +202,12 @@ fn use_collections(proxies: Collections) -> Result<()> {
     Ok(())
 }
 
-fn use_locks(proxies: Locks) -> Result<()> {
-    let (tasks, lock, rlock, semaphore, bounded, condition, event, barrier) = proxies;
-    tasks.put_many([1, 2, 3])?;
-    assert_eq!(tasks.get_many(2)?, [1, 2]);
-    assert!(matches!(tasks.join_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-    tasks.get()?;
-    (0..3).try_for_each(|_| tasks.task_done())?;
-    tasks.join()?;
-    assert!(matches!(tasks.task_done(), Err(Error::TooManyDone)));
-    assert!(matches!(tasks.try_get(), Err(Error::Empty)));
-    assert!(matches!(tasks.get_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-
-    let guard = lock.lock()?;
-    assert!(lock.is_locked()? && !LockGuard::owner_died(&guard));
-    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
-    assert!(matches!(lock.lock(), Err(Error::Deadlock)));
-    LockGuard::release(guard)?;
-    assert!(matches!(lock.release(), Err(Error::NotOwner)));
-    lock.acquire()?;
-    lock.release()?;
-
-    let guards = (rlock.lock()?, rlock.lock()?);
-    drop(guards.0);
-    assert!(rlock.is_locked()?);
-    drop(guards.1);
-    assert!(!rlock.is_locked()?);
-
-    let permit = semaphore.permit()?;
-    semaphore.acquire()?;
-    assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock)));
-    assert!(matches!(semaphore.acquire_timeout(Duration::from_millis(5)), Err(Error::TimedOut)));
-    drop(permit);
-    semaphore.release()?;
-    semaphore.release()?;
-    assert_eq!(semaphore.value()?, 3);
-    assert!(matches!(bounded.release(), Err(Error::TooManyReleases { initial: 1 })));
-
-    let (guard, notified) = condition.wait_timeout(condition.lock()?, Duration::from_millis(5))?;
-    assert!(!notified);
-    drop(guard);
-    let held = lock.lock()?;
-    let (held, _) = condition.wait_timeout(held, Duration::from_millis(5))?;
-    drop(held);
-    assert!(!lock.is_locked()?);
-
-    assert!(!event.is_set()? && !event.wait_timeout(Duration::from_millis(5))?);
-    event.set()?;
-    event.wait()?;
-    event.clear()?;
-
-    assert_eq!((barrier.wait()?, barrier.parties()?, barrier.n_waiting()?), (0, 1, 0));
-    barrier.abort()?;
-    assert!(barrier.is_broken()? && matches!(barrier.wait(), Err(Error::Broken)));
-    barrier.reset()?;
-    barrier.wait()?;
-    Ok(())
-}
-
 fn every_proxy_works_in_a_child() -> Outcome {
     let manager = Manager::new()?;
     let (ours, theirs) = (collections(&manager)?, locks(&manager)?);
     let task = |collections: Collections, locks: Locks| {
         use_collections(collections).unwrap();
-        use_locks(locks).unwrap();
+        use_locks(&locks).unwrap();
     };
     Process::new(task, (ours.clone(), theirs.clone())).start()?.result()?;
     let (dict, list, set, names, value, array, queue, account) = ours;
@@ -295,16 +222,7 @@ fn every_proxy_works_in_a_child() -> Outcome {
     let history = |account: &mut Account| account.history.clone();
     assert_eq!(account.call(history, ())?, ["child"]);
     // And here.
-    Ok(use_locks((
-        theirs.0,
-        theirs.1,
-        theirs.2,
-        manager.semaphore(2)?,
-        theirs.4,
-        theirs.5,
-        theirs.6,
-        theirs.7,
-    ))?)
+    Ok(use_locks(&theirs)?)
 }
 
 fn dicts_of_lists_are_shared_through() -> Outcome {
@@ -759,27 +677,62 @@ fn poison_is_told_to_who_asks() -> Outcome {
     Ok(())
 }
 
-fn more_proxies_than_a_message_carries_are_refused() -> Outcome {
-    if !may_open(8192) {
-        return Ok(());
-    }
-    const ROWS: u32 = 2100;
-    let manager = Manager::new()?;
-    let (rows, list) = (manager.dict::<u32, List<u8>>()?, manager.list([1])?);
-    rows.extend((0..ROWS).map(|n| (n, list.clone())))?;
-    for refused in [rows.values().map(drop), rows.items().map(drop)] {
-        assert!(
-            matches!(&refused, Err(Error::Encode(why)) if why.contains("get_many")),
-            "{refused:?}"
-        );
-    }
-    let keys = rows.keys()?;
+/// Far more than go through a socket at once, where this machine lets a process have so many.
+fn many_lists(
+    manager: &Manager,
+) -> std::result::Result<Vec<List<u32>>, Box<dyn std::error::Error>> {
+    // The server has two for each list, and one for each that is on its way.
+    let (_, most) = descriptor_limits();
+    let count = 5000.min(most / 4) as u32;
+    assert!(count > 500, "this needs 2,000 descriptors, and a process may have {most}");
+    Ok((0..count).map(|n| manager.list([n])).collect::<Result<_>>()?)
+}
+
+fn check_lists<'a>(lists: impl IntoIterator<Item = &'a List<u32>>) -> Result<usize> {
     let mut count = 0;
-    for keys in keys.chunks(1000) {
-        count += rows.get_many(keys)?.into_iter().flatten().count();
+    for (n, list) in lists.into_iter().enumerate() {
+        count += 1;
+        if n % 100 == 0 {
+            assert_eq!(list.to_vec()?, [n as u32]);
+        }
     }
-    assert_eq!(count, ROWS as usize);
+    Ok(count)
+}
+
+fn thousands_of_proxies_go_in_one_call() -> Outcome {
+    raise_descriptors();
+    let manager = Manager::new()?;
+    let lists = many_lists(&manager)?;
+    let rows = manager.dict_of(lists.iter().cloned().enumerate())?;
+    assert_eq!(check_lists(&rows.values()?)?, lists.len());
+    assert_eq!(check_lists(rows.items()?.iter().map(|row| &row.1))?, lists.len());
+    assert_eq!(rows.to_map()?.len(), lists.len());
+    let all = rows.get_many(&rows.keys()?)?;
+    assert_eq!(check_lists(all.iter().flatten())?, lists.len());
+    drop(all);
+    // As arguments too.
+    let list = manager.list([])?;
+    list.extend(lists.iter().cloned())?;
+    assert_eq!(check_lists(&list.to_vec()?)?, lists.len());
+    let shared = manager.shared(Vec::new())?;
+    let keep = |kept: &mut Vec<List<u32>>, lists: Vec<List<u32>>| *kept = lists;
+    shared.call(keep, (lists.clone(),))?;
+    let give = |kept: &mut Vec<List<u32>>| std::mem::take(kept);
+    assert_eq!(check_lists(&shared.call(give, ())?)?, lists.len());
     Ok(())
+}
+
+fn descriptor_limits() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes to the limit, which lives here.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// To what this process may have.
+fn raise_descriptors() {
+    let (_, most) = descriptor_limits();
+    limit_descriptors(process::id(), most);
 }
 
 fn limit_descriptors(pid: u32, most: u64) {
@@ -802,10 +755,7 @@ fn a_server_without_descriptors_refuses_and_serves_again() -> Outcome {
         }
         assert!(made.len() < 64);
     };
-    assert!(
-        matches!(&refused, Error::Io(why) if why.to_string().contains("in the manager's server")),
-        "{refused}"
-    );
+    assert_no_descriptors(&refused, "the manager's server");
     // A connection for another thread needs some too.
     let other = value.clone();
     let connects = || {
@@ -821,6 +771,69 @@ fn a_server_without_descriptors_refuses_and_serves_again() -> Outcome {
     Ok(())
 }
 
+/// The refusal says that `place` has no descriptors left.
+fn assert_no_descriptors(refused: &Error, place: &str) {
+    use std::error::Error as _;
+    assert!(matches!(refused, Error::Io(_)), "{refused:?}");
+    assert_eq!(refused.to_string(), format!("{place} has no descriptors left"), "{refused:?}");
+    let kernel = refused.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    assert_eq!(kernel.and_then(std::io::Error::raw_os_error), Some(libc::EMFILE), "{refused:?}");
+}
+
+/// Has the server run out where it receives arguments, and where it makes, encodes and sends a result.
+fn a_call_that_takes_the_last_descriptors_is_refused_alone() -> Outcome {
+    for address in [None, Some("127.0.0.1:0")] {
+        let key = AuthKey::random()?;
+        let manager = match address {
+            Some(address) => Manager::serve(address, &key)?,
+            None => Manager::new()?,
+        };
+        // The clients that it serves through TCP, if it does.
+        let client = match manager.address() {
+            Some(address) => &Manager::connect(address.clone(), &key)?,
+            None => &manager,
+        };
+        let lists = (0..30).map(|n| client.list([n])).collect::<Result<Vec<_>>>()?;
+        let rows = client.dict_of(lists.iter().cloned().enumerate())?;
+        let list = client.list([])?;
+        let before = descriptors(manager.pid());
+        // From none to enough.
+        let (mut refusals, mut room) = (0, 0);
+        loop {
+            limit_soft(manager.pid(), (before + room) as u64);
+            let read = rows.values().map(|values| values.len());
+            let sent = list.extend(lists.iter().cloned());
+            for refused in [read.as_ref().err(), sent.as_ref().err()].into_iter().flatten() {
+                refusals += 1;
+                assert_no_descriptors(refused, "the manager's server");
+            }
+            // And it goes on.
+            assert_eq!(rows.len()?, lists.len());
+            if let (Ok(count), Ok(())) = (read, sent) {
+                assert_eq!(count, lists.len());
+                break;
+            }
+            room += 1;
+            assert!(room < 500, "it never has enough");
+        }
+        println!("refused {refusals} calls, until it had {room} descriptors more");
+        assert!(refusals > 30 && room > 15);
+        limit_soft(manager.pid(), 1000);
+        list.clear()?;
+        eventually("nothing is left behind", || descriptors(manager.pid()) <= before)?;
+    }
+    Ok(())
+}
+
+/// The soft limit: the hard one stays.
+fn limit_soft(pid: u32, most: u64) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: descriptor_limits().1 };
+    // SAFETY: the limit is a value of its own; null asks for no old one.
+    let done =
+        unsafe { libc::prlimit(pid as i32, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    assert_eq!(done, 0);
+}
+
 fn a_client_without_descriptors_is_told_and_goes_on() -> Outcome {
     let task = || {
         let manager = Manager::new().unwrap();
@@ -830,7 +843,7 @@ fn a_client_without_descriptors_is_told_and_goes_on() -> Outcome {
         }
         limit_descriptors(process::id(), 64);
         let refused = rows.values().map(drop).unwrap_err();
-        assert!(matches!(refused, Error::Io(_) | Error::Decode(_)), "{refused:?}");
+        assert_no_descriptors(&refused, "this process");
         let mut kept = Vec::new();
         let refused = loop {
             match manager.event() {
@@ -839,7 +852,11 @@ fn a_client_without_descriptors_is_told_and_goes_on() -> Outcome {
             }
             assert!(kept.len() < 64);
         };
-        assert!(matches!(refused, Error::Io(_) | Error::Decode(_)), "{refused:?}");
+        assert_no_descriptors(&refused, "this process");
+        // Nor for what would be sent.
+        let list = rows.get(&0);
+        let refused = list.and_then(|list| rows.insert(0, list.expect("a list")).map(drop));
+        assert_no_descriptors(&refused.unwrap_err(), "this process");
         drop(kept);
         assert_eq!(rows.get(&7).unwrap().expect("a list").to_vec().unwrap(), [7]);
         rows.len().unwrap()

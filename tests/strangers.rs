@@ -1,6 +1,7 @@
 //! Managers that serve other programs, and processes that share no memory with them.
 //!
-//! The other program is this binary with another build id: nothing of it can be called by address.
+//! The other program is one of another source, or this binary with another build id, for what needs the same types: of
+//! neither can anything be called by address.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,15 +9,15 @@ use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use multiprocess::manager::{
-    Array, Barrier, BoundedSemaphore, Condition, Error, Event, JoinableQueue, Lock, LockGuard,
-    Queue, RLock, Result, Semaphore, Set, Value,
-};
-use multiprocess::{
-    AuthKey, Dict, List, Manager, Namespace, Object, Process, Sender, Shared, simplex,
-};
+use multiprocess::manager::{Error, Event, Lock, LockGuard, Queue, Result, Semaphore, Value};
+use multiprocess::{AuthKey, Dict, List, Manager, Process, Sender, Shared, simplex};
 use serde::{Deserialize, Serialize};
 
+use crate::builtins::{
+    Collections, Locks, Point, check_collections, collections, locks, point, use_collections,
+    use_locks,
+};
+use crate::examples::program;
 use crate::support::{HANG, Outcome, PROMPT, Role, eventually, role, runs};
 
 crate::cases! {
@@ -32,12 +33,11 @@ crate::cases! {
         a_shutdown_is_noticed_through_tcp
         an_object_lives_as_long_as_a_proxy_elsewhere
         who_has_another_key_is_turned_away_through_tcp
-        a_really_different_program_connects
+        the_example_of_two_programs_counts_words
     ;
 }
 
-pub(crate) const ROLES: &[Role] =
-    &[("stranger", stranger), ("refused-stranger", refused), ("holding-stranger", holding)];
+pub(crate) const ROLES: &[Role] = &[("refused-stranger", refused), ("holding-stranger", holding)];
 
 const KEY: &[u8] = b"between the programs";
 
@@ -77,231 +77,27 @@ impl Drop for Other {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-struct Point {
-    x: i32,
-    name: String,
-}
-
-fn point(x: i32) -> Point {
-    Point { x, name: format!("p{x}") }
-}
-
-type Collections = (
-    Dict<String, Point>,
-    List<Point>,
-    Set<Point>,
-    Namespace,
-    Value<f64>,
-    Array<u8>,
-    Queue<Point>,
-    Dict<String, List<i32>>,
-);
-type Locks =
-    (JoinableQueue<i32>, Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier);
-
-fn collections(manager: &Manager) -> Result<Collections> {
-    Ok((
-        manager.dict()?,
-        manager.list([point(1)])?,
-        manager.set([point(1), point(2), point(2)])?,
-        manager.namespace()?,
-        manager.value(1.5)?,
-        manager.array([1, 2, 3])?,
-        manager.queue(2)?,
-        manager.dict()?,
-    ))
-}
-
-fn locks(manager: &Manager) -> Result<Locks> {
-    Ok((
-        manager.joinable_queue(0)?,
-        manager.lock()?,
-        manager.rlock()?,
-        manager.semaphore(2)?,
-        manager.bounded_semaphore(1)?,
-        manager.condition()?,
-        manager.event()?,
-        manager.barrier(1)?,
-    ))
-}
-
-/// Every method that takes no function, on objects as they were made.
-fn use_collections(manager: &Manager, proxies: &Collections) -> Result<()> {
-    let (dict, list, set, names, value, array, queue, lists) = proxies;
-    assert_eq!(dict.insert("k".into(), point(1))?, None);
-    assert_eq!(dict.insert("k".into(), point(2))?, Some(point(1)));
-    assert_eq!(dict.get_or_insert("k".into(), point(9))?, point(2));
-    assert_eq!(dict.get_or_insert("l".into(), point(9))?, point(9));
-    assert!(dict.contains_key(&"l".into())? && !dict.contains_key(&"m".into())?);
-    assert_eq!(dict.remove(&"k".into())?, Some(point(2)));
-    assert_eq!(dict.get(&"k".into())?, None);
-    assert_eq!((dict.len()?, dict.keys()?, dict.values()?), (1, vec!["l".into()], vec![point(9)]));
-    dict.extend((0..3).map(|n| (n.to_string(), point(n))))?;
-    assert_eq!(dict.get_many(&["2".into(), "x".into()])?, [Some(point(2)), None]);
-    assert_eq!(dict.pop_item()?, Some(("2".into(), point(2))));
-    assert_eq!(dict.items()?.len(), 3);
-
-    list.push(point(3))?;
-    list.insert(1, point(2))?;
-    list.reverse()?;
-    assert_eq!(list.to_vec()?, [3, 2, 1].map(point));
-    assert_eq!((list.index(&point(2))?, list.contains(&point(7))?), (Some(1), false));
-    assert_eq!((list.remove(0)?, list.get(0)?), (point(3), Some(point(2))));
-    assert!(matches!(list.remove(7), Err(Error::OutOfRange { index: 7, len: 2 })));
-    list.set(0, point(4))?;
-    list.extend([point(5), point(5)])?;
-    assert_eq!((list.count(&point(5))?, list.remove_item(&point(5))?), (2, true));
-    assert_eq!((list.pop()?, list.len()?), (Some(point(5)), 2));
-
-    assert!(!set.insert(point(1))? && set.insert(point(3))? && set.contains(&point(3))?);
-    assert!(set.remove(&point(1))? && !set.remove(&point(1))?);
-    set.extend([point(4), point(3)])?;
-    assert_eq!(
-        (set.to_vec()?, set.pop()?, set.len()?),
-        ([2, 3, 4].map(point).into(), Some(point(4)), 2)
-    );
-
-    names.set("x", 1)?;
-    names.set("y", vec![Object::None])?;
-    assert_eq!(names.remove("x")?, 1.into());
-    assert!(names.contains("y")? && matches!(names.get("x"), Err(Error::KeyMissing)));
-    assert_eq!(names.to_string(), "Namespace(y=[None])");
-
-    value.set(value.get()? + 1.0)?;
-    assert_eq!(value.get()?, 2.5);
-
-    assert!(matches!(array.set(3, 0), Err(Error::OutOfRange { index: 3, len: 3 })));
-    array.set(0, 7)?;
-    assert_eq!((array.get(1)?, array.len()?, array.to_vec()?), (Some(2), 3, vec![7, 2, 3]));
-
-    queue.put(point(1))?;
-    queue.put_many([point(2)])?;
-    assert!(matches!(queue.try_put(point(3)), Err(refused) if refused.value == point(3)));
-    assert!(queue.is_full()? && queue.len()? == 2 && queue.capacity()? == Some(2));
-    assert_eq!(queue.get()?, point(1));
-
-    // Proxies in what is shared.
-    let inner = manager.list([1])?;
-    lists.insert("a".into(), inner.clone())?;
-    lists.get(&"a".into())?.expect("a list").push(2)?;
-    drop(inner);
-    assert_eq!(lists.get(&"a".into())?.expect("a list").to_vec()?, [1, 2]);
-    let mut numbers = [3, 1, 2];
-    let sorted = manager.list(numbers)?;
-    sorted.sort()?;
-    numbers.sort_unstable();
-    assert_eq!(sorted.to_vec()?, numbers);
-    Ok(())
-}
-
-/// What that leaves.
-fn check_collections(proxies: &Collections) -> Result<()> {
-    let (dict, list, set, names, value, array, queue, lists) = proxies;
-    assert_eq!(dict.keys()?, ["l", "0", "1"]);
-    assert_eq!(list.to_vec()?, [4, 1].map(point));
-    assert_eq!(set.to_vec()?, [2, 3].map(point));
-    assert_eq!(names.get("y")?.to_string(), "[None]");
-    assert_eq!((value.get()?, array.to_vec()?), (2.5, vec![7, 2, 3]));
-    assert_eq!(queue.get()?, point(2));
-    assert_eq!(lists.to_string(), "{'a': [1, 2]}");
-    Ok(())
-}
-
-fn use_locks(proxies: &Locks) -> Result<()> {
-    let short = Duration::from_millis(5);
-    let (tasks, lock, rlock, semaphore, bounded, condition, event, barrier) = proxies;
-    tasks.put_many([1, 2, 3])?;
-    assert_eq!(tasks.get_many(2)?, [1, 2]);
-    assert!(matches!(tasks.join_timeout(short), Err(Error::TimedOut)));
-    tasks.get()?;
-    (0..3).try_for_each(|_| tasks.task_done())?;
-    tasks.join()?;
-    assert!(matches!(tasks.task_done(), Err(Error::TooManyDone)));
-    assert!(matches!(tasks.try_get(), Err(Error::Empty)));
-    assert!(matches!(tasks.get_timeout(short), Err(Error::TimedOut)));
-
-    let guard = lock.lock()?;
-    assert!(lock.is_locked()? && !LockGuard::owner_died(&guard));
-    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
-    assert!(matches!(lock.lock(), Err(Error::Deadlock)));
-    LockGuard::release(guard)?;
-    assert!(matches!(lock.release(), Err(Error::NotOwner)));
-
-    let guards = (rlock.lock()?, rlock.lock()?);
-    drop(guards.0);
-    assert!(rlock.is_locked()?);
-    drop(guards.1);
-    assert!(!rlock.is_locked()?);
-
-    let permit = semaphore.permit()?;
-    semaphore.acquire()?;
-    assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock)));
-    drop(permit);
-    semaphore.release()?;
-    assert_eq!(semaphore.value()?, 2);
-    assert!(matches!(bounded.release(), Err(Error::TooManyReleases { initial: 1 })));
-
-    let (guard, notified) = condition.wait_timeout(condition.lock()?, short)?;
-    assert!(!notified);
-    condition.notify_all()?;
-    drop(guard);
-    let (held, _) = condition.wait_timeout(lock.lock()?, short)?;
-    drop(held);
-    assert!(!lock.is_locked()?);
-
-    assert!(!event.is_set()? && !event.wait_timeout(short)?);
-    event.set()?;
-    event.wait()?;
-    event.clear()?;
-
-    assert_eq!((barrier.wait()?, barrier.parties()?, barrier.n_waiting()?), (0, 1, 0));
-    barrier.abort()?;
-    assert!(barrier.is_broken()? && matches!(barrier.wait(), Err(Error::Broken)));
-    barrier.reset()?;
-    barrier.wait()?;
-    Ok(())
-}
-
 fn connect(arguments: &[String]) -> Manager {
     Manager::connect(arguments[0].as_str(), &key()).expect("connects")
 }
 
-/// Uses what it finds, and what it makes, which it leaves to be found.
-fn stranger(arguments: &[String]) {
-    multiprocess::init();
-    let manager = connect(arguments);
-    let found: Collections = manager.find("collections").expect("collections");
-    use_collections(&manager, &found).expect("uses them");
-    use_locks(&manager.find("locks").expect("locks")).expect("uses them");
-    let made = collections(&manager).expect("makes them");
-    use_collections(&manager, &made).expect("uses its own");
-    use_locks(&locks(&manager).expect("makes them")).expect("uses its own");
-    manager.publish("made", &made).expect("publishes");
-    // A child of a stranger is one too.
-    let task = |dict: Dict<String, List<i32>>, event: Event| {
-        dict.get(&"a".to_string()).unwrap().expect("a list").push(3).unwrap();
-        event.set().unwrap();
-    };
-    let event = manager.event().expect("an event");
-    let list = made.7.get(&"a".into()).expect("finds").expect("a list");
-    let child = Process::new(task, (made.7.clone(), event.clone())).start().expect("starts");
-    event.wait().expect("is set");
-    child.result().expect("ends well");
-    assert_eq!(list.to_vec().expect("a list"), [1, 2, 3]);
-    assert_eq!(list.pop().expect("a list"), Some(3));
+/// Runs a program that cargo builds beside this one, to its end.
+fn run(example: &str, arguments: &[&str]) -> Outcome {
+    let mut command = program(example)?;
+    command.args(arguments).env("MANAGER_KEY", std::str::from_utf8(KEY)?).stdin(Stdio::null());
+    let output = command.output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
-fn serves_another(address: &str, name: &str) -> Outcome {
+fn serves_another(address: &str) -> Outcome {
     let manager = Manager::serve(address, &key())?;
     let address = manager.address().expect("it listens").to_string();
     let (ours, our_locks) = (collections(&manager)?, locks(&manager)?);
     manager.publish("collections", &ours)?;
     manager.publish("locks", &our_locks)?;
     drop(our_locks);
-    let other = Other::new(name)?;
-    let status = other.role("stranger", &[&address]).status()?;
-    assert!(status.success(), "{status}");
+    run("other_program", &[&address])?;
     check_collections(&ours)?;
     // What the stranger has made is of parcels, and of the types that both have.
     let theirs: Collections = manager.find("made")?;
@@ -321,11 +117,11 @@ fn serves_another(address: &str, name: &str) -> Outcome {
 
 fn another_program_uses_all_that_is_built_in() -> Outcome {
     let path = std::env::temp_dir().join(format!("mp-stranger-{}", process::id()));
-    serves_another(path.to_str().expect("a text"), "uses")
+    serves_another(path.to_str().expect("a text"))
 }
 
 fn another_program_uses_all_that_is_built_in_through_tcp() -> Outcome {
-    serves_another("127.0.0.1:0", "uses-tcp")
+    serves_another("127.0.0.1:0")
 }
 
 fn refused(arguments: &[String]) {
@@ -337,7 +133,7 @@ fn refused(arguments: &[String]) {
         dict.update(&1, |n: &mut u64| *n += 1, ()),
         dict.update_or_insert(1, 0, |n: &mut u64| *n += 1, ()),
         value.update(|n: &mut i32| *n += 1, ()),
-        shared.call(|point: &mut Point| point.x += 1, ()),
+        shared.call(|point: &mut Point| point.0 += 1, ()),
         shared.clear_poison(),
         manager.shared(1_u8).map(drop),
     ];
@@ -439,7 +235,7 @@ fn a_child_of_this_program_does_all_through_tcp() -> Outcome {
         use_collections(&manager, &found).unwrap();
         use_locks(&locks).unwrap();
         // Functions too: it is the same program.
-        shared.call(|point: &mut Point, by: i32| point.x += by, (4,)).unwrap();
+        shared.call(|point: &mut Point, by: i32| point.0 += by, (4,)).unwrap();
         let panic = shared.call(|_: &mut Point| -> () { panic!("on purpose") }, ());
         assert!(matches!(panic, Err(Error::Panicked(why)) if why == "on purpose"));
         found.4.update(|value: &mut f64| *value += 1.0, ()).unwrap();
@@ -452,7 +248,7 @@ fn a_child_of_this_program_does_all_through_tcp() -> Outcome {
     };
     Process::new(task, (address,)).start()?.result()?;
     check_collections(&ours)?;
-    assert_eq!(shared.call(|point: &mut Point| point.x, ())?, 5);
+    assert_eq!(shared.call(|point: &mut Point| point.0, ())?, 5);
     Ok(())
 }
 
@@ -557,25 +353,14 @@ fn who_has_another_key_is_turned_away_through_tcp() -> Outcome {
     Ok(())
 }
 
-fn a_really_different_program_connects() -> Outcome {
-    // Built by `cargo test` beside this.
-    let own = std::env::current_exe()?;
-    let folder = own.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
-    let example = folder.join("examples/manager_remote");
-    if !example.exists() {
-        println!("there is no {}: cargo build --example manager_remote", example.display());
-        return Ok(());
-    }
+fn the_example_of_two_programs_counts_words() -> Outcome {
     let (manager, address) = serve_here()?;
     let (words, counts) = (manager.joinable_queue::<String>(0)?, manager.dict::<String, u64>()?);
     manager.publish("words", &words)?;
     manager.publish("counts", &counts)?;
     manager.publish("lock", &manager.lock()?)?;
     words.put_many("to be or not to be".split(' ').map(String::from))?;
-    let mut command = Command::new(example);
-    command.args(["work", &address]).env("MANAGER_KEY", std::str::from_utf8(KEY)?);
-    let output = command.stdin(Stdio::null()).output()?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run("manager_remote", &["work", &address])?;
     assert_eq!(counts.to_string(), "{'to': 2, 'be': 2, 'or': 1, 'not': 1}");
     Ok(())
 }

@@ -7,10 +7,9 @@
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -118,10 +117,83 @@ impl<'de> Deserialize<'de> for Fd {
 pub(crate) enum Table {
     /// None: serializing a descriptor is an error.
     Absent,
-    /// Descriptors the value has left so far.
-    Encoding(Vec<OwnedFd>),
-    /// Descriptors that came with the message; each can be taken once.
-    Decoding(Vec<Option<OwnedFd>>),
+    Encoding(Encoding),
+    Decoding(Decoding),
+}
+
+/// The descriptors that came with the message that is being decoded.
+#[derive(Default)]
+pub(crate) struct Decoding {
+    pub(crate) slots: Vec<Slot>,
+    /// What was short.
+    pub(crate) short: Option<io::Error>,
+}
+
+/// What the value that is being encoded has left so far.
+#[derive(Default)]
+pub(crate) struct Encoding {
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Those of them that are there for several values: which ones they are duplicates of, and their indexes.
+    shared: Vec<(RawFd, u32)>,
+    /// What was short.
+    pub(crate) short: Option<io::Error>,
+}
+
+/// One of the descriptors that came with a message.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    /// It can be taken, once.
+    Here(OwnedFd),
+    /// Several values share it.
+    Shared(OwnedFd),
+    Taken,
+}
+
+impl Encoding {
+    /// Those that were put before, in what follows.
+    pub(crate) fn after(fds: Vec<OwnedFd>) -> Self {
+        Self { fds, ..Self::default() }
+    }
+
+    fn push(&mut self, fd: BorrowedFd<'_>) -> io::Result<u32> {
+        self.fds.push(fd.try_clone_to_owned()?);
+        u32::try_from(self.fds.len() - 1).map_err(io::Error::other)
+    }
+
+    fn push_shared(&mut self, fd: BorrowedFd<'_>) -> io::Result<u32> {
+        let number = fd.as_raw_fd();
+        if let Some((_, index)) = self.shared.iter().find(|(known, _)| *known == number) {
+            return Ok(*index);
+        }
+        let index = self.push(fd)?;
+        if self.shared.len() < MOST_SHARED {
+            self.shared.push((number, index));
+        }
+        Ok(index)
+    }
+}
+
+/// More that are shared are not looked for in each value.
+const MOST_SHARED: usize = 16;
+
+/// Notes that descriptors or memory are short for a handle that is serialized or deserialized; gives the text for the
+/// error.
+///
+/// Who encodes or decodes the message gets [`Error::Io`](crate::Error::Io) then, as the value is in order.
+pub fn short(error: io::Error) -> String {
+    let text = format!("a handle could not be duplicated: {error}");
+    note(error);
+    text
+}
+
+/// Remembers what was short, if a message is worked on.
+pub(crate) fn note(error: io::Error) {
+    with_current(|table| match table {
+        Table::Encoding(Encoding { short, .. }) | Table::Decoding(Decoding { short, .. }) => {
+            *short = Some(error);
+        }
+        Table::Absent => {}
+    });
 }
 
 use current::with_current;
@@ -183,21 +255,40 @@ mod current {
 ///
 /// Where no mp codec runs on this thread, or the process has no descriptor left.
 pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    put(serializer, |table| table.push(fd))
+}
+
+/// As [`serialize`], for a descriptor that many values have: one duplicate is in the message for all of them.
+///
+/// It is told from others by its number, so it must stay open until the whole value is encoded. What is written is for
+/// [`Shared`] to read.
+///
+/// # Errors
+///
+/// As [`serialize`].
+pub fn serialize_shared<S: Serializer>(
+    fd: BorrowedFd<'_>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    put(serializer, |table| table.push_shared(fd))
+}
+
+fn put<S: Serializer>(
+    serializer: S,
+    push: impl FnOnce(&mut Encoding) -> io::Result<u32>,
+) -> Result<S::Ok, S::Error> {
     let index = with_current(|table| match table {
-        Table::Encoding(table) => {
-            let duplicate = fd
-                .try_clone_to_owned()
-                .map_err(|error| format!("a descriptor could not be duplicated: {error}"))?;
-            table.push(duplicate);
-            u32::try_from(table.len() - 1).map_err(|error| error.to_string())
-        }
-        Table::Absent | Table::Decoding(_) => Err(
-            "a handle (descriptor, queue, lock, ...) can only be serialized into a multiprocess \
-             message, as a process argument or by a pipe, queue, pool or manager"
-                .to_string(),
-        ),
+        Table::Encoding(table) => Some(push(table)),
+        Table::Absent | Table::Decoding(_) => None,
     });
-    serializer.serialize_u32(index.map_err(S::Error::custom)?)
+    match index {
+        Some(Ok(index)) => serializer.serialize_u32(index),
+        Some(Err(error)) => Err(S::Error::custom(short(error))),
+        None => Err(S::Error::custom(
+            "a handle (descriptor, queue, lock, ...) can only be serialized into a multiprocess \
+             message, as a process argument or by a pipe, queue, pool or manager",
+        )),
+    }
 }
 
 /// Takes a handle's descriptor out of the message's table.
@@ -206,20 +297,69 @@ pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, serializer: S) -> Result<S::
 ///
 /// Where no mp codec runs on this thread, or the message has no such descriptor (left).
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OwnedFd, D::Error> {
-    let index = u32::deserialize(deserializer)?;
-    with_current(|table| match table {
-        Table::Decoding(table) => usize::try_from(index)
-            .ok()
-            .and_then(|index| table.get_mut(index)?.take())
-            .ok_or_else(|| D::Error::custom(format_args!("the message has no descriptor {index}"))),
-        Table::Absent | Table::Encoding(_) => {
-            Err(D::Error::custom("a handle can only be read from a multiprocess message"))
+    at(u32::deserialize(deserializer)?, |slot| match std::mem::replace(slot, Slot::Taken) {
+        Slot::Here(fd) => Some(fd),
+        other => {
+            *slot = other;
+            None
         }
     })
 }
 
+/// Calls `with` with a descriptor of the message.
+fn at<R, E: serde::de::Error>(
+    index: u32,
+    with: impl FnOnce(&mut Slot) -> Option<R>,
+) -> Result<R, E> {
+    with_current(|table| match table {
+        Table::Decoding(table) => usize::try_from(index)
+            .ok()
+            .and_then(|index| with(table.slots.get_mut(index)?))
+            .ok_or_else(|| E::custom(format_args!("the message has no descriptor {index}"))),
+        Table::Absent | Table::Encoding(_) => {
+            Err(E::custom("a handle can only be read from a multiprocess message"))
+        }
+    })
+}
+
+/// A descriptor that several values of one message have, while the message is read.
+///
+/// Written by [`serialize_shared`]. Who has none like it yet takes a duplicate; others leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared(u32);
+
+impl Shared {
+    /// A duplicate of the descriptor, close-on-exec.
+    ///
+    /// # Errors
+    ///
+    /// Where the process has no descriptor left (`EMFILE`), or the message is not being read any more.
+    pub fn duplicate(self) -> io::Result<OwnedFd> {
+        let duplicate = at(self.0, |slot| match slot {
+            Slot::Shared(fd) => Some(fd.try_clone()),
+            Slot::Here(_) | Slot::Taken => None,
+        });
+        duplicate.map_err(|error: serde::de::value::Error| io::Error::other(error.to_string()))?
+    }
+}
+
+impl<'de> Deserialize<'de> for Shared {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let index = u32::deserialize(deserializer)?;
+        at(index, |slot| {
+            *slot = match std::mem::replace(slot, Slot::Taken) {
+                Slot::Here(fd) | Slot::Shared(fd) => Slot::Shared(fd),
+                Slot::Taken => return None,
+            };
+            Some(Self(index))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde::de::Error as _;
+
     use super::*;
     use crate::{Error, decode, encode};
 
@@ -245,6 +385,41 @@ mod tests {
             matches!(error, Error::Decode(ref why) if why.contains("no descriptor 0")),
             "{error}"
         );
+    }
+
+    /// Serialized as the others of it.
+    struct Door<'a>(BorrowedFd<'a>);
+
+    impl Serialize for Door<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serialize_shared(self.0, serializer)
+        }
+    }
+
+    /// Takes a duplicate.
+    struct Opened(OwnedFd);
+
+    impl<'de> Deserialize<'de> for Opened {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Shared::deserialize(deserializer)?.duplicate().map(Self).map_err(D::Error::custom)
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_in_the_message_once() {
+        let (one, other) = (null(), null());
+        let doors = || (Door(one.as_fd()), null(), Door(one.as_fd()), Door(other.as_fd()));
+        let message = encode(&doors()).unwrap();
+        assert_eq!(message.fds().len(), 3);
+        let (first, _, second, _): (Opened, Fd, Opened, Opened) = decode(message).unwrap();
+        assert_ne!(first.0.as_raw_fd(), second.0.as_raw_fd());
+        // Not taken, and yet not left over.
+        decode::<(Shared, Fd, Shared, Shared)>(encode(&doors()).unwrap()).unwrap();
+        // Nobody takes it from the others.
+        let error = decode::<(Shared, Fd, Fd, Shared)>(encode(&doors()).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("no descriptor 0"), "{error}");
+        let shared: Shared = decode(encode(&Door(one.as_fd())).unwrap()).unwrap();
+        assert!(shared.duplicate().is_err());
     }
 
     #[test]

@@ -81,8 +81,61 @@ pub enum Error {
     Encode(String),
     /// The arguments or the result are no values of the expected type.
     Decode(String),
-    /// Memory, descriptors or threads are short.
+    /// Memory, descriptors or threads are short, in this process or in the server: the text says which and where, and
+    /// the kernel's own error is the [`source`](std::error::Error::source).
+    ///
+    /// Both go on. How many descriptors a process may have is its `RLIMIT_NOFILE` (`ulimit -n`); the server raises its
+    /// own to the hard limit.
     Io(io::Error),
+}
+
+/// What the kernel refused the server.
+#[derive(Debug)]
+pub(crate) struct InServer {
+    text: String,
+    source: Option<io::Error>,
+}
+
+impl InServer {
+    pub(crate) fn error(text: String, errno: i32) -> io::Error {
+        let source = Some(errno).filter(|errno| *errno > 0).map(io::Error::from_raw_os_error);
+        let kind = source.as_ref().map_or(io::ErrorKind::Other, io::Error::kind);
+        io::Error::new(kind, Self { text, source })
+    }
+}
+
+impl fmt::Display for InServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in the manager's server: {}", self.text)
+    }
+}
+
+impl std::error::Error for InServer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+fn in_server(error: &io::Error) -> Option<&InServer> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// What the kernel said to the server, if it did.
+fn of_kernel(error: &io::Error) -> Option<&io::Error> {
+    in_server(error)?.source.as_ref()
+}
+
+/// What is short, and where.
+fn what_is_short(error: &io::Error) -> String {
+    let place = if in_server(error).is_some() { "the manager's server" } else { "this process" };
+    match of_kernel(error).unwrap_or(error).raw_os_error() {
+        // errno(3).
+        Some(24) => format!("{place} has no descriptors left"),
+        Some(23) => format!("the machine has no descriptors left for {place}"),
+        Some(109) => format!("too many descriptors of this user are on their way, for {place}"),
+        Some(12 | 105) => format!("there is no memory left for {place}"),
+        _ => format!("the kernel refused {place} what it needs"),
+    }
 }
 
 /// `Result` with this crate's [`Error`].
@@ -150,7 +203,7 @@ impl fmt::Display for Error {
             ),
             Self::Encode(why) => write!(f, "cannot send it: {why}"),
             Self::Decode(why) => write!(f, "cannot read it: {why}"),
-            Self::Io(_) => f.write_str("memory, descriptors or threads are short"),
+            Self::Io(error) => f.write_str(&what_is_short(error)),
         }
     }
 }
@@ -159,7 +212,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Start(error) => Some(error),
-            Self::Io(error) => Some(error),
+            Self::Io(error) => Some(of_kernel(error).unwrap_or(error)),
             _ => None,
         }
     }

@@ -83,9 +83,9 @@
 //! Functions are sent by address, so where they are called is of the same program, which is checked. Each object takes a
 //! descriptor in the server and one in each process that has proxies of it; each thread that calls takes a few, and a
 //! thread in the server. A child of `Process::fork`, a copy of its parent, has the parent's connections open: what the
-//! parent held is free once both have ended. A proxy in a message takes two of the 4,048 descriptors that one message can
-//! carry: a call that would send more than 2,024 proxies is [`Error::Encode`], which says so, and the rows are to be had
-//! by [`Dict::get_many`] for some of the [keys](Dict::keys) at a time.
+//! parent held is free once both have ended. The arguments of a call, or its result, hold up to 65,000 proxies, or half
+//! as many in a call by another program; more are [`Error::Encode`]. While they travel, each takes a descriptor more on
+//! both sides.
 
 #![forbid(unsafe_code)]
 

@@ -24,9 +24,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
-use crate::error::Fault;
+use crate::error::{Fault, InServer};
 use crate::look::wait;
-use crate::operation::Operation;
+use crate::operation::{Operation, fingerprint};
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
 use crate::server::Client;
@@ -58,11 +58,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A number of this program's build.
 pub(crate) fn program() -> u64 {
     static PROGRAM: OnceLock<u64> = OnceLock::new();
-    fn any(_: &mut Decoder<'_>, _: &mut Encoder) -> mp_core::Result<()> {
-        Ok(())
-    }
     // A program that cannot be told from others is refused where its functions are received.
-    *PROGRAM.get_or_init(|| Function::new::<_, OnServer>(any).build().unwrap_or(0))
+    *PROGRAM.get_or_init(|| mp_process::build_id().map_or(0, |id| fingerprint(&id)))
 }
 
 /// What tells a server from others: a random number, and its program's.
@@ -157,20 +154,25 @@ enum Callee {
 }
 
 impl Link {
-    /// The link to the server of that key, whose front door this is.
-    pub(crate) fn new(key: Key, door: OwnedFd) -> Arc<Self> {
-        Self::find(key, || match Remote::read(door.as_fd()) {
-            Some(remote) => Door::There(remote),
-            None => Door::Here(Channel::from(door)),
+    /// The link to the server of that key, whose front door `door` gives if there is no link yet.
+    pub(crate) fn new(
+        key: Key,
+        door: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<Arc<Self>> {
+        Self::find(key, || {
+            Ok(match Remote::read(door()?) {
+                Ok(remote) => Door::There(remote),
+                Err(door) => Door::Here(Channel::from(door)),
+            })
         })
     }
 
     /// The link to the server of that key, which is reached at an address.
-    pub(crate) fn to(key: Key, remote: Remote) -> Arc<Self> {
-        Self::find(key, || Door::There(remote))
+    pub(crate) fn to(key: Key, remote: Remote) -> io::Result<Arc<Self>> {
+        Self::find(key, || Ok(Door::There(remote)))
     }
 
-    fn find(key: Key, door: impl FnOnce() -> Door) -> Arc<Self> {
+    fn find(key: Key, door: impl FnOnce() -> io::Result<Door>) -> io::Result<Arc<Self>> {
         WATCHES_FORKS.call_once(|| _ = in_forked_child(forked));
         let mut links = lock(&LINKS);
         links.retain(|link| link.strong_count() > 0);
@@ -179,17 +181,17 @@ impl Link {
         if let Some(link) =
             found.into_iter().find(|link| link.key == key && link.generation == generation)
         {
-            return link;
+            return Ok(link);
         }
         let link = Arc::new(Self {
             key,
             generation,
-            door: door(),
+            door: door()?,
             sessions: Mutex::default(),
             objects: Mutex::default(),
         });
         links.push(Arc::downgrade(&link));
-        link
+        Ok(link)
     }
 
     /// What others reach the server by.
@@ -306,9 +308,6 @@ impl Link {
             Err(error) => return Err(error),
         }
         crash_point!("client: called");
-        if let Some(function) = new {
-            talk.functions.push(function.key());
-        }
         if message.bytes().len() <= KEPT {
             // Without the descriptors: an object lives for as long as there is one.
             talk.buffer = Encoder::reuse(message).finish();
@@ -316,6 +315,7 @@ impl Link {
         if matches!(self.door, Door::Here(_)) {
             wait(talk.connection.receiver());
         }
+        let mut is_lost = false;
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
             crash_point!("client: the answer is there");
             let (bytes, fds, _kept) = self.descriptors(bytes, fds)?;
@@ -326,8 +326,14 @@ impl Link {
                 crash_point!("client: the answer is read");
                 return decoder.finish().map(|()| value).map_err(Error::from);
             }
-            Err(refusal(word, decoder.get()?))
+            is_lost = word == Status::Lost as u64;
+            Err(refusal(word, decoder.get()?, decoder.get()?))
         });
+        if let Some(function) = new
+            && !is_lost
+        {
+            talk.functions.push(function.key());
+        }
         match received {
             Ok(result) => result,
             Err(mp_pipe::Error::Disconnected) => Err(self.lost(&session)),
@@ -466,14 +472,14 @@ impl Link {
     }
 }
 
-fn refusal(word: u64, text: String) -> Error {
+fn refusal(word: u64, text: String, errno: i32) -> Error {
     match Status::read(word) {
         Some(Status::Panicked) => Error::Panicked(text),
         Some(Status::Unencodable) => Error::Encode(text),
         Some(Status::NoObject) => Error::NoObject,
         Some(Status::WrongType) => Error::WrongType { object: text },
         Some(Status::NoOperation) => Error::OtherProgram,
-        Some(Status::Io) => Error::Io(io::Error::other(format!("in the manager's server: {text}"))),
+        Some(Status::Io | Status::Lost) => Error::Io(InServer::error(text, errno)),
         Some(Status::Undecodable) => Error::Decode(text),
         Some(Status::Value) | None => {
             Error::Decode(format!("the result is of no known kind, {word}"))
@@ -651,23 +657,32 @@ impl fmt::Debug for Handle {
 
 /// What of a proxy travels.
 #[derive(Serialize)]
-struct Sent<'a>(Key, u64, bool, Descriptor<'a>, Descriptor<'a>);
+struct Sent<'a>(Key, u64, bool, SentDoor<'a>, Lifeline<'a>);
 
-struct Descriptor<'a>(BorrowedFd<'a>);
+/// Once for all proxies of the message.
+struct SentDoor<'a>(BorrowedFd<'a>);
 
-impl Serialize for Descriptor<'_> {
+impl Serialize for SentDoor<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fd::serialize_shared(self.0, serializer)
+    }
+}
+
+struct Lifeline<'a>(BorrowedFd<'a>);
+
+impl Serialize for Lifeline<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fd::serialize(self.0, serializer)
     }
 }
 
 #[derive(Deserialize)]
-struct Received(Key, u64, bool, Fd, Fd);
+struct Received(Key, u64, bool, fd::Shared, Fd);
 
 impl Serialize for Handle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Object { link, id, raw, life, .. } = &*self.0;
-        Sent(link.key, *id, *raw, Descriptor(link.door.as_fd()), Descriptor(life.as_fd()))
+        Sent(link.key, *id, *raw, SentDoor(link.door.as_fd()), Lifeline(life.as_fd()))
             .serialize(serializer)
     }
 }
@@ -675,8 +690,9 @@ impl Serialize for Handle {
 impl<'de> Deserialize<'de> for Handle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Received(key, id, raw, door, life) = Received::deserialize(deserializer)?;
-        let link = Link::new(key, door.into_owned());
-        link.handle(id, raw, life.into_owned()).map_err(D::Error::custom)
+        let handle = Link::new(key, || door.duplicate())
+            .and_then(|link| link.handle(id, raw, life.into_owned()));
+        handle.map_err(|error| D::Error::custom(fd::short(error)))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{Dict, Error, Result};
 pub(crate) type Names = Dict<String, Parcel>;
 
 /// Changes with what client and server say to each other, and with the numbers of operations.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What who connects is told, behind the version: the server's process, and how to find what is published.
 #[derive(Serialize, Deserialize)]
@@ -149,7 +149,7 @@ pub(crate) fn connect(address: Address, key: &AuthKey) -> Result<(u32, Names)> {
     match (receive(&connection).map_err(no)?, remote) {
         (Welcome::Here(pid, names), None) => Ok((pid, names)),
         (Welcome::There(pid, key, id), Some(remote)) => {
-            let link = Link::to(key, remote);
+            let link = Link::to(key, remote)?;
             Ok((pid, Names::from_handle(link.remote_handle(id)?)))
         }
         _ => Err(Error::Address("the manager's server listens in another way".to_string())),

@@ -89,7 +89,7 @@ impl Manager {
         let server = Process::new(serve, (Fd::from(theirs),)).name("Manager").daemon(true);
         let server = server.start().map_err(Error::Start)?;
         let key = ServerKey { server: [key as u64, (key >> 64) as u64], program: program() };
-        let link = Link::new(key, ours);
+        let link = Link::new(key, || Ok(ours))?;
         Ok(Self {
             link,
             pid: server.pid(),

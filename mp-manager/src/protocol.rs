@@ -4,7 +4,8 @@
 //! calls. Down such a pipe goes one call after the other, and up come their results. A call begins with two words: the
 //! number of the object, 0 for none, and what is called. Within one program that is a function, by its number, which
 //! each connection counts for itself; the first call of a function brings the function. Another program says an
-//! operation of the object's, by its number. A result begins with a word that says what it is.
+//! operation of the object's, by its number. A result begins with a word that says what it is; a refusal goes on with a
+//! text and the kernel's number of what is short.
 
 /// A new connection's end comes through the front door.
 pub(crate) const CONNECT: u8 = 1;
@@ -79,10 +80,12 @@ pub(crate) enum Status {
     NoObject = 4,
     /// The object is of another type.
     WrongType = 5,
-    /// Descriptors, memory or threads are short; the text says which.
+    /// Descriptors, memory or threads are short; the number that comes along says which, errno(3).
     Io = 6,
     /// It has no such operation for other programs.
     NoOperation = 7,
+    /// As [`Io`](Self::Io), for what came with the call: the server has seen nothing of it, no new function either.
+    Lost = 8,
 }
 
 impl Status {
@@ -96,6 +99,7 @@ impl Status {
             Self::WrongType,
             Self::Io,
             Self::NoOperation,
+            Self::Lost,
         ]
         .into_iter()
         .find(|&status| status as u64 == word)
@@ -126,9 +130,9 @@ mod tests {
 
     #[test]
     fn each_status_comes_back_and_others_are_none() {
-        for word in 0..8 {
+        for word in 0..9 {
             assert_eq!(Status::read(word).map(|status| status as u64), Some(word));
         }
-        assert_eq!(Status::read(8), None);
+        assert_eq!(Status::read(9), None);
     }
 }

@@ -112,15 +112,23 @@ impl Remote {
         Ok(Self { address, key, paper, paper_identity })
     }
 
-    /// What a door is, if it is a paper.
-    pub(crate) fn read(door: BorrowedFd<'_>) -> Option<Self> {
-        let paper = door.try_clone_to_owned().ok()?;
-        let file = File::from(paper.try_clone().ok()?);
+    /// What a door is, if it is a paper; else it comes back.
+    pub(crate) fn read(door: OwnedFd) -> Result<Self, OwnedFd> {
+        let file = File::from(door);
+        match Self::text(&file) {
+            Some((address, key, paper_identity)) => {
+                Ok(Self { address, key, paper: file.into(), paper_identity })
+            }
+            None => Err(file.into()),
+        }
+    }
+
+    fn text(file: &File) -> Option<(Address, AuthKey, Identity)> {
         let data = file.metadata().ok().filter(|data| data.is_file() && data.len() < 1 << 16)?;
         let mut bytes = vec![0; data.len() as usize];
         file.read_exact_at(&mut bytes, 0).ok()?;
         let (address, key) = mp_core::decode(Message::new(bytes, Vec::new())).ok()?;
-        Some(Self { address, key, paper, paper_identity: (data.dev(), data.ino()) })
+        Some((address, key, (data.dev(), data.ino())))
     }
 
     pub(crate) fn paper(&self) -> BorrowedFd<'_> {
@@ -359,13 +367,13 @@ mod tests {
     fn a_paper_is_read_and_nothing_else_is() {
         let address: Address = "localhost:7".parse().unwrap();
         let remote = Remote::new(address.clone(), AuthKey::new(b"key").unwrap()).unwrap();
-        let again = Remote::read(remote.paper()).unwrap();
+        let again = Remote::read(remote.paper().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!((again.address, again.key.as_bytes()), (address, &b"key"[..]));
         assert_eq!(again.paper_identity, remote.paper_identity);
         let (socket, _other) = mp_core::sys::socket::pair().unwrap();
-        assert!(Remote::read(socket.as_fd()).is_none());
-        assert!(Remote::read(File::open("/dev/null").unwrap().as_fd()).is_none());
-        assert!(Remote::read(File::open("/proc/self/exe").unwrap().as_fd()).is_none());
+        assert!(Remote::read(socket).is_err());
+        assert!(Remote::read(File::open("/dev/null").unwrap().into()).is_err());
+        assert!(Remote::read(File::open("/proc/self/exe").unwrap().into()).is_err());
     }
 
     #[test]

@@ -37,10 +37,10 @@ use crate::wire::wrapped;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
+/// No descriptor is left for the process, errno(3).
+const EMFILE: i32 = 24;
 /// A buffer up to this long is kept for the next result.
 const KEPT: usize = 1 << 20;
-/// So many descriptors go into one message of a pipe.
-const MOST_DESCRIPTORS: usize = 4048;
 
 /// One of the objects.
 #[derive(Clone)]
@@ -325,13 +325,53 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
         if !is_remote {
             wait(receiver);
         }
-        let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) else {
-            break;
+        let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
+            Ok(next) => next,
+            // There were no numbers left for what came with the call, which is lost.
+            Err(mp_pipe::Error::Io(error)) if error.raw_os_error() == Some(EMFILE) => {
+                talk.refuse(Refusal { status: Status::Lost, ..error.into() })
+            }
+            Err(_) => None,
         };
+        if next.is_none() {
+            break;
+        }
     }
     talk.arrived();
     crash_point!("server: a client has ended");
     Client::leave(&client);
+}
+
+/// Why there is no result.
+struct Refusal {
+    status: Status,
+    why: String,
+    /// What the kernel said, where it is that.
+    errno: i32,
+}
+
+impl Refusal {
+    fn new(status: Status, why: impl Into<String>) -> Self {
+        Self { status, why: why.into(), errno: 0 }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        Self { status: Status::Io, why: error.to_string(), errno }
+    }
+}
+
+impl From<mp_core::Error> for Refusal {
+    fn from(error: mp_core::Error) -> Self {
+        match error {
+            mp_core::Error::Io(error) => error.into(),
+            mp_core::Error::Encode(why) => Self::new(Status::Unencodable, why),
+            mp_core::Error::Decode(why) => Self::new(Status::Undecodable, why),
+            other => Self::new(Status::Io, other.to_string()),
+        }
+    }
 }
 
 /// The calls of one thread of a client.
@@ -383,8 +423,8 @@ impl<'a> Talk<'a> {
             let found = self.client.server.with_remotes(|remotes| remotes.descriptors(&numbers));
             match found? {
                 Ok(Some(fds)) => (bytes, fds),
-                Ok(None) => return self.refuse(Status::NoObject, ""),
-                Err(error) => return self.refuse(Status::Io, &error.to_string()),
+                Ok(None) => return self.refuse(Refusal::new(Status::NoObject, "")),
+                Err(error) => return self.refuse(error.into()),
             }
         } else {
             (bytes, fds)
@@ -398,17 +438,18 @@ impl<'a> Talk<'a> {
             self.functions.push(arguments.get().map_err(|error| error.to_string()));
         }
         let mut result = Encoder::reuse(std::mem::take(&mut self.buffer));
-        let (status, why) = self.call(call, &mut arguments, &mut result)?;
+        let refusal = self.call(call, &mut arguments, &mut result)?;
         crash_point!("server: a call is made");
         // Descriptors that the call has left go no further.
         drop(arguments);
-        if status != Status::Value {
-            return self.refuse(status, &why);
+        if let Err(refusal) = refusal {
+            return self.refuse(refusal);
         }
         let message = result.finish();
         if let Err(error) = self.send(&message) {
             return match error {
-                mp_pipe::Error::Encode(why) => self.refuse(Status::Unencodable, &why),
+                mp_pipe::Error::Encode(why) => self.refuse(Refusal::new(Status::Unencodable, why)),
+                mp_pipe::Error::Io(error) => self.refuse(error.into()),
                 _ => None,
             };
         }
@@ -423,13 +464,6 @@ impl<'a> Talk<'a> {
     fn send(&mut self, message: &Message) -> mp_pipe::Result<()> {
         let sender = self.client.connection.sender();
         if !self.client.is_remote {
-            if message.fds().len() > MOST_DESCRIPTORS {
-                return Err(mp_pipe::Error::Encode(format!(
-                    "it has {} proxies, and one message carries {}: ask for fewer at a time, as by get_many",
-                    message.fds().len() / 2,
-                    MOST_DESCRIPTORS / 2
-                )));
-            }
             return sender.send_message(message);
         }
         let copies: Result<Vec<_>, _> = message.fds().iter().map(OwnedFd::try_clone).collect();
@@ -443,9 +477,10 @@ impl<'a> Talk<'a> {
     }
 
     /// Says why there is no result.
-    fn refuse(&mut self, status: Status, why: &str) -> Option<()> {
+    fn refuse(&mut self, refusal: Refusal) -> Option<()> {
+        let Refusal { status, why, errno } = refusal;
         let mut refusal = Encoder::new();
-        refusal.put(&(status as u64)).ok()?.put(why).ok()?;
+        refusal.put(&(status as u64)).ok()?.put(&why).ok()?.put(&errno).ok()?;
         self.send(&refusal.finish()).ok()
     }
 
@@ -454,32 +489,34 @@ impl<'a> Talk<'a> {
         call: Call,
         arguments: &mut Decoder<'_>,
         result: &mut Encoder,
-    ) -> Option<(Status, String)> {
+    ) -> Option<Result<(), Refusal>> {
         let server = &self.client.server;
         let (function, object, name) = match call.what {
             What::Known(number) | What::New(number) => {
                 match self.functions.get(number as usize)? {
                     Ok(function) => (*function, self.object(call.object), None),
-                    Err(why) => return Some((Status::Undecodable, why.clone())),
+                    Err(why) => {
+                        return Some(Err(Refusal::new(Status::Undecodable, why.clone())));
+                    }
                 }
             }
             What::Operation(number) => {
                 let fingerprint = match arguments.get::<u64>() {
                     Ok(fingerprint) => fingerprint,
-                    Err(error) => return Some((Status::Undecodable, error.to_string())),
+                    Err(error) => return Some(Err(error.into())),
                 };
                 let entry = server.entry(call.object);
                 if let Some(entry) = &entry
                     && entry.fingerprint != fingerprint
                 {
-                    return Some((Status::WrongType, entry.name.to_string()));
+                    return Some(Err(Refusal::new(Status::WrongType, &*entry.name)));
                 }
                 let operations = match &entry {
                     Some(entry) => entry.operations,
                     None => makers,
                 };
                 let Some(function) = operations(number) else {
-                    return Some((Status::NoOperation, String::new()));
+                    return Some(Err(Refusal::new(Status::NoOperation, "")));
                 };
                 let (object, name) = entry.map(|entry| (entry.object, entry.name)).unzip();
                 (function, object, name)
@@ -491,7 +528,7 @@ impl<'a> Talk<'a> {
                 return None;
             }
             if call.object != 0 {
-                return Some((Status::NoObject, String::new()));
+                return Some(Err(Refusal::new(Status::NoObject, "")));
             }
         }
         result.put(&(Status::Value as u64)).ok()?;
@@ -505,12 +542,10 @@ impl<'a> Talk<'a> {
             name.map_or_else(String::new, |name| name.to_string())
         };
         Some(match ended {
-            Ok(Ok(())) => (Status::Value, String::new()),
-            Ok(Err(mp_core::Error::Encode(why))) => (Status::Unencodable, why),
-            Ok(Err(mp_core::Error::Decode(why))) => (Status::Undecodable, why),
-            Ok(Err(mp_core::Error::Protocol(_))) => (Status::WrongType, name()),
-            Ok(Err(other)) => (Status::Io, other.to_string()),
-            Err(panic) => (Status::Panicked, panic),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(mp_core::Error::Protocol(_))) => Err(Refusal::new(Status::WrongType, name())),
+            Ok(Err(other)) => Err(other.into()),
+            Err(panic) => Err(Refusal::new(Status::Panicked, panic)),
         })
     }
 }

@@ -41,8 +41,9 @@ const RINGS: usize = 4096;
 /// Pages are taken so many bytes at a time.
 const RING_STEP: usize = 16 << 10;
 const AREA_STEP: usize = 4 * FRAGMENT;
-/// The most descriptors that one message can carry, as elsewhere in this library.
-const MAX_FDS: usize = 16 * socket::MAX_FDS;
+/// The most descriptors that one message can have, a long body's among them: their count is a word of 16 bits. They go
+/// through the socket in packets, which the receiver takes as they come.
+const MAX_FDS: usize = u16::MAX as usize;
 // The same numbers on every Linux that this runs on (errno(3)).
 const ENOMEM: i32 = 12;
 const EMFILE: i32 = 24;

@@ -9,6 +9,7 @@ use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
 use crate::body::Body;
 use crate::call::Begin;
 use crate::engine::Engine;
+use crate::error::with_sources;
 use crate::local::{Local, Settings};
 use crate::{Error, Pool, Result};
 
@@ -89,7 +90,7 @@ impl Builder {
         let mut encoder = Encoder::new();
         let body = match args.encode(&mut encoder) {
             Ok(()) => Ok(Body::new(encoder.finish())),
-            Err(error) => Err(Error::Encode(error.to_string())),
+            Err(error) => Err(Error::Encode(with_sources(&error))),
         };
         self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
         self

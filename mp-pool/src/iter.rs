@@ -16,6 +16,7 @@ use crate::TaskError;
 use crate::body::Body;
 use crate::call::Once;
 use crate::engine::{Job, Name};
+use crate::error::with_sources;
 use crate::pool::Core;
 use crate::result::{Outcome, Sink, Stream, decode_one};
 
@@ -24,7 +25,7 @@ pub(crate) const WINDOW_EACH: usize = 32;
 
 /// Makes a task's body of what was encoded.
 pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
-    encoded.map(Body::new).map_err(|error| TaskError::Encode(error.to_string()))
+    encoded.map(Body::new).map_err(|error| TaskError::Encode(with_sources(&error)))
 }
 
 /// Tasks of one call, some of them in flight.

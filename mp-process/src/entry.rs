@@ -84,7 +84,7 @@ pub(crate) fn run<R: Serialize>(target: impl FnOnce() -> mp_core::Result<R>) -> 
             let mut encoder = Encoder::new();
             match encoder.put(&value) {
                 Ok(_) => Outcome::Value(encoder.finish()),
-                Err(error) => Outcome::Unencodable(error.to_string()),
+                Err(error) => Outcome::Unencodable(format!("{error:?}")),
             }
         }
         Err(error) => Outcome::Undecodable(error.to_string()),
@@ -221,15 +221,6 @@ impl Address {
             },
         )
         .unwrap_or(Err(Unresolved::Missing("the library with the target is not loaded")))
-    }
-
-    /// A number for the object and its build: FNV-1a over what is compared.
-    pub(crate) fn build(&self) -> u64 {
-        let identity = self.identity.to_string();
-        let bytes = self.object.iter().chain(identity.as_bytes());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {

@@ -137,16 +137,6 @@ impl Function {
         catch_unwind(AssertUnwindSafe(|| (self.call)(arguments, result))).map_err(panic_message)
     }
 
-    /// A number of the build that this function is of: the same in all processes that can call it, another in those
-    /// of any other program.
-    ///
-    /// # Errors
-    ///
-    /// Where the program cannot be told from others: it has no build id, and /proc is missing.
-    pub fn build(&self) -> crate::Result<u64> {
-        Ok(Address::of_code(self.key())?.build())
-    }
-
     /// A number that is this function's within this process, to find it by.
     #[must_use]
     pub fn key(&self) -> usize {
@@ -213,13 +203,6 @@ mod tests {
         assert_eq!(mp_core::decode::<usize>(full).unwrap(), 2);
         assert_eq!(call(mp_core::encode("").unwrap().bytes()).unwrap_err(), "no text");
         assert!(matches!(call(&[1]), Ok(Err(mp_core::Error::Decode(_)))));
-    }
-
-    #[test]
-    fn all_functions_of_a_program_are_of_one_build() {
-        let one = Function::new::<_, Text>(|text: String| text.len());
-        let other = Function::new::<_, Text>(|text: String| text.len() + 1);
-        assert_eq!(one.build().unwrap(), other.build().unwrap());
     }
 
     #[test]

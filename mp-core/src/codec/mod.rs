@@ -8,12 +8,13 @@ mod bounded;
 mod direct;
 mod format;
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fd::{Table, with_table};
+use crate::fd::{Decoding, Encoding, Slot, Table, note, with_table};
 use crate::{Error, Result};
 
 /// What travels between processes: bytes, and the descriptors they refer to.
@@ -67,8 +68,8 @@ impl Message {
 ///
 /// # Errors
 ///
-/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length,
-/// or where a descriptor cannot be duplicated.
+/// [`Error::Encode`] where the value's `Serialize` refuses, or where it holds a sequence of unknown length;
+/// [`Error::Io`] where a descriptor cannot be duplicated (`EMFILE`).
 ///
 /// # Example
 ///
@@ -112,6 +113,7 @@ pub fn encode_number<T: ?Sized>(value: &T) -> Option<([u8; 16], usize)> {
 ///
 /// [`Error::Decode`] where the bytes are no `T`, where bytes or descriptors are left over, where values
 /// are nested deeper than 256 levels, or where a length promises more elements than the message can hold.
+/// [`Error::Io`] where descriptors or memory are short for a handle.
 pub fn decode<T: DeserializeOwned>(message: Message) -> Result<T> {
     let mut decoder = Decoder::new(&message.bytes, message.fds);
     let value = decoder.get()?;
@@ -172,18 +174,20 @@ impl Encoder {
             return Ok(self);
         }
         let (len, count) = (self.message.bytes.len(), self.message.fds.len());
-        let table = Table::Encoding(std::mem::take(&mut self.message.fds));
+        let table = Table::Encoding(Encoding::after(std::mem::take(&mut self.message.fds)));
         let bytes = &mut self.message.bytes;
         let (result, table) = with_table(table, || format::encode(value, bytes));
-        if let Table::Encoding(fds) = table {
-            self.message.fds = fds;
+        let mut short = None;
+        if let Table::Encoding(table) = table {
+            self.message.fds = table.fds;
+            short = table.short;
         }
         match result {
             Ok(()) => Ok(self),
             Err(why) => {
                 self.message.bytes.truncate(len);
                 self.message.fds.truncate(count);
-                Err(Error::Encode(why))
+                Err(short.map_or(Error::Encode(why), is_short))
             }
         }
     }
@@ -209,11 +213,18 @@ impl Encoder {
     }
 }
 
+/// It is also why the message is not whole that this one was to be part of.
+#[cold]
+fn is_short(error: io::Error) -> Error {
+    note(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error));
+    Error::Io(error)
+}
+
 /// Decodes several values from one message, in the order they were [put](Encoder::put).
 #[derive(Debug)]
 pub struct Decoder<'a> {
     rest: &'a [u8],
-    fds: Vec<Option<OwnedFd>>,
+    fds: Vec<Slot>,
 }
 
 impl<'a> Decoder<'a> {
@@ -223,7 +234,7 @@ impl<'a> Decoder<'a> {
     #[must_use]
     #[inline]
     pub fn new(bytes: &'a [u8], fds: Vec<OwnedFd>) -> Self {
-        Self { rest: bytes, fds: fds.into_iter().map(Some).collect() }
+        Self { rest: bytes, fds: fds.into_iter().map(Slot::Here).collect() }
     }
 
     /// Reads the next value.
@@ -237,13 +248,16 @@ impl<'a> Decoder<'a> {
             self.rest = &self.rest[used..];
             return Ok(value);
         }
-        let table = Table::Decoding(std::mem::take(&mut self.fds));
+        let slots = std::mem::take(&mut self.fds);
+        let table = Table::Decoding(Decoding { slots, ..Decoding::default() });
         let rest = self.rest;
         let (result, table) = with_table(table, || format::decode(rest));
-        if let Table::Decoding(fds) = table {
-            self.fds = fds;
+        let mut short = None;
+        if let Table::Decoding(table) = table {
+            self.fds = table.slots;
+            short = table.short;
         }
-        let (value, used) = result.map_err(Error::Decode)?;
+        let (value, used) = result.map_err(|why| short.map_or(Error::Decode(why), is_short))?;
         self.rest = &self.rest[used..];
         Ok(value)
     }
@@ -291,7 +305,7 @@ impl<'a> Decoder<'a> {
         if !self.rest.is_empty() {
             return Err(Error::Decode(format!("{} bytes are left over", self.rest.len())));
         }
-        if self.fds.iter().any(Option::is_some) {
+        if self.fds.iter().any(|slot| matches!(slot, Slot::Here(_))) {
             return Err(Error::Decode("descriptors are left over".to_string()));
         }
         Ok(())

@@ -351,6 +351,8 @@ impl RingReceiver {
                 // Of a message whose sender gave up.
                 std::cmp::Ordering::Less => {}
                 std::cmp::Ordering::Equal if more.is_empty() => {
+                    // The others of the message are of no use, and would be in the way.
+                    self.early.borrow_mut().retain(|(number, _)| *number > tag.number);
                     return Err(io::Error::from_raw_os_error(EMFILE).into());
                 }
                 std::cmp::Ordering::Equal => {
