@@ -6,10 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use mp_cluster::{Engine, serve};
-use mp_pool::{Builder, Error, Pool, TaskError};
+use mp_pool::{AsyncResult, Builder, Error, Pool, TaskError};
 
+use crate::faults::{leave_a_trace, traces};
 use crate::redis::Redis;
-use crate::{Outcome, eventually, role};
+use crate::{HANG, Outcome, eventually, role};
 
 crate::cases! {
     calls_and_errors_are_the_same_on_each_engine
@@ -96,7 +97,7 @@ struct Both {
     pools: [Pool; 2],
     // Dropped after the pools.
     _hosts: Vec<HostProcess>,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl Both {
@@ -111,7 +112,7 @@ impl Both {
         let own = build(Pool::builder()).workers(2).build().expect("a pool");
         let engine = engine(&redis, "pool");
         let cluster = build(Pool::builder()).engine(engine).build().expect("a pool");
-        Self { pools: [own, cluster], _hosts: hosts, _redis: redis }
+        Self { pools: [own, cluster], _hosts: hosts, redis }
     }
 }
 
@@ -210,16 +211,20 @@ fn tasks_are_timed_and_cancelled_on_each_engine() -> Outcome {
     for pool in &both.pools {
         assert_eq!(pool.apply(for_ever, ()), Err(TaskError::TimedOut));
         let more = pool.apply_async(for_ever, ());
-        assert_eq!(pool.apply(square, (3,))?, 9);
+        // Even this takes longer where the machine stands still.
+        eventually("a short one ends", || pool.apply(square, (3,)) == Ok(9))?;
         assert_eq!(more.get(), Err(TaskError::TimedOut));
     }
     drop(both);
     let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        let running: Vec<_> = (0..2).map(|_| pool.apply_async(for_ever, ())).collect();
+    for (number, pool) in both.pools.iter().enumerate() {
+        let directory = both.redis.directory().join(number.to_string());
+        std::fs::create_dir(&directory)?;
+        let run = |n: u32| pool.apply_async(leave_a_trace, (directory.clone(), n, u64::MAX));
+        let running = [run(1), run(2)];
+        eventually("both run", || traces(&directory) >= 2)?;
         let waiting = pool.apply_async(square, (3,));
-        // Until they run: on another machine that takes a moment.
-        assert_eq!(waiting.get_timeout(Duration::from_millis(500)), Err(TaskError::TimedOut));
+        assert_eq!(waiting.get_timeout(Duration::from_millis(50)), Err(TaskError::TimedOut));
         assert!(waiting.cancel_pending() && !waiting.cancel());
         assert_eq!(waiting.get(), Err(TaskError::Cancelled));
         assert!(!running[0].cancel_pending() && running[0].cancel());
@@ -254,7 +259,7 @@ fn close_and_terminate_end_all_tasks_on_each_engine() -> Outcome {
         assert_eq!(pool.apply(square, (1,)), Err(TaskError::Closed));
     }
     // Its workers are free again.
-    let pool = Pool::builder().engine(engine(&both._redis, "pool")).build()?;
+    let pool = Pool::builder().engine(engine(&both.redis, "pool")).build()?;
     assert_eq!(pool.map(square, 0..10)?.len(), 10);
     Ok(())
 }
@@ -336,16 +341,22 @@ fn a_host_ends_when_told_or_idle_and_leaves_no_task_behind() -> Outcome {
         millis
     };
     assert_eq!(pool.apply(nap, (1,))?, 1);
-    let results: Vec<_> = (0..5).map(|_| pool.apply_async(nap, (300,))).collect();
-    thread::sleep(Duration::from_millis(100));
+    let directory = redis.directory().join("traces");
+    std::fs::create_dir(&directory)?;
+    let results: Vec<_> =
+        (0..5).map(|n| pool.apply_async(leave_a_trace, (directory.clone(), n, 300))).collect();
+    eventually("the first runs", || traces(&directory) >= 1)?;
     stop.stop();
     runs.join().expect("no panic")?;
     // It did what it had, and the others wait for another, which does them.
-    assert!(results[0].is_ready() || results[0].get_timeout(Duration::from_secs(5)).is_ok());
-    let idle = serve(redis.url(), "a")?.workers(2).lease(LEASE);
-    idle.idle_timeout(Duration::from_millis(300)).run()?;
-    for result in results {
-        assert_eq!(result.get_timeout(Duration::from_secs(5))?, 300);
+    assert_eq!(results[0].get_timeout(HANG)?, 0);
+    eventually("all are done", || {
+        let idle = serve(redis.url(), "a").expect("a host").workers(2).lease(LEASE);
+        idle.idle_timeout(Duration::from_millis(300)).run().expect("ends well");
+        results.iter().all(AsyncResult::is_ready)
+    })?;
+    for (n, result) in (0..).zip(&results) {
+        assert_eq!(result.get()?, n);
     }
     Ok(())
 }
