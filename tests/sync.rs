@@ -26,6 +26,9 @@ crate::cases! {
         a_barrier_gives_each_process_its_index_round_after_round
         a_killed_party_breaks_the_barrier
     ;
+    ONCE:
+        who_waits_gets_its_turn_beside_those_who_take_again_at_once
+    ;
 }
 
 fn sleep_for_ever() {
@@ -156,6 +159,24 @@ fn the_next_gets_the_lock_of_a_killed_process_with_the_news() -> Outcome {
         assert!(lock.lock().is_ok() && rlock.lock().is_ok() && mutex.lock().is_ok());
     }
     Ok(())
+}
+
+fn who_waits_gets_its_turn_beside_those_who_take_again_at_once() -> Outcome {
+    let again_and_again = |semaphore: Semaphore| {
+        while let Ok(permit) = semaphore.permit() {
+            thread::sleep(Duration::from_micros(20));
+            drop(permit);
+        }
+    };
+    let semaphore = Semaphore::new(2)?;
+    let start = || Process::new(again_and_again, (semaphore.clone(),)).daemon(true).start();
+    let children = (0..3).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
+    // A wake-up each where they stand back now and then; a good part of a second each where they do not.
+    for _ in 0..100 {
+        drop(semaphore.permit_timeout(HANG)?);
+        thread::sleep(Duration::from_millis(2));
+    }
+    children.iter().try_for_each(kill)
 }
 
 fn permits_of_a_killed_process_come_back() -> Outcome {

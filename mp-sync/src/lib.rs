@@ -88,8 +88,8 @@
 //! Linux, with `/proc`. All processes that share an object have to be in the same pid and time namespace;
 //! receiving one from elsewhere is an error. A process made by a bare `clone` system call, past the C
 //! library, must not use this crate before it has called `exec`. Each object takes one descriptor and one
-//! to eight pages for each time it was made or received. Locks are not fair: who waits
-//! may be overtaken by who comes.
+//! to eight pages for each time it was made or received. Locks and semaphores are not fair: who
+//! waits may be overtaken by who comes, but not by the same ones time and again.
 //!
 //! Data in a [`Mutex`] or [`RwLock`] is lent as a reference into shared memory, in the trust that all who
 //! have the lock use it. For the words of the protocols there is no such trust: they are read once,

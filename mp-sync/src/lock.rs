@@ -23,7 +23,8 @@ use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
 ///
 /// Taking a free lock and releasing one nobody waits for takes no system call. Whoever waits looks for
 /// some microseconds and then sleeps. It is not fair: a thread that releases and takes again at once may
-/// win over one that has waited.
+/// win over one that has waited. But now and then, for a tenth of a millisecond at most, who has woken another
+/// lets it come first, so that nobody waits for ever.
 ///
 /// Python: `multiprocessing.Lock`, which any process may release, and which stays locked when its owner
 /// dies.

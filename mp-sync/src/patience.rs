@@ -4,6 +4,7 @@
 //! nobody here sleeps without end. A wait is cut into slices, the first half a millisecond and each twice
 //! the one before up to 25 ms; at the end of each the waiter looks whether things are as they should be.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mp_core::sys::clock::monotonic_nanos;
@@ -64,6 +65,32 @@ pub(crate) fn look<T>(seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
         }
         std::thread::yield_now();
     }
+}
+
+/// How long a process goes on, in nanoseconds, before it gives way again.
+const TURN: u64 = 500_000;
+
+/// How long it waits for who was woken to come: a few wake-ups' time.
+const WAY: u64 = 100_000;
+
+/// After a wake-up: lets who was woken come, now and then.
+///
+/// Who releases and takes again at once is there before anybody that has yet to wake up: a waiter beside three
+/// processes that did so waited for seconds. Handing over every time would cost each step a wake-up; so a process
+/// stands back twice in a millisecond or less, and for no longer than until `come`.
+pub(crate) fn give_way(come: impl Fn() -> bool) {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let start = monotonic_nanos();
+    // Relaxed: several threads may stand back at a time.
+    if cfg!(mp_loom) || start < NEXT.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut now = start;
+    while now < start + WAY && !come() {
+        std::thread::yield_now();
+        now = monotonic_nanos();
+    }
+    NEXT.store(now + TURN, Ordering::Relaxed);
 }
 
 /// One wait, over all its sleeps.

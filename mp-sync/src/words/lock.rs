@@ -3,7 +3,7 @@
 use crate::owner::{self, FLAG_A};
 use mp_core::crash_point;
 
-use crate::patience::{Limit, Nap, Patience, look};
+use crate::patience::{Limit, Nap, Patience, give_way, look};
 use crate::{Acquired, Error};
 use mp_core::word::{self, AtomicU64, Ordering, ordering, taken};
 
@@ -220,6 +220,8 @@ impl LockWord {
         if taken!(LockWake) {
             word::wake(&self.word, count);
         }
+        // Who has slept keeps the mark when it takes the lock.
+        give_way(|| self.word.load(Ordering::Relaxed) & WAITERS != 0);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use mp_core::crash_point;
 
 use super::lock::LockWord;
 use crate::owner;
-use crate::patience::{Limit, Nap, Patience, look};
+use crate::patience::{Limit, Nap, Patience, give_way, look};
 use crate::{Acquired, Error, Result};
 use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
@@ -208,6 +208,7 @@ impl<const N: usize> SemaphoreWords<N> {
         crash_point!("semaphore: given, about to wake");
         if seen & WAITERS != 0 && taken!(SemaphoreWake) {
             word::wake(&self.count, 1);
+            give_way(|| self.value() == 0);
         }
     }
 
