@@ -4,15 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mp_core::Message;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::server::{PATIENCE, Server};
-use crate::{Counter, Dict, Error, List, Lock, Queue, Result};
-
-/// Values longer than this are refused: the server takes no more than 512 MiB, and holds up all others meanwhile.
-const LONGEST: usize = 64 << 20;
+use crate::{Counter, Dict, List, Lock, Queue, Result, handle};
 
 /// A name on a server, below which machines share objects.
 ///
@@ -122,26 +117,23 @@ impl Cluster {
     }
 }
 
+impl Serialize for Cluster {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&self.server, (), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cluster {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (server, ()) = handle::deserialize(deserializer)?;
+        Ok(Self { server })
+    }
+}
+
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("server", &self.server.place()).finish_non_exhaustive()
     }
-}
-
-/// A value as it lies in the server.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let (bytes, fds) = mp_core::encode(value)?.into_parts();
-    if !fds.is_empty() {
-        return Err(Error::Encode("handles of this machine mean nothing on another".to_string()));
-    }
-    if bytes.len() > LONGEST {
-        return Err(Error::TooLong { len: bytes.len(), limit: LONGEST });
-    }
-    Ok(bytes)
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(bytes: Vec<u8>) -> Result<T> {
-    Ok(mp_core::decode(Message::new(bytes, Vec::new()))?)
 }
 
 /// What proxies have in common.
@@ -163,6 +155,19 @@ macro_rules! proxy {
                     .field("server", &self.server.place())
                     .field("key", &self.key)
                     .finish_non_exhaustive()
+            }
+        }
+
+        impl $(<$($of),+>)? serde::Serialize for $name $(<$($of),+>)? {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                crate::handle::serialize(&self.server, &self.key, serializer)
+            }
+        }
+
+        impl<'de $(, $($of),+)?> serde::Deserialize<'de> for $name $(<$($of),+>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (server, key) = crate::handle::deserialize(deserializer)?;
+                Ok(Self { server, key, of: std::marker::PhantomData })
             }
         }
     };

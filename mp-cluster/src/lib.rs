@@ -60,6 +60,7 @@ mod counter;
 mod dict;
 mod engine;
 mod error;
+mod handle;
 mod host;
 mod list;
 mod lock;
