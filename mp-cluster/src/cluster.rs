@@ -19,18 +19,34 @@ use crate::{Counter, Dict, List, Lock, Queue, Result, handle};
 /// Clones share connections; any thread may use them. Each call is one round trip, and takes a connection for as long;
 /// idle ones are kept for the next.
 ///
+/// It and what is had from it can be sent to other processes, as arguments, messages or results: there they are the same
+/// objects. In a task of an [`Engine`](crate::Engine), its result, or an item of such an object, what travels is the name:
+/// who gets it comes by his own connection, as his own user; an object of another server is an error there. Elsewhere, in
+/// arguments of a process or a message of a pipe, the URL goes along, with the password that stands there.
+///
 /// Python: `BaseManager(address=..)` with a server process of one's own.
 ///
 /// # Example
 ///
-/// ```no_run
-/// use mp_cluster::Cluster;
+/// ```
+/// use std::time::Duration;
+/// use mp_cluster::{Cluster, LockGuard};
 ///
-/// // On every machine, the same lines:
-/// let cluster = Cluster::connect("redis://head:6379/", "job7")?;
-/// let seen = cluster.dict::<String, u64>("seen")?;
-/// seen.update_or_insert("a".to_string(), 0, |n: &mut u64, by: u64| *n += by, (1,))?;
-/// # Ok::<(), mp_cluster::Error>(())
+/// fn main() -> Result<(), mp_cluster::Error> {
+///     // On every machine, the same lines:
+///     let url = "redis://head:6379/";
+///     # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+///     # let url = server.url();
+///     let cluster = Cluster::connect(url, "job7")?;
+///     let queue = cluster.bounded_queue::<String>("pages", 1000)?;
+///     queue.put("https://example.org/".to_string())?;
+///     let counts = cluster.dict::<String, u64>("words")?;
+///     counts.update_or_insert("be".to_string(), 0, |n: &mut u64| *n += 1, ())?;
+///     let lock = cluster.lock("index", Duration::from_secs(30))?;
+///     let guard = lock.lock()?;
+///     println!("{}", LockGuard::fence(&guard)); // larger than that of any holder before
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone)]
 pub struct Cluster {

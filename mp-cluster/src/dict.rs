@@ -28,10 +28,13 @@ const BATCH: usize = 1000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let counts = Cluster::connect("redis://head:6379/", "job7")?.dict::<String, u64>("words")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let counts = Cluster::connect(url, "job7")?.dict::<String, u64>("words")?;
 /// for word in "to be or not to be".split(' ') {
 ///     counts.update_or_insert(word.to_string(), 0, |n: &mut u64| *n += 1, ())?;
 /// }

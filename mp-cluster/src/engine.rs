@@ -51,7 +51,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 ///   [`TaskError::WorkerDied`], whose [`Task::attempts`](mp_pool::Task::attempts) names them. One that merely kills its
 ///   worker process ends at once, as on one machine.
 /// - Tasks wait for as long as no host serves.
-/// - Handles (queues, locks, ends of pipes) cannot be among arguments and results: they are of one machine.
+/// - Handles of one machine (its queues, locks, ends of pipes) cannot be among arguments and results. Those of a
+///   [`Cluster`](crate::Cluster) can: a host opens them by its own way to the server.
 /// - Where the server is away, calls wait for it, for [`patience`](Self::patience); then tasks that have not ended do,
 ///   with [`TaskError::NoWorkers`], which says why. Those submitted later are tried again.
 /// - What the server lost is sent again. With `appendonly yes` it loses what it was told in its last second
@@ -59,28 +60,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 ///   all the same.
 /// - Where this process ends, or is silent for its [`lease`](Self::lease), the hosts drop its tasks.
 ///
-/// # Example
-///
-/// ```no_run
-/// use mp_pool::Pool;
-///
-/// fn square(x: u64) -> u64 {
-///     x * x
-/// }
-///
-/// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     mp_process::init();
-///     if std::env::args().any(|arg| arg == "--serve") {
-///         mp_cluster::serve("redis://head:6379/", "job7")?.workers(8).run()?; // on every other machine
-///         return Ok(());
-///     }
-///     let engine = mp_cluster::Engine::connect("redis://head:6379/", "job7")?;
-///     let pool = Pool::builder().engine(engine).build()?;
-///     let squares = pool.map(square, 0..1_000_000_u64)?;
-///     println!("{}", squares.len());
-///     Ok(())
-/// }
-/// ```
+/// See [the crate](crate).
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,

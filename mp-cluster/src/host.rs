@@ -46,10 +46,15 @@ const MOST_UNWANTED: usize = 100_000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```standalone_crate
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     mp_process::init();
-///     mp_cluster::serve("redis://head:6379/", "job7")?.workers(8).run()?;
+///     let url = "redis://head:6379/";
+///     # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+///     # let url = server.url();
+///     let host = mp_cluster::serve(url, "job7")?.workers(8);
+///     # let host = host.idle_timeout(std::time::Duration::from_millis(100));
+///     host.run()?;
 ///     Ok(())
 /// }
 /// ```

@@ -26,10 +26,13 @@ const BATCH: usize = 1000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let lines = Cluster::connect("redis://head:6379/", "job7")?.list::<String>("log")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let lines = Cluster::connect(url, "job7")?.list::<String>("log")?;
 /// lines.push("host 3 is ready".to_string())?;
 /// for line in lines.iter()? {
 ///     println!("{line}");

@@ -25,11 +25,14 @@ use crate::{Error, Result, handle};
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
 /// use mp_cluster::{Cluster, LockGuard};
 ///
-/// let lock = Cluster::connect("redis://head:6379/", "job7")?.lock("index", Duration::from_secs(30))?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let lock = Cluster::connect(url, "job7")?.lock("index", Duration::from_secs(30))?;
 /// let guard = lock.lock()?;
 /// println!("writing as number {}", LockGuard::fence(&guard));
 /// LockGuard::renew(&guard)?; // 30 s from now on

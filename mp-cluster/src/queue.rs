@@ -27,10 +27,13 @@ const BATCH: usize = 1000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let pages = Cluster::connect("redis://head:6379/", "job7")?.queue::<String>("pages")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let pages = Cluster::connect(url, "job7")?.queue::<String>("pages")?;
 /// pages.put("https://example.org/".to_string())?;
 /// let page = pages.get()?; // on another machine
 /// # Ok::<(), mp_cluster::Error>(())

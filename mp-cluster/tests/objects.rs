@@ -235,7 +235,9 @@ fn a_list_does_what_lists_do() -> Outcome {
             }
         })
     });
-    threads.map(|thread| thread.join().expect("no panic"));
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
     list.sort()?;
     assert!(list.iter()?.eq(0..60));
     list.clear()?;

@@ -406,7 +406,9 @@ pub(crate) fn close_lets_all_tasks_end<P: Place>() -> Outcome {
     // More than one may wait for it.
     thread::scope(|scope| {
         let others = [(); 3].map(|()| scope.spawn(|| pool.join().is_ok()));
-        others.map(|other| assert!(other.join().expect("no panic")));
+        for other in others {
+            assert!(other.join().expect("no panic"));
+        }
     });
     pool.join()?;
     for (n, result) in (0..).zip(&results) {
