@@ -2,7 +2,7 @@
 //!
 //! What travels is where it lies: the name of its cluster, and its key. What passes through the server itself (a
 //! task of a pool, its result, an item of a queue) needs no more, as whoever receives it is connected to that server: by a
-//! way of his own, and as a user of his own. Anything else (arguments of a process, messages of a pipe) has the URL, too,
+//! way of his own, and as a user of his own. So all that a host's workers send is taken for. Anything else (arguments of a process, messages of a pipe) has the URL, too,
 //! with the password that stands there.
 
 use std::cell::RefCell;
@@ -87,13 +87,13 @@ impl Way {
             Some(way) if way.leads_to_the_same_as(server) => {
                 Through::Itself(way.name().to_string())
             }
-            Some(_) if within.is_some() => {
+            Some(_) => {
                 return Err(
                     "it is of another server than the one that it would pass through, where its URL is \
                             nobody's business: connect both with the same URL, or send its name",
                 );
             }
-            _ => Through::Url(server.url().to_string()),
+            None => Through::Url(server.url().to_string()),
         };
         Ok(Self { name, through })
     }

@@ -283,5 +283,14 @@ fn objects_are_arguments_and_results_of_tasks() -> Outcome {
         panic!("a counter of a server that hosts may not know");
     };
     assert!(why.contains("another server"), "{why}");
+    // Nor to those who read the results.
+    let connect = |url: String| {
+        let cluster = mp_cluster::Cluster::connect(&url, "data").expect("the server is there");
+        cluster.counter("n").expect("a counter")
+    };
+    let Err(TaskError::Encode(why)) = pool.apply(connect, (elsewhere.url().to_string(),)) else {
+        panic!("a counter of a server that the caller may not know");
+    };
+    assert!(why.contains("another server"), "{why}");
     Ok(())
 }
