@@ -1,9 +1,9 @@
 //! Handles as values: how a queue, a dict, a lock is sent.
 //!
-//! What travels is where it lies: the name of its cluster, and its key. What passes through the server itself (a
-//! task of a pool, its result, an item of a queue) needs no more, as whoever receives it is connected to that server: by a
-//! way of his own, and as a user of his own. So all that a host's workers send is taken for. Anything else (arguments of a process, messages of a pipe) has the URL, too,
-//! with the password that stands there.
+//! What travels is where it lies: the name of its cluster, and its key. What passes through the server itself (a task of a
+//! pool, its result, an item of a queue) needs no more, as whoever receives it is connected to that server: by a way of
+//! his own, and as a user of his own. All that a worker of a host sends counts as such. Anything else (arguments of a
+//! process, messages of a pipe) has the URL, too, with the password that stands there.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
