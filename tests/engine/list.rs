@@ -70,6 +70,14 @@ fn nap(millis: u64) -> u64 {
     millis
 }
 
+/// Returns once there is such a file, or at once where none is meant; whether one was.
+fn await_file(path: String) -> bool {
+    while !path.is_empty() && !std::path::Path::new(&path).exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    !path.is_empty()
+}
+
 fn fussy(x: i32) -> i32 {
     assert!(x != 17, "not {x}");
     if x == 1000 {
@@ -291,9 +299,14 @@ pub(crate) fn imap_unordered_gives_what_is_ready<P: Place>() -> Outcome {
     let mut some: Vec<u64> = pool.imap_unordered(square, 0..500).collect::<Result<_, _>>()?;
     some.sort_unstable();
     assert_eq!(some, squares(500));
-    // A long one holds up no other, where another worker is free.
-    let mut naps = pool.imap_unordered(nap, [1000, 1, 2, 3]).collect::<Result<Vec<_>, _>>()?;
-    assert_eq!(naps.pop(), Some(1000));
+    // One that takes for ever holds up no other, where another worker is free.
+    let file = std::env::temp_dir().join(format!("mp-engine-{}", std::process::id()));
+    let path = file.display().to_string();
+    let mut ready = pool.imap_unordered(await_file, [path, String::new(), String::new()]);
+    assert_eq!((ready.next(), ready.next()), (Some(Ok(false)), Some(Ok(false))));
+    std::fs::write(&file, "")?;
+    assert_eq!((ready.next(), ready.next()), (Some(Ok(true)), None));
+    std::fs::remove_file(file)?;
     Ok(())
 }
 
