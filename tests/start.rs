@@ -46,6 +46,7 @@ crate::cases! {
         terminate_and_kill_end_it_and_do_nothing_afterwards
         close_is_refused_while_it_runs
         its_descriptor_is_readable_once_it_has_ended
+        of_many_that_end_together_each_end_is_known
         active_children_are_those_that_run
         a_dropped_child_goes_on_and_leaves_no_zombie
         a_daemon_may_not_start_processes
@@ -507,6 +508,19 @@ fn its_descriptor_is_readable_once_it_has_ended() -> Outcome {
     drop(writer);
     assert!(readable(&child, 10_000));
     assert_eq!(child.result()?.len(), 1_000_000);
+    Ok(())
+}
+
+fn of_many_that_end_together_each_end_is_known() -> Outcome {
+    let children: Vec<_> =
+        (0..70).map(|_| Process::new(sleep_for_ever, ()).start()).collect::<Result<_, _>>()?;
+    // Of the second half few are left to look at.
+    for half in children.chunks(35) {
+        half.iter().try_for_each(|child| child.kill())?;
+        for child in half {
+            assert_eq!(child.join()?.signal(), Some(9));
+        }
+    }
     Ok(())
 }
 

@@ -212,7 +212,17 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
     })
 }
 
-/// Reaps any one child that has ended; does not wait. `None` where none has.
+/// Reaps the child `pid` if it has ended; does not wait. `None` where it runs, or is no child.
+///
+/// # Errors
+///
+/// As waitid(2).
+pub fn reap_child(pid: u32) -> io::Result<Option<Exit>> {
+    Ok(reap_id(libc::P_PID, pid)?.and_then(|(_, exit)| exit))
+}
+
+/// Reaps any one child that has ended; does not wait. `None` where none has. The kernel looks at each child that
+/// lives on the way.
 ///
 /// # Errors
 ///
@@ -306,11 +316,18 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes what is pending on a descriptor of [`child_signals`].
-pub fn drain_child_signals(signals: BorrowedFd<'_>) {
-    let mut buffer = [0_u8; 4 * size_of::<libc::signalfd_siginfo>()];
+/// Takes what is pending on a descriptor of [`child_signals`], and says whose it is.
+///
+/// Of children that end while a signal is pending none is told of: standard signals do not queue (signal(7)).
+#[must_use]
+pub fn read_child_signal(signals: BorrowedFd<'_>) -> Option<u32> {
+    const LEN: usize = size_of::<libc::signalfd_siginfo>();
+    let mut buffer = [0_u8; LEN];
     // SAFETY: the pointer and length are the buffer's. It does not block; nothing pending is fine.
-    unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    let len = unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), LEN) };
+    let at = mem::offset_of!(libc::signalfd_siginfo, ssi_pid);
+    let pid = u32::from_ne_bytes(buffer[at..at + 4].try_into().ok()?);
+    (len == LEN as isize).then_some(pid)
 }
 
 fn signal_set(signals: &[i32]) -> libc::sigset_t {

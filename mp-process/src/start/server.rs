@@ -20,10 +20,11 @@ use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd, poll};
-use mp_core::sys::process::{self, Forked, Ignored, fork};
+use mp_core::sys::process::{self, Exit, Forked, Ignored, fork};
 use mp_core::{Deadline, crash_point};
 
 use crate::{Error, boot, entry, protocol};
@@ -51,7 +52,15 @@ struct Server {
     ignored: [Ignored; 3],
     /// The children that were not reaped, with the copies of their channels.
     children: HashMap<u32, Channel>,
+    /// When to look at all children, because some may have ended of whom no signal tells.
+    look: Option<Deadline>,
 }
+
+/// So many children are all looked at with each signal.
+const FEW: usize = 32;
+
+/// How long it takes until more are looked at after a signal: the kernel goes through all, so not with each.
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Server {
     /// Where it cannot be, the process to be served is told why.
@@ -74,7 +83,7 @@ impl Server {
         // What is read and bound at first use is so once, here.
         warm_up();
         let (pid, children) = (std::process::id(), HashMap::new());
-        Ok(Self { control, clean, pid, others, parent, signals, ignored, children })
+        Ok(Self { control, clean, pid, others, parent, signals, ignored, children, look: None })
     }
 
     /// Serves until the parent has ended or closed its socket.
@@ -88,10 +97,13 @@ impl Server {
                 PollFd::readable(self.parent.as_fd()),
             ];
             crash_point!("server: about to sleep");
-            poll(&mut fds, Deadline::NEVER)?;
+            poll(&mut fds, self.look.unwrap_or(Deadline::NEVER))?;
             let [asked, ended, orphaned] = fds.map(|fd| fd.is_ready());
             if ended {
-                self.reap()?;
+                self.reap_one()?;
+            }
+            if self.look.is_some_and(Deadline::has_passed) {
+                self.reap_all()?;
             }
             if orphaned {
                 return Ok(());
@@ -107,17 +119,34 @@ impl Server {
         }
     }
 
-    fn reap(&mut self) -> io::Result<()> {
-        process::drain_child_signals(self.signals.as_fd());
+    /// Reaps the child that a signal tells of, and sees to it that others are who ended with it.
+    fn reap_one(&mut self) -> io::Result<()> {
+        if let Some(pid) = process::read_child_signal(self.signals.as_fd())
+            && let Some(exit) = process::reap_child(pid)?
+        {
+            self.tell(pid, exit);
+        }
+        let pause = if self.children.len() <= FEW { Duration::ZERO } else { PAUSE };
+        self.look.get_or_insert_with(|| Deadline::after(pause));
+        Ok(())
+    }
+
+    fn reap_all(&mut self) -> io::Result<()> {
+        self.look = None;
         while let Some((pid, exit)) = process::reap_any()? {
-            crash_point!("server: a child is reaped");
-            if let Some(channel) = self.children.remove(&pid) {
-                // Fails where the parent has let go of the child: nobody wants to know.
-                let _ = protocol::send_status(&channel, exit);
-                crash_point!("server: its status is sent");
-            }
+            self.tell(pid, exit);
         }
         Ok(())
+    }
+
+    /// Tells how a child ended that is reaped.
+    fn tell(&mut self, pid: u32, exit: Exit) {
+        crash_point!("server: a child is reaped");
+        if let Some(channel) = self.children.remove(&pid) {
+            // Fails where the parent has let go of the child: nobody wants to know.
+            let _ = protocol::send_status(&channel, exit);
+            crash_point!("server: its status is sent");
+        }
     }
 
     /// Forks a spare and hands it over, or says why there is none.
