@@ -108,8 +108,8 @@ mod tests {
     /// The Rust blocks of a text, without what the documentation hides.
     fn blocks(text: &str, comment: &str) -> Vec<String> {
         let lines = text.lines().map(|line| match line.strip_prefix(comment) {
-            Some(rest) => rest.strip_prefix(' ').unwrap_or(rest),
-            None => line,
+            None if line == comment.trim_end() => "",
+            rest => rest.unwrap_or(line),
         });
         let (mut blocks, mut block) = (Vec::new(), None::<(bool, String)>);
         for line in lines {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_examples_of_the_readme_are_those_of_the_documentation() {
         let run =
-            [blocks(include_str!("lib.rs"), "//!"), blocks(include_str!("cluster.rs"), "///")];
+            [blocks(include_str!("lib.rs"), "//! "), blocks(include_str!("cluster.rs"), "/// ")];
         let readme = blocks(include_str!("../README.md"), "");
         assert_eq!(readme, [run[0][0].clone(), run[1][0].clone()]);
     }
