@@ -4,7 +4,7 @@
 //! that the caller lives and looks for what is lost. Until a task ends it is kept here too; so what the server has lost
 //! can be sent again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
@@ -109,6 +109,8 @@ struct State {
     bytes: usize,
     /// Whether hosts are to be told to cancel tasks.
     cancels: Vec<Cancel>,
+    /// Tasks that were cancelled on their way, before it was known where they are.
+    lost_sight_of: HashSet<u64>,
     workers: usize,
     /// Whether the thread that sends has to be woken.
     sender_waits: bool,
@@ -184,6 +186,7 @@ impl Engine {
             sent: 0,
             bytes: 0,
             cancels: Vec::new(),
+            lost_sight_of: HashSet::new(),
             workers,
             sender_waits: false,
             threads: Vec::new(),
@@ -403,6 +406,7 @@ impl Shared {
         let numbers: Vec<u64> = state.tasks.keys().copied().collect();
         state.waiting.clear();
         state.cancels.clear();
+        state.lost_sight_of.clear();
         drop(state);
         self.end(&numbers, |_| TaskError::NoWorkers(why.clone()));
     }
@@ -413,9 +417,13 @@ impl Shared {
         let (sent, unsent): (Vec<_>, Vec<_>) = of_call.partition(|(_, task)| task.sent.is_some());
         let unsent: Vec<u64> = unsent.into_iter().map(|(number, _)| *number).collect();
         let numbers: Vec<u64> = sent.iter().map(|(number, _)| **number).collect();
+        let on_their_way = |(_, task): &&(&u64, &Task)| running && task.entry.is_none();
+        let on_their_way: Vec<u64> =
+            sent.iter().filter(on_their_way).map(|(number, _)| **number).collect();
         let entry = |(number, task): &(&u64, &Task)| Some((**number, task.entry.clone()?));
         let entries = sent.iter().filter_map(entry).collect();
         state.waiting.retain(|number| !unsent.contains(number));
+        state.lost_sight_of.extend(on_their_way);
         let mut any = !unsent.is_empty();
         if !numbers.is_empty() {
             for number in &numbers {
@@ -549,12 +557,13 @@ impl Shared {
             let mut state = lock(&self.state);
             let mut unwanted = Vec::new();
             for (number, entry) in sent.into_iter().zip(entries) {
-                match state.tasks.get_mut(&number) {
-                    Some(task) => task.entry = Some(entry),
-                    None => unwanted.push((number, entry)),
+                // Else it is done.
+                if let Some(task) = state.tasks.get_mut(&number) {
+                    task.entry = Some(entry);
+                } else if state.lost_sight_of.remove(&number) {
+                    unwanted.push((number, entry));
                 }
             }
-            // Cancelled meanwhile: who did that could not say where they are.
             if !unwanted.is_empty() {
                 let numbers = unwanted.iter().map(|(number, _)| *number).collect();
                 let (caller, entries) = (caller.to_string(), unwanted);

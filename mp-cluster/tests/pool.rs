@@ -33,6 +33,8 @@ pub(crate) fn role_of(arguments: &[String]) -> Result<(), mp_cluster::Error> {
             let workers = workers.parse().expect("a number");
             serve(url, name)?.workers(workers).lease(LEASE).run()
         }
+        // With the usual lease: for tests that are not of what comes of a silent one.
+        [role, url, name] if role == "steady" => serve(url, name)?.workers(2).run(),
         [role, url, name] if role == "caller" => crate::faults::call_for_ever(url, name),
         [role, url, name] if role == "count" => crate::machines::count(url, name),
         other => panic!("there is no role {other:?}"),
@@ -99,7 +101,9 @@ struct OnRedis {
 impl list::Place for OnRedis {
     fn new() -> Self {
         let redis = Redis::start();
-        let host = HostProcess::start(&redis, "pool", 2);
+        let mut host = role(&["steady", redis.url(), "pool"]);
+        let host = host.stdout(Stdio::null()).spawn().expect("a host starts");
+        let host = HostProcess { child: host };
         let place = Self { _host: host, redis };
         // Until then an input is cut into chunks for one worker.
         eventually("the host is there", || {
@@ -110,7 +114,7 @@ impl list::Place for OnRedis {
     }
 
     fn engine(&self, builder: Builder) -> Builder {
-        builder.engine(engine(&self.redis, "pool"))
+        builder.engine(Engine::connect(self.redis.url(), "pool").expect("the server is there"))
     }
 }
 
