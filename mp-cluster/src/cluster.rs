@@ -62,14 +62,14 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] where the URL or the name is none; [`Error::Denied`] where the server refuses the user;
-    /// [`Error::Unreachable`].
+    /// [`Error::Address`](crate::Error::Address) where the URL or the name is none; [`Error::Denied`](crate::Error::Denied) where the server refuses the user;
+    /// [`Error::Unreachable`](crate::Error::Unreachable).
     pub fn connect(url: &str, name: &str) -> Result<Self> {
         Ok(Self { server: Arc::new(Server::connect(url, name, PATIENCE)?) })
     }
 
     /// The same, where calls wait no longer than `patience` for a server that is away or loads its data, and then are
-    /// [`Error::Unreachable`]. Without this, 10 s.
+    /// [`Error::Unreachable`](crate::Error::Unreachable). Without this, 10 s.
     ///
     /// What a call changes is changed once, however often the connection breaks meanwhile.
     #[must_use]
@@ -90,7 +90,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongType`] where it is there with another capacity; [every call's](crate#errors).
+    /// [`Error::WrongType`](crate::Error::WrongType) where it is there with another capacity; [every call's](crate#errors).
     #[doc(alias = "maxsize")]
     pub fn bounded_queue<T>(&self, name: &str, capacity: usize) -> Result<Queue<T>> {
         Queue::open(&self.server, name, Some(capacity))
