@@ -19,10 +19,10 @@ use crate::{Counter, Dict, List, Lock, Queue, Result, handle};
 /// Clones share connections; any thread may use them. Each call is one round trip, and takes a connection for as long;
 /// idle ones are kept for the next.
 ///
-/// It and what is had from it can be sent to other processes, as arguments, messages or results: there they are the same
-/// objects. In a task of an [`Engine`](crate::Engine), its result, or an item of such an object, what travels is the name:
-/// who gets it comes by his own connection, as his own user; an object of another server is an error there. Elsewhere, in
-/// arguments of a process or a message of a pipe, the URL goes along, with the password that stands there.
+/// It and what is had from it can be sent to other processes, as arguments, messages or results: there they are the
+/// same objects. In a task of an [`Engine`](crate::Engine), its result, or an item of such an object, what travels is the
+/// name: who gets it comes by his own connection, as his own user; an object of another server is an error there.
+/// Elsewhere, in arguments of a process or a message of a pipe, the URL goes along, with the password that stands there.
 ///
 /// Python: `BaseManager(address=..)` with a server process of one's own.
 ///
@@ -62,14 +62,14 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`](crate::Error::Address) where the URL or the name is none; [`Error::Denied`](crate::Error::Denied) where the server refuses the user;
-    /// [`Error::Unreachable`](crate::Error::Unreachable).
+    /// [`Address`](crate::Error::Address) where the URL or the name is none; [`Denied`](crate::Error::Denied) where the
+    /// server refuses the user; [`Unreachable`](crate::Error::Unreachable).
     pub fn connect(url: &str, name: &str) -> Result<Self> {
         Ok(Self { server: Arc::new(Server::connect(url, name, PATIENCE)?) })
     }
 
     /// The same, where calls wait no longer than `patience` for a server that is away or loads its data, and then are
-    /// [`Error::Unreachable`](crate::Error::Unreachable). Without this, 10 s.
+    /// [`Unreachable`](crate::Error::Unreachable). Without this, 10 s.
     ///
     /// What a call changes is changed once, however often the connection breaks meanwhile.
     #[must_use]
@@ -90,7 +90,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongType`](crate::Error::WrongType) where it is there with another capacity; [every call's](crate#errors).
+    /// [`WrongType`](crate::Error::WrongType) where it is there with another capacity; [every call's](crate#errors).
     #[doc(alias = "maxsize")]
     pub fn bounded_queue<T>(&self, name: &str, capacity: usize) -> Result<Queue<T>> {
         Queue::open(&self.server, name, Some(capacity))
