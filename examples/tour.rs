@@ -177,8 +177,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     source.0.read_exact(&mut half)?;
     println!("{:?} is copied here", String::from_utf8_lossy(&half));
     (&target.1).write_all(&half)?;
-    Process::new(copy_rest, (source.0.into(), target.1.into())).start()?.result()??;
+    let child = Process::new(copy_rest, (source.0.into(), target.1.into())).start()?;
+    // Before its result: a pipe may have room for one half only (pipe(7), `pipe-user-pages-soft`).
     let copy = io::read_to_string(target.0)?;
+    child.result()??;
     checks += check("the copy is whole", copy == "first half, second half");
 
     heading("A process for a client, as in a chat room (examples/chat.rs)");

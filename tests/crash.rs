@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use multiprocess::{Error, Fd, Process, StartMethod, parent_process, start_method};
 
 use crate::support::leak::{Inventory, children_of, processes};
-use crate::support::{Case, EACH, LIMIT, ONCE, Outcome, Role, eventually, role, runs};
+use crate::support::{
+    Case, EACH, HANG, LIMIT, ONCE, Outcome, PROMPT, Role, eventually, nothing_missing, role, runs,
+};
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(180);
 
 const fn case(name: &'static str, methods: &'static [StartMethod], run: fn() -> Outcome) -> Case {
-    Case { name, methods, limit: LIMIT, run }
+    Case { name, methods, limit: LIMIT, missing: nothing_missing, run }
 }
 
 const fn long(name: &'static str, methods: &'static [StartMethod], run: fn() -> Outcome) -> Case {
-    Case { name, methods, limit: LONG, run }
+    Case { name, methods, limit: LONG, missing: nothing_missing, run }
 }
 
 pub(crate) const CASES: (&str, &[Case]) = (
@@ -29,6 +31,7 @@ pub(crate) const CASES: (&str, &[Case]) = (
         case("an_orphan_learns_that_its_parent_ended", EACH, orphan_learns),
         case("a_killed_fork_server_is_replaced_and_its_children_live_on", ONCE, killed_fork_server),
         case("a_stopped_fork_server_delays_no_join_of_an_ended_child", ONCE, stopped_fork_server),
+        case("a_fork_server_that_is_held_up_still_tells_how_a_child_ended", ONCE, late_fork_server),
         long("children_killed_while_they_start_hang_nobody", EACH, children_killed_in_start),
         long("fork_servers_killed_while_they_serve_hang_nobody", ONCE, fork_servers_killed),
         long("parents_killed_while_they_start_leave_no_orphan", EACH, parents_killed_in_start),
@@ -89,7 +92,7 @@ fn a_thousand_starts() -> Outcome {
             assert_eq!(child.result()?, round);
         }
     }
-    before.compare(Duration::from_secs(5))?;
+    before.compare(PROMPT)?;
     let (Some(size), Some(now)) = (size, rss()) else { return Err("no RssAnon".into()) };
     assert!(now < size + 1024, "grew from {size} to {now} KiB");
     Ok(())
@@ -140,7 +143,7 @@ fn has_family(arguments: &[String]) {
         let ended = parent.join_timeout(Duration::from_secs(seconds)).expect("waits");
         println!("learned {ended} {}", parent.is_alive());
     };
-    let other = Process::new(report, (15,)).start().expect("starts");
+    let other = Process::new(report, (HANG.as_secs(),)).start().expect("starts");
     println!("{} {}", daemon.pid(), other.pid());
     sleep_for_ever();
 }
@@ -233,8 +236,24 @@ fn stopped_fork_server() -> Outcome {
     let elapsed = start.elapsed();
     kill(server, libc::SIGCONT);
     assert!(status.is_ok());
-    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
+    assert!(elapsed < PROMPT, "{elapsed:?}");
     assert_eq!(child.result()?, 5);
+    Ok(())
+}
+
+fn late_fork_server() -> Outcome {
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    let server = fork_server();
+    kill(server, libc::SIGSTOP);
+    let wake = |server: u32| {
+        thread::sleep(Duration::from_millis(1500));
+        kill(server, libc::SIGCONT);
+    };
+    let waker = Process::new(wake, (server,)).start_method(StartMethod::Fork).start()?;
+    child.kill()?;
+    let status = child.join();
+    waker.join()?;
+    assert_eq!(status?.signal(), Some(libc::SIGKILL));
     Ok(())
 }
 

@@ -8,11 +8,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use crate::support::{Outcome, eventually, leak};
+use crate::support::{Folder, HANG, Outcome, eventually, leak, may_open};
 
 crate::cases! {
     ONCE:
@@ -35,9 +34,6 @@ crate::cases! {
     ;
 }
 
-/// How long a wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(10);
-
 /// An example, which cargo builds beside the tests.
 fn program(name: &str) -> Result<Command, Box<dyn Error>> {
     let tests = env::current_exe()?;
@@ -47,27 +43,6 @@ fn program(name: &str) -> Result<Command, Box<dyn Error>> {
         return Err(format!("{} is missing: `cargo build --examples` first", path.display()).into());
     }
     Ok(Command::new(path))
-}
-
-/// A folder that is removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> std::io::Result<Self> {
-        let path = env::temp_dir().join(format!("mp-copy-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn the_tour_ends_with_what_it_checked() -> Outcome {
@@ -154,7 +129,7 @@ fn a_file_is_not_copied_over_itself() -> Outcome {
     symlink("source", folder.path("soft"))?;
     for name in ["source", "hard", "soft", "../source", "./source"] {
         let target = match name.strip_prefix("../") {
-            Some(name) => folder.0.join("..").join(folder.0.file_name().expect("named")).join(name),
+            Some(name) => folder.join("..").join(folder.file_name().expect("named")).join(name),
             None => folder.path(name),
         };
         let output = copy(&source, target)?;
@@ -171,8 +146,8 @@ fn what_cannot_be_copied_is_named() -> Outcome {
     fs::write(&source, "text")?;
     for (from, to, named) in [
         (&missing, &source, "missing: No such file"),
-        (&folder.0, &source, "is no regular file"),
-        (&source, &folder.0, "Is a directory"),
+        (&folder.to_path_buf(), &source, "is no regular file"),
+        (&source, &folder.to_path_buf(), "Is a directory"),
         (&source, &folder.path("no/where"), "no/where: No such file"),
     ] {
         let output = copy(from, to)?;
@@ -457,6 +432,9 @@ fn who_does_not_read_holds_up_nobody() -> Outcome {
 }
 
 fn fifty_guests_hear_each_other() -> Outcome {
+    if !may_open(1024) {
+        return Ok(());
+    }
     let room = Room::open()?;
     let mut guests = Vec::new();
     for n in 0..50 {

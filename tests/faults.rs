@@ -1,26 +1,31 @@
 //! What happens where descriptors, memory or system calls are not to be had, and that nothing leaks.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::catch_unwind;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess as mp;
+use multiprocess::core::sys::socket;
 use multiprocess::core::{decode, encode};
 use multiprocess::{Client, Fd, Listener, Manager, Pool, Process, StartMethod};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::support::cgroup::{self, Group};
 use crate::support::leak::{self, Inventory};
 use crate::support::seccomp::{self, Call, Only};
-use crate::support::{Case, ONCE, Outcome, Role, role, watchdog};
+use crate::support::{
+    Case, EACH, Folder, HANG, ONCE, Outcome, PROMPT, Role, nothing_missing, role, watchdog,
+};
 
 const LONG: Duration = Duration::from_secs(300);
 
 const fn long(name: &'static str, run: fn() -> Outcome) -> Case {
-    Case { name, methods: ONCE, limit: LONG, run }
+    Case { name, methods: ONCE, limit: LONG, missing: nothing_missing, run }
 }
 
 pub(crate) const CASES: (&str, &[Case]) = (
@@ -33,7 +38,15 @@ pub(crate) const CASES: (&str, &[Case]) = (
         long("what_the_kernel_does_not_have_is_an_error_or_done_without", without_calls),
         long("without_descriptors_nothing_panics_or_hangs", without_descriptors),
         long("without_memory_nothing_panics_or_hangs", without_memory),
+        Case {
+            name: "who_is_killed_for_lack_of_memory_is_told_of_and_costs_itself",
+            methods: EACH,
+            limit: LONG,
+            missing: cgroup::missing,
+            run: killed_for_memory,
+        },
         long("without_threads_nothing_panics_or_hangs", without_threads),
+        long("too_many_descriptors_under_way_are_the_reason_that_is_told", too_many_under_way),
         long("signals_a_thousand_times_a_second_disturb_nothing", alarms),
         long("what_is_interrupted_with_its_group_hangs_nobody", interrupts),
         long("a_program_whose_children_nobody_waits_for_works", no_zombies),
@@ -42,13 +55,62 @@ pub(crate) const CASES: (&str, &[Case]) = (
     ],
 );
 
-pub(crate) const ROLES: &[Role] = &[("works", works), ("counts-descriptors", counts_descriptors)];
+pub(crate) const ROLES: &[Role] =
+    &[("works", works), ("counts-descriptors", counts_descriptors), ("crowded", crowded)];
 
 /// A kind of object: what makes one, uses it and lets go of it.
 type Kind = (&'static str, fn() -> Outcome);
 
-/// How long a wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(10);
+/// Takes far more memory than there is in a group, once it may.
+fn eat(go: mp::Event) -> usize {
+    go.wait_timeout(HANG).expect("waits");
+    let mut eaten = Vec::new();
+    for _ in 0..256 {
+        eaten.push(vec![1_u8; 1 << 20]);
+    }
+    eaten.len()
+}
+
+fn killed_for_memory() -> Outcome {
+    let group = Group::new(32 << 20)?;
+    let go = mp::Event::new()?;
+
+    let child = Process::new(eat, (go.clone(),)).start()?;
+    group.add(child.pid())?;
+    go.set();
+    let ended = child.result();
+    assert!(matches!(ended, Err(mp::ProcessError::Signaled(libc::SIGKILL))), "{ended:?}");
+
+    go.clear();
+    let pool = Pool::new(2)?;
+    for pid in pool.workers() {
+        group.add(pid)?;
+    }
+    let eats = pool.apply_async(eat, (go.clone(),));
+    let others: Vec<_> = (0..40_u64).map(|n| pool.apply_async(|n: u64| n * n, (n,))).collect();
+    go.set();
+    let ended = eats.get_timeout(HANG);
+    assert!(
+        matches!(ended, Err(mp::TaskError::WorkerDied { exit_code: Some(-9), .. })),
+        "{ended:?}"
+    );
+    for (n, other) in (0..).zip(others) {
+        assert_eq!(other.get_timeout(HANG)?, n * n);
+    }
+    assert_eq!(pool.map(|n: u64| n + 1, 0..10)?, (1..11).collect::<Vec<_>>());
+    drop(pool);
+
+    let manager = Manager::new()?;
+    let (list, dict) = (manager.list::<Vec<u8>>([])?, manager.dict::<u8, u8>()?);
+    group.add(manager.pid())?;
+    let ended = (0..256).try_for_each(|_| list.push(vec![1; 1 << 20]));
+    assert!(matches!(ended, Err(mp::manager::Error::ServerDied)), "{ended:?}");
+    assert!(matches!(dict.insert(1, 1), Err(mp::manager::Error::ServerDied)));
+    drop((list, dict, manager));
+    let another = Manager::new()?.value(7)?.get()?;
+    assert_eq!((another, group.kills()?), (7, 3));
+    Ok(())
+}
 
 /// The same object, as it comes out of a message.
 fn sent<T: Serialize + DeserializeOwned>(object: &T) -> Result<T, mp::core::Error> {
@@ -193,10 +255,15 @@ const LARGER: &[Kind] = &[
             let client = Client::builder().authkey("a key").timeout(HANG);
             client.connect::<u8, u8>(&address)?.send(7).map_err(|error| error.reason)
         })?;
-        // Not as long as a hang: where calls fail, the client may not come.
-        let received = listener
-            .accept_timeout::<u8, u8>(Duration::from_secs(1))
-            .and_then(|connection| connection.recv_timeout(HANG));
+        // Where calls fail, the client may not come.
+        let accepted = loop {
+            let gone = client.is_finished();
+            match listener.accept_timeout::<u8, u8>(Duration::from_millis(20)) {
+                Err(mp::pipe::Error::TimedOut) if !gone => {}
+                other => break other,
+            }
+        };
+        let received = accepted.and_then(|connection| connection.recv_timeout(HANG));
         drop(listener);
         let sent = client.join().map_err(|_| "the client panicked")?;
         assert_eq!(received?, 7);
@@ -211,7 +278,10 @@ const PROCESSES: &[Kind] = &[
         Ok(())
     }),
     ("Process that is killed", || {
-        let child = Process::new(|| thread::sleep(HANG / 5), ()).daemon(true).start()?;
+        // If it is not killed, where calls fail, it ends with this.
+        let (gate, _open) = io::pipe()?;
+        let waits = |gate: Fd| drop(io::PipeReader::from(gate).read(&mut [0]));
+        let child = Process::new(waits, (Fd::from(gate),)).daemon(true).start()?;
         child.kill()?;
         // Or by another signal, in a test of those.
         assert!(child.join()?.signal().is_some());
@@ -257,7 +327,7 @@ fn many(kinds: &[Kind], count: u32) -> Outcome {
         }
         let now = resident_kib();
         println!("{name}: {:?} each, {memory} KiB before, {now} after", start.elapsed() / count);
-        before.compare(Duration::from_secs(5)).map_err(|left| format!("{name}: {left}"))?;
+        before.compare(PROMPT).map_err(|left| format!("{name}: {left}"))?;
         // Less than a twentieth of a byte-sized leak for each would show.
         if now > memory + 400 {
             return Err(format!("{name}: from {memory} to {now} KiB").into());
@@ -330,7 +400,7 @@ fn whatever_call_fails() -> Outcome {
                 return Err(format!("{name}: {took:?}, as call {n} failed: {result:?}").into());
             }
             before
-                .compare(Duration::from_secs(5))
+                .compare(PROMPT)
                 .map_err(|left| format!("{name}: {left}, left as call {n} failed ({result:?})"))?;
         }
         println!("{name}: {} calls, of which {refused} cannot be done without", n - 1);
@@ -433,7 +503,7 @@ fn works(arguments: &[String]) {
 
 /// Runs [`works`]; gives what failed. It must come to its end, whatever it found.
 fn run_works(arguments: &[&str]) -> Result<Vec<String>, String> {
-    use std::io::{Read, Seek};
+    use std::io::Seek;
     use std::os::unix::process::CommandExt;
     let naming = |error: io::Error| format!("{arguments:?}: {error}");
     let mut command: Command = role("works", arguments);
@@ -442,7 +512,7 @@ fn run_works(arguments: &[&str]) -> Result<Vec<String>, String> {
     command.stderr(output.try_clone().map_err(naming)?);
     command.process_group(0).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     let child = command.spawn().map_err(naming)?;
-    let verdict = watchdog::watch(child, Duration::from_secs(100));
+    let verdict = watchdog::watch(child, Duration::from_secs(400));
     let mut text = String::new();
     output.rewind().map_err(naming)?;
     output.read_to_string(&mut text).map_err(naming)?;
@@ -556,6 +626,52 @@ fn without_threads() -> Outcome {
     Ok(())
 }
 
+/// Starts a process while its user has more descriptors under way than it may, and another one afterwards.
+fn crowded(_: &[String]) {
+    mp::init();
+    let start = || Process::new(|n: u32| n + 1, (1,)).start();
+    assert_eq!(start().expect("starts").result().expect("ends"), 2);
+    let limit = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
+    // What the fork server may, too, by its number: it has begun.
+    for process in [0, leak::children_of(std::process::id())[0].0] {
+        // SAFETY: the limit is a local; null asks for no old one.
+        let set = unsafe {
+            libc::prlimit(process as i32, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut())
+        };
+        assert_eq!(set, 0);
+    }
+    let (one, other) = socket::pair().expect("a pair");
+    let null = fs::File::open("/dev/null").expect("null");
+    let sent = socket::send(one.as_fd(), &[IoSlice::new(b"x")], &[null.as_raw_fd(); 60], true);
+    sent.expect("up to the limit, and one message beyond");
+    println!("{:?}", start().expect_err("no descriptor can be sent"));
+    drop((one, other));
+    assert_eq!(start().expect("starts").result().expect("ends"), 2);
+}
+
+/// Not that the new process takes long, which the fork server's silence would be taken for.
+fn too_many_under_way() -> Outcome {
+    use std::os::unix::process::CommandExt;
+    let mut command = role("crowded", &[]);
+    // SAFETY: takes nothing, cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        // Root may have as many as it likes.
+        command.uid(65_534).gid(65_534);
+    }
+    let output = match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            println!("NOT TESTED: no other user may execute this program");
+            return Ok(());
+        }
+        other => other?,
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8(output.stdout)?;
+    assert!(said.contains("oo many references") || said.contains("os error 109"), "{said}");
+    Ok(())
+}
+
 fn alarms() -> Outcome {
     let failed = run_works(&["alarms"])?;
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
@@ -620,10 +736,9 @@ fn no_descriptor_leaks() -> Outcome {
 fn no_key_is_seen() -> Outcome {
     let secret = "a key that is easily found";
     let key = mp::AuthKey::new(secret.as_bytes())?;
-    let directory = std::env::temp_dir().join(format!("mp-faults-{}", std::process::id()));
-    fs::create_dir(&directory)?;
-    let manager = Manager::serve(directory.join("manager"), &key)?;
-    let connected = Manager::connect(directory.join("manager"), &key)?;
+    let folder = Folder::new()?;
+    let manager = Manager::serve(folder.path("manager"), &key)?;
+    let connected = Manager::connect(folder.path("manager"), &key)?;
     connected.publish("n", &manager.value(1)?)?;
     let mut seen = format!("{manager:?} {connected:?} {key:?}").into_bytes();
     let ours = own_group();
@@ -633,8 +748,6 @@ fn no_key_is_seen() -> Outcome {
         }
     }
     manager.shutdown()?;
-    drop((connected, manager));
-    fs::remove_dir_all(&directory)?;
     assert!(!seen.windows(secret.len()).any(|window| window == secret.as_bytes()));
     Ok(())
 }

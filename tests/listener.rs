@@ -14,7 +14,7 @@ use multiprocess::{
     AuthKey, Client, Connection, Listener, Lock, Process, Receiver, Sender, simplex, wait,
 };
 
-use crate::support::Outcome;
+use crate::support::{Folder, HANG, Outcome, PROMPT};
 
 crate::cases! {
     EACH:
@@ -32,18 +32,13 @@ crate::cases! {
     ;
 }
 
-/// How long a wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(10);
-/// The limit for news of a death, with room for a busy machine.
-const PROMPT: Duration = Duration::from_secs(2);
-
 fn sleep_for_ever() {
     thread::sleep(Duration::from_secs(1000));
 }
 
 /// One listener of each kind, with that key.
 fn listeners(key: &AuthKey) -> Result<[Listener; 2], Error> {
-    let builder = || Listener::builder().authkey(key);
+    let builder = || Listener::builder().authkey(key).handshake_timeout(HANG);
     Ok([builder().bind_private()?, builder().bind("127.0.0.1:0")?])
 }
 
@@ -227,9 +222,8 @@ fn the_socket_of_a_killed_listener_is_replaced() -> Outcome {
         ready.send(()).expect("tells");
         sleep_for_ever();
     };
-    let directory = std::env::temp_dir().join(format!("mp-listener-{}", std::process::id()));
-    fs::create_dir(&directory)?;
-    let path = directory.join("socket");
+    let folder = Folder::new()?;
+    let path = folder.path("socket");
     let address = Address::from(&path);
     let (ready, tell) = simplex()?;
     let child = Process::new(listen, (address.clone(), tell)).start()?;
@@ -245,7 +239,7 @@ fn the_socket_of_a_killed_listener_is_replaced() -> Outcome {
     listener.accept_timeout::<(), ()>(HANG)?;
     assert!(client.result()?);
     drop(listener);
-    fs::remove_dir(&directory)?; // which is empty
+    fs::remove_dir(&*folder)?; // which is empty
     Ok(())
 }
 
@@ -310,7 +304,7 @@ fn clients_killed_at_any_time_leave_a_listener_that_works() -> Outcome {
             victim.kill()?;
             victim.join()?;
             for connection in open {
-                match connection.recv_timeout(PROMPT) {
+                match connection.recv_timeout(HANG) {
                     Ok(bytes) => assert!(bytes == [7; 100_000]),
                     Err(Error::Disconnected) => {}
                     Err(error) => return Err(error.into()),

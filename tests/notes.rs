@@ -96,7 +96,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Outcome, Role, eventually, role, runs};
+use crate::support::{HANG, Outcome, Role, at_last, eventually, role, runs};
 
 crate::cases! {
     EACH:
@@ -360,7 +360,7 @@ fn join_waits_no_longer_than_its_timeout() -> Outcome {
     let p = Process::new(sleep_for_ever, ()).start()?;
     assert!(p.join_timeout(Duration::from_millis(10))?.is_none());
     p.kill()?;
-    assert!(p.join_timeout(Duration::from_secs(10))?.is_some());
+    assert!(p.join_timeout(HANG)?.is_some());
     Ok(())
 }
 
@@ -537,7 +537,7 @@ fn a_value_is_quicker_than_a_pipe_or_a_queue() -> Outcome {
     let (value, queue) = (Value::new(0)?, Queue::unbounded()?);
     let (receiver, sender) = simplex()?;
     let mut best = [Duration::MAX; 3];
-    for _ in 0..10 {
+    let measure = || {
         let times = [
             time(|n| {
                 value.set(n);
@@ -553,9 +553,9 @@ fn a_value_is_quicker_than_a_pipe_or_a_queue() -> Outcome {
             }),
         ];
         best = std::array::from_fn(|index| best[index].min(times[index]));
-    }
-    assert!(best[0] < best[1] && best[0] < best[2], "{best:?}");
-    Ok(())
+        best
+    };
+    at_last(measure, |best| best[0] < best[1] && best[0] < best[2])
 }
 
 fn without_a_lock_changes_are_lost() -> Outcome {
@@ -948,9 +948,9 @@ fn with_daemon(arguments: &[String]) {
     let start_another = || matches!(Process::new(fun, ()).start(), Err(Error::Daemon));
     let daemon = Process::new(start_another, ()).daemon(true).start().expect("starts");
     println!("refused {}", daemon.result().expect("ends"));
-    // Would print after a second; the program ends before.
+    // Would be waited for, or outlive the program, if it were no daemon.
     let late = || {
-        thread::sleep(Duration::from_secs(1));
+        sleep_for_ever();
         println!("too late");
     };
     Process::new(late, ()).daemon(true).start().expect("starts");

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use multiprocess::core::Deadline;
 use multiprocess::core::sys::fd::wait_readable;
@@ -18,7 +18,7 @@ use multiprocess::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::leak::children_of;
-use crate::support::{Outcome, Role, eventually, role, runs};
+use crate::support::{Folder, HANG, Outcome, Role, eventually, may_open, role, runs};
 
 crate::cases! {
     EACH:
@@ -383,6 +383,9 @@ fn descriptors_travel_anywhere_in_arguments_and_results() -> Outcome {
 }
 
 fn hundreds_of_descriptors_travel_in_one_message() -> Outcome {
+    if !may_open(1024) {
+        return Ok(());
+    }
     let back = |fds: Vec<Fd>| fds;
     let (reader, writer) = io::pipe()?;
     let fds: Result<Vec<Fd>, _> = (0..300).map(|_| writer.try_clone().map(Fd::from)).collect();
@@ -493,9 +496,8 @@ fn close_is_refused_while_it_runs() -> Outcome {
 }
 
 fn its_descriptor_is_readable_once_it_has_ended() -> Outcome {
-    fn readable(fd: impl AsFd, timeout: u64) -> bool {
-        let deadline = Deadline::after(Duration::from_millis(timeout));
-        wait_readable(fd.as_fd(), deadline).expect("polls")
+    fn readable(fd: impl AsFd, timeout: Duration) -> bool {
+        wait_readable(fd.as_fd(), Deadline::after(timeout)).expect("polls")
     }
     // It reports a result long before it ends.
     let (reader, writer) = io::pipe()?;
@@ -504,9 +506,9 @@ fn its_descriptor_is_readable_once_it_has_ended() -> Outcome {
         vec![0_u8; 1_000_000]
     };
     let child = Process::new(wait, (Fd::from(reader),)).start()?;
-    assert!(!readable(&child, 20));
+    assert!(!readable(&child, Duration::from_millis(20)));
     drop(writer);
-    assert!(readable(&child, 10_000));
+    assert!(readable(&child, HANG));
     assert_eq!(child.result()?.len(), 1_000_000);
     Ok(())
 }
@@ -724,9 +726,9 @@ fn init_not_reached(arguments: &[String]) {
 }
 
 fn init_that_is_not_reached_is_an_error_and_main_does_not_start_processes() -> Outcome {
-    let path = env::temp_dir().join(format!("mp-init-{}", std::process::id()));
+    let folder = Folder::new()?;
+    let path = folder.path("was-here");
     let (code, out, err) = run_role("init-not-reached", &[path.to_str().expect("text")])?;
-    std::fs::remove_file(path)?;
     assert_eq!((code, out.as_str()), (0, "true\ntrue\n"), "{err}");
     assert_eq!(err.matches("put `multiprocess::init();` on the first line").count(), 2, "{err}");
     Ok(())
@@ -800,7 +802,6 @@ fn exits_with_children(_: &[String]) {
 }
 
 fn family_ends(name: &str, expected: i32) -> Outcome {
-    let start = Instant::now();
     let (code, out, err) = run_role(name, &[])?;
     assert_eq!(code, expected, "{err}");
     let mut lines: Vec<&str> = out.lines().collect();
@@ -810,7 +811,6 @@ fn family_ends(name: &str, expected: i32) -> Outcome {
     for pid in pids {
         assert!(!runs(pid?), "a daemon outlived its program");
     }
-    assert!(start.elapsed() < Duration::from_secs(10));
     Ok(())
 }
 
@@ -835,13 +835,13 @@ fn replaced(_: &[String]) {
 }
 
 fn a_replaced_and_deleted_program_still_starts_itself() -> Outcome {
-    let path = env::temp_dir().join(format!("mp-replaced-{}", std::process::id()));
+    let folder = Folder::new()?;
+    let path = folder.path("program");
     std::fs::copy("/proc/self/exe", &path)?;
     let output = std::process::Command::new(&path)
         .args(["--mp-role", "replaced"])
         .stdin(Stdio::null())
         .output()?;
-    std::fs::remove_file(&path)?;
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "all well\n", "{error}");
     Ok(())
@@ -915,9 +915,9 @@ fn never_comes(arguments: &[String]) {
 }
 
 fn a_child_that_never_comes_to_its_target_is_killed_after_half_a_minute() -> Outcome {
-    let path = env::temp_dir().join(format!("mp-never-{}", std::process::id()));
+    let folder = Folder::new()?;
+    let path = folder.path("was-here");
     let (code, out, err) = run_role("never-comes", &[path.to_str().expect("text")])?;
-    std::fs::remove_file(path)?;
     assert_eq!((code, out.as_str()), (0, "true\ntrue\n0 are left\n"), "{err}");
     Ok(())
 }

@@ -30,7 +30,7 @@ use multiprocess as mp;
 use multiprocess::{Child, Manager, Pool, Process, TaskError};
 
 use leak::Inventory;
-use world::{ANNOUNCED, Dice, HANG, Item, Objects, PERMITS, PLACES, PUT, SEEN, World};
+use world::{ANNOUNCED, DONE, Dice, HANG, Item, Objects, PERMITS, PLACES, PUT, SEEN, Way, World};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -77,8 +77,8 @@ fn in_a_process(kills: u64, seed: u64) -> Result<(), Failed> {
     let mut command = Command::new("/proc/self/exe");
     command.args([STORM, &kills.to_string(), &seed.to_string()]);
     command.stdin(Stdio::null()).process_group(0).env("RUST_BACKTRACE", "0");
-    // A tenth of the pace it has where nothing else runs.
-    let limit = Duration::from_millis(kills * 60) + Duration::from_secs(120);
+    // A thirtieth of the pace it has where nothing else runs.
+    let limit = Duration::from_millis(kills * 200) + Duration::from_secs(300);
     let child = command.spawn()?;
     watchdog::watch(child, limit).map_err(|why| format!("{why}; seed {seed}").into())
 }
@@ -89,6 +89,7 @@ enum Kind {
     Locker,
     Producer,
     Consumer,
+    Doer,
     Echo,
     Client,
     Parent,
@@ -98,7 +99,7 @@ enum Kind {
 }
 
 /// Who stands at which place.
-const CAST: [Kind; 12] = [
+const CAST: [Kind; 14] = [
     Kind::Locker,
     Kind::Locker,
     Kind::Locker,
@@ -106,6 +107,8 @@ const CAST: [Kind; 12] = [
     Kind::Producer,
     Kind::Consumer,
     Kind::Consumer,
+    Kind::Doer,
+    Kind::Doer,
     Kind::Echo,
     Kind::Echo,
     Kind::Client,
@@ -145,8 +148,8 @@ struct Storm {
     counts: Arc<Counts>,
     /// Of clients of a manager that was killed.
     acknowledged: [u64; PLACES],
-    /// How many consumers had been killed when all was at rest last.
-    consumers_before: u64,
+    /// How many of each kind had been killed when all was at rest last.
+    at_last_rest: BTreeMap<Kind, u64>,
 }
 
 #[derive(Default)]
@@ -156,6 +159,8 @@ struct Counts {
     messages: AtomicU64,
     tasks: AtomicU64,
     lost_tasks: AtomicU64,
+    /// Items that their takers had not done when they were killed.
+    unfinished: AtomicU64,
     worker_kills: AtomicU64,
 }
 
@@ -202,7 +207,7 @@ impl Storm {
             faults: Faults::default(),
             counts: Arc::default(),
             acknowledged: [0; PLACES],
-            consumers_before: 0,
+            at_last_rest: BTreeMap::new(),
         })
     }
 
@@ -262,13 +267,14 @@ impl Storm {
                 .map(|count| count.load(SeqCst));
         let turns = self.world.guarded_turns();
         println!(
-            "{} kills in {:.1?}, seed {}: {:?}\n{} turns under locks {turns:?}, {items} items, {messages} messages, \
-             {tasks} tasks of which {lost} were lost to {} kills of workers; {memory} KiB",
+            "{} kills in {:.1?}, seed {}: {:?}\n{} turns under locks {turns:?}, {items} items of which {} were taken \
+             and not done, {messages} messages, {tasks} tasks of which {lost} were lost to {} kills of workers; {memory} KiB",
             self.killed(),
             start.elapsed(),
             self.seed,
             self.kills,
             turns.iter().sum::<u64>(),
+            counts.unfinished.load(SeqCst),
             counts.worker_kills.load(SeqCst),
         );
         // That there was a storm at all.
@@ -317,6 +323,7 @@ impl Storm {
             Kind::Locker => Process::new(world::locker, (world, place, seed)),
             Kind::Producer => Process::new(world::producer, (world, place, seed)),
             Kind::Consumer => Process::new(world::consumer, (world, place, seed)),
+            Kind::Doer => Process::new(world::doer, (world, place, seed)),
             Kind::Echo => {
                 let (here, there) = mp::duplex()?;
                 let counts = Arc::clone(&self.counts);
@@ -370,18 +377,13 @@ impl Storm {
                 }
                 drop(world.semaphore.permit_timeout(HANG)?);
             }
-            Kind::Producer | Kind::Consumer => {
+            Kind::Producer | Kind::Consumer | Kind::Doer => {
                 if let Some(id) = world.announce() {
-                    let put = world.queue_for(id).put_timeout(Item::new(id, u64::MAX), HANG);
-                    put.map_err(|refused| refused.reason)?;
+                    world.put(Item::new(id, u64::MAX))?;
                     world.acknowledge(id);
                 }
-                let item = world.queue.try_get();
-                match item {
-                    Ok(item) => world.see(&item),
-                    Err(mp::queue::Error::Empty) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                take_one(world)?;
+                finish_one(world)?;
             }
             Kind::Echo => {
                 let partner = partner.ok_or("an echo without a partner")?;
@@ -492,13 +494,8 @@ impl Storm {
             self.kill(order.swap_remove(next))?;
         }
         let world = &self.world;
-        loop {
-            match world.queue.try_get() {
-                Ok(item) => world.see(&item),
-                Err(mp::queue::Error::Empty) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        while take_one(world)? {}
+        while finish_one(world)? {}
         // The last item of the inbox; once its reader has seen this one, it has seen all.
         let (mark, cell) = world.mark();
         world.inbox.put_timeout(mark, HANG).map_err(|refused| refused.reason)?;
@@ -510,26 +507,38 @@ impl Storm {
             thread::sleep(Duration::from_micros(50));
         }
         let next = (world.next.load(SeqCst) as usize).min(world.table.len() - 1);
-        let mut in_hand = 0;
-        for (id, cell) in world.table[..next].iter().enumerate() {
+        // One that a consumer had got, and not yet noted, when it was killed; and so for tasks.
+        let (mut in_hand, mut in_hands, mut undone) = (0, 0, 0);
+        for (id, cell) in (0..).zip(&world.table[..next]) {
             let state = cell.load(SeqCst);
-            let inbox = !id.is_multiple_of(2);
-            if inbox && state & PUT != 0 && state < SEEN {
-                return Err(format!("item {id}, which was put into the inbox, is lost").into());
-            }
             if state >= 2 * SEEN {
                 return Err(format!("item {id} was seen {} times", state / SEEN).into());
             }
-            in_hand += u64::from(state & PUT != 0 && state < SEEN);
+            let missing = state & PUT != 0 && state < SEEN;
+            match Way::of(id) {
+                Way::Inbox if missing => {
+                    return Err(format!("item {id}, which was put into the inbox, is lost").into());
+                }
+                Way::Inbox => {}
+                Way::Queue => in_hand += u64::from(missing),
+                Way::Tasks => {
+                    in_hands += u64::from(missing);
+                    undone += u64::from((state & PUT != 0 || state >= SEEN) && state & DONE == 0);
+                }
+            }
             self.counts.items.fetch_add(u64::from(state >= SEEN), SeqCst);
         }
-        // One that a consumer had got, and not yet noted, when it was killed.
-        let killed = self.kills[&Kind::Consumer];
-        let had = killed - std::mem::replace(&mut self.consumers_before, killed);
-        if in_hand > had {
-            return Err(format!("{in_hand} items are gone with {had} killed consumers").into());
+        let before = std::mem::replace(&mut self.at_last_rest, self.kills.clone());
+        let killed = |kind| self.kills[&kind] - before.get(&kind).copied().unwrap_or(0);
+        for (gone, kind) in [(in_hand, Kind::Consumer), (in_hands, Kind::Doer)] {
+            if gone > killed(kind) {
+                let had = killed(kind);
+                return Err(format!("{gone} items are gone with {had} killed: {kind:?}").into());
+            }
         }
-        if !(world.queue.is_empty() && world.inbox.is_empty()) {
+        self.end_what_was_lost(undone, killed(Kind::Doer), killed(Kind::Producer))?;
+        let world = &self.world;
+        if !(world.queue.is_empty() && world.inbox.is_empty() && world.tasks.is_empty()) {
             return Err("a drained queue is not empty".into());
         }
         world.table[..next].iter().for_each(|cell| cell.store(0, SeqCst));
@@ -549,6 +558,43 @@ impl Storm {
         }
         drop(permits);
         Ok(())
+    }
+
+    /// The queue is drained, and counts as unfinished what its takers had when they were killed: of `undone`, which
+    /// nobody noted as done, all but what they were killed right after, and what producers had not noted to be put.
+    /// Who waits for all to be done goes on once somebody has ended these in their place.
+    fn end_what_was_lost(&self, undone: u64, doers: u64, producers: u64) -> Outcome {
+        let tasks = &self.world.tasks;
+        let lost = tasks.unfinished() as u64;
+        let least = undone.saturating_sub(doers);
+        if lost > doers || !(least..=undone + producers).contains(&lost) {
+            return Err(format!("{lost} unfinished of {undone} undone, {doers} were killed").into());
+        }
+        let waiter = {
+            let tasks = tasks.clone();
+            watched(&self.faults, move || tasks.join().expect("ends"))
+        };
+        let moment = Duration::from_millis(1);
+        match (lost, tasks.join_timeout(moment)) {
+            (0, Ok(())) | (1.., Err(mp::queue::Error::TimedOut)) => {}
+            (_, other) => return Err(format!("{lost} unfinished, and {other:?}").into()),
+        }
+        for _ in 0..lost {
+            tasks.task_done()?;
+        }
+        let start = Instant::now();
+        while !waiter.is_finished() {
+            if start.elapsed() > HANG {
+                return Err("all is done, and who waits for that hangs".into());
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
+        waiter.join().map_err(|_| "who waited for all to be done panicked")?;
+        self.counts.unfinished.fetch_add(lost, SeqCst);
+        match tasks.task_done() {
+            Err(mp::queue::Error::TooManyDone) => Ok(()),
+            other => Err(format!("done once too often: {other:?}").into()),
+        }
     }
 
     /// Reads what killed producers have put, in order.
@@ -611,6 +657,29 @@ impl Storm {
             }
         })
     }
+}
+
+/// Gets an item of the queue; says whether there was one.
+fn take_one(world: &World) -> Outcome<bool> {
+    match world.queue.try_get() {
+        Ok(item) => world.see(&item),
+        Err(mp::queue::Error::Empty) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(true)
+}
+
+/// As [`take_one`], a task, which is done then.
+fn finish_one(world: &World) -> Outcome<bool> {
+    match world.tasks.try_get() {
+        Ok(item) => {
+            world.see(&item);
+            world.finish(item.id)?;
+        }
+        Err(mp::queue::Error::Empty) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(true)
 }
 
 /// Talks with an echo until that is killed; says how many messages came back.

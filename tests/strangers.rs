@@ -17,7 +17,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Outcome, Role, eventually, role, runs};
+use crate::support::{HANG, Outcome, PROMPT, Role, eventually, role, runs};
 
 crate::cases! {
     EACH:
@@ -39,8 +39,6 @@ crate::cases! {
 pub(crate) const ROLES: &[Role] =
     &[("stranger", stranger), ("refused-stranger", refused), ("holding-stranger", holding)];
 
-const HANG: Duration = Duration::from_secs(10);
-const PROMPT: Duration = Duration::from_secs(2);
 const KEY: &[u8] = b"between the programs";
 
 fn key() -> AuthKey {

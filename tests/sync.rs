@@ -10,7 +10,7 @@ use multiprocess::{
     Semaphore,
 };
 
-use crate::support::Outcome;
+use crate::support::{HANG, Outcome, PROMPT, eventually, sleeps};
 
 crate::cases! {
     EACH:
@@ -27,12 +27,6 @@ crate::cases! {
         a_killed_party_breaks_the_barrier
     ;
 }
-
-/// How long a wait may take before it counts as hung.
-const HANG: Duration = Duration::from_secs(10);
-
-/// The limit for a takeover after a death, with room for a busy machine.
-const PROMPT: Duration = Duration::from_secs(2);
 
 fn sleep_for_ever() {
     thread::sleep(Duration::from_secs(1000));
@@ -278,8 +272,8 @@ fn an_event_set_and_cleared_at_once_wakes_all_that_waited() -> Outcome {
         children.push(Process::new(wait, (event.clone(), ready)).start()?);
         hear(reader)?;
     }
-    // They are about to wait; give them the moment.
-    thread::sleep(Duration::from_millis(100));
+    // They are about to wait.
+    children.iter().try_for_each(|child| sleeps(child.pid()))?;
     event.set();
     event.clear();
     for child in children {
@@ -314,7 +308,7 @@ fn a_killed_party_breaks_the_barrier() -> Outcome {
     let barrier = Barrier::new(3)?;
     let one = Process::new(wait, (barrier.clone(),)).start()?;
     let two = Process::new(wait, (barrier.clone(),)).start()?;
-    crate::support::eventually("both wait", || barrier.n_waiting() == 2)?;
+    eventually("both wait", || barrier.n_waiting() == 2)?;
     kill(&one)?;
     assert!(two.result()?, "the other learns that it is broken");
     assert!(barrier.is_broken());

@@ -26,7 +26,10 @@ use std::env;
 use std::error::Error;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -46,6 +49,8 @@ macro_rules! cases {
 
 /// Many times what a test takes.
 const LIMIT: Duration = Duration::from_secs(120);
+/// How long a wait may take before it counts as hung.
+pub(crate) const HANG: Duration = Duration::from_secs(30);
 const TEST: &str = "--mp-test";
 const ROLE: &str = "--mp-role";
 
@@ -128,7 +133,7 @@ fn run_test(wanted: &str) -> ExitCode {
         eprintln!("error: {why}");
         return ExitCode::FAILURE;
     }
-    if let Err(left) = before.compare(Duration::from_secs(5)) {
+    if let Err(left) = before.compare(Duration::from_secs(20)) {
         eprintln!("left behind: {left}");
         return ExitCode::FAILURE;
     }
@@ -142,13 +147,50 @@ pub(crate) fn role(arguments: &[&str]) -> Command {
     command
 }
 
-/// Waits until `condition` holds; an error names it when it does not within thirty seconds.
+/// Waits until `condition` holds; an error names it when it does not within a minute.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
-    for _ in 0..6_000 {
+    for _ in 0..12_000 {
         if condition() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err(format!("did not come about within 30 s: {what}").into())
+    Err(format!("did not come about within a minute: {what}").into())
+}
+
+/// Learns for how long this machine stood still, if it did: who does so for a lease is as good as gone to others.
+pub(crate) struct Pulse {
+    over: Arc<AtomicBool>,
+    longest: Arc<AtomicU64>,
+    beats: Option<JoinHandle<()>>,
+}
+
+impl Pulse {
+    pub(crate) fn start() -> Self {
+        let (over, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ends, most) = (Arc::clone(&over), Arc::clone(&longest));
+        let beats = thread::spawn(move || {
+            let mut last = Instant::now();
+            while !ends.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(5));
+                let pause = last.elapsed().as_millis() as u64;
+                most.fetch_max(pause, Ordering::Relaxed);
+                last = Instant::now();
+            }
+        });
+        Self { over, longest, beats: Some(beats) }
+    }
+
+    /// Whether it was for so long that a lease may have ended meanwhile.
+    pub(crate) fn stood_still(&self) -> bool {
+        let longest = Duration::from_millis(self.longest.load(Ordering::Relaxed));
+        longest > pool::LEASE / 4
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.beats.take().map(JoinHandle::join);
+    }
 }

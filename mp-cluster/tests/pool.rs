@@ -5,10 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use mp_cluster::{Counter, Engine, List, serve};
-use mp_pool::{Builder, Pool, TaskError};
+use mp_pool::{AsyncResult, Builder, Pool, TaskError};
 
+use crate::faults::{leave_a_trace, traces};
 use crate::redis::Redis;
-use crate::{Outcome, eventually, role};
+use crate::{HANG, Outcome, eventually, role};
 
 #[path = "../../tests/engine/list.rs"]
 mod list;
@@ -220,16 +221,22 @@ fn a_host_ends_when_told_or_idle_and_leaves_no_task_behind() -> Outcome {
         millis
     };
     assert_eq!(pool.apply(nap, (1,))?, 1);
-    let results: Vec<_> = (0..5).map(|_| pool.apply_async(nap, (300,))).collect();
-    thread::sleep(Duration::from_millis(100));
+    let directory = redis.directory().join("traces");
+    std::fs::create_dir(&directory)?;
+    let results: Vec<_> =
+        (0..5).map(|n| pool.apply_async(leave_a_trace, (directory.clone(), n, 300))).collect();
+    eventually("the first runs", || traces(&directory) >= 1)?;
     stop.stop();
     runs.join().expect("no panic")?;
     // It did what it had, and the others wait for another, which does them.
-    assert!(results[0].is_ready() || results[0].get_timeout(Duration::from_secs(5)).is_ok());
-    let idle = serve(redis.url(), "a")?.workers(2).lease(LEASE);
-    idle.idle_timeout(Duration::from_millis(300)).run()?;
-    for result in results {
-        assert_eq!(result.get_timeout(Duration::from_secs(5))?, 300);
+    assert_eq!(results[0].get_timeout(HANG)?, 0);
+    eventually("all are done", || {
+        let idle = serve(redis.url(), "a").expect("a host").workers(2).lease(LEASE);
+        idle.idle_timeout(Duration::from_millis(300)).run().expect("ends well");
+        results.iter().all(AsyncResult::is_ready)
+    })?;
+    for (n, result) in (0..).zip(&results) {
+        assert_eq!(result.get()?, n);
     }
     Ok(())
 }

@@ -88,6 +88,23 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// Waits until it listens; says whether it does, or has ended, as somebody else has its port.
+    #[cfg(feature = "tls")]
+    pub(crate) fn listens(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started");
+        // It makes its socket when it has all ports.
+        let socket = self.directory.join("socket");
+        loop {
+            let ended = child.try_wait().expect("waits").is_some();
+            if ended || socket.exists() {
+                return !ended;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();

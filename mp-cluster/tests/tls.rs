@@ -44,23 +44,29 @@ fn make_certificates(directory: &Path) -> Outcome {
 fn tls_takes_certificates_that_are_trusted_and_no_others() -> Outcome {
     let place = Redis::start();
     make_certificates(place.directory())?;
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
     let file = |name: &str| place.directory().join(name).display().to_string();
     let files = [file("server.crt"), file("server.key"), file("ca.crt")];
-    let _redis = Redis::with(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &files[0],
-        "--tls-key-file",
-        &files[1],
-        "--tls-ca-cert-file",
-        &files[2],
-        "--tls-auth-clients",
-        "no",
-        "--requirepass",
-        "hunter2",
-    ]);
+    let (_redis, port) = loop {
+        // A port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        let mut redis = Redis::with(&[
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &files[0],
+            "--tls-key-file",
+            &files[1],
+            "--tls-ca-cert-file",
+            &files[2],
+            "--tls-auth-clients",
+            "no",
+            "--requirepass",
+            "hunter2",
+        ]);
+        if redis.listens() {
+            break (redis, port);
+        }
+    };
     let url = format!("rediss://:hunter2@localhost:{port}/");
     let error = Cluster::connect(&url, "a").unwrap_err();
     assert!(matches!(error, Error::Denied(_)), "{error}");

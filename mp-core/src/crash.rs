@@ -12,11 +12,15 @@
 //! ```
 
 /// Names a place at which a test can have this process killed; nothing without `cfg(mp_crash)`.
+///
+/// In models, by `cfg(mp_loom)`, threads can be killed there.
 #[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {
         #[cfg(mp_crash)]
         $crate::crash::point($name);
+        #[cfg(mp_loom)]
+        $crate::model::point();
     };
 }
 

@@ -105,7 +105,19 @@ mod imp {
         };
     }
 
-    pub use crate::{__fence_at as fence_at, __ordering as ordering, __taken as taken};
+    /// Whether what runs here is not killed, but ends; in a model it can be (see `model::mortal`), and what a
+    /// destructor does for others is then not done.
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __lives {
+        () => {
+            true
+        };
+    }
+
+    pub use crate::{
+        __fence_at as fence_at, __lives as lives, __ordering as ordering, __taken as taken,
+    };
 }
 
 #[cfg(mp_loom)]
@@ -146,7 +158,17 @@ mod imp {
         };
     }
 
-    pub use crate::{__fence_at as fence_at, __ordering as ordering, __taken as taken};
+    #[doc(hidden)]
+    #[macro_export]
+    macro_rules! __lives {
+        () => {
+            $crate::model::lives()
+        };
+    }
+
+    pub use crate::{
+        __fence_at as fence_at, __lives as lives, __ordering as ordering, __taken as taken,
+    };
 
     pub trait Word {
         type Value: Copy + PartialEq;
@@ -191,15 +213,20 @@ mod imp {
         address: usize,
         number: u64,
         woken: bool,
+        /// How many deaths it knows of; one more ends its sleep. `None`: whatever dies, it sleeps.
+        deaths: Option<u32>,
     }
 
     #[derive(Default)]
     struct Kernel {
         sleepers: Vec<Sleeper>,
         next: u64,
+        deaths: u32,
     }
 
     loom::lazy_static! {
+        /// 1: who is mortal was killed. Apart from the rest, so that to ask for it puts nothing else in order.
+        static ref KILLED: AtomicU32 = AtomicU32::new(0);
         static ref KERNEL: Mutex<Kernel> = Mutex::new(Kernel::default());
         static ref WOKEN: Condvar = Condvar::new();
     }
@@ -210,6 +237,16 @@ mod imp {
         if until == Deadline::PASSED {
             return Woken::TimedOut;
         }
+        sleep_until_death(word, expected, None)
+    }
+
+    /// As [`sleep`], for who looks up now and then whether everybody still lives: its time is over once for each
+    /// death beyond the `deaths` that it knows of.
+    pub fn sleep_until_death<W: Word>(
+        word: &W,
+        expected: W::Value,
+        deaths: Option<&mut u32>,
+    ) -> Woken {
         let mut kernel = KERNEL.lock().unwrap();
         if W::low(word.now()) != W::low(expected) {
             return Woken::LookAgain;
@@ -217,16 +254,43 @@ mod imp {
         let number = kernel.next;
         kernel.next += 1;
         let address = std::ptr::from_ref(word).addr();
-        kernel.sleepers.push(Sleeper { address, number, woken: false });
+        let known = deaths.as_ref().map(|deaths| **deaths);
+        kernel.sleepers.push(Sleeper { address, number, woken: false, deaths: known });
         loop {
-            kernel = WOKEN.wait(kernel).unwrap();
             let index =
                 kernel.sleepers.iter().position(|sleeper| sleeper.number == number).unwrap();
-            if kernel.sleepers[index].woken {
-                kernel.sleepers.remove(index);
-                return Woken::LookAgain;
+            let sleeper = &kernel.sleepers[index];
+            let woken = match sleeper.deaths {
+                _ if sleeper.woken => Woken::LookAgain,
+                Some(known) if known != kernel.deaths => Woken::TimedOut,
+                _ => {
+                    kernel = WOKEN.wait(kernel).unwrap();
+                    continue;
+                }
+            };
+            kernel.sleepers.remove(index);
+            if let (Woken::TimedOut, Some(deaths)) = (woken, deaths) {
+                *deaths = kernel.deaths;
             }
+            return woken;
         }
+    }
+
+    /// Somebody died: the time of all is over who sleep and look up now and then.
+    pub fn note_death() {
+        KERNEL.lock().unwrap().deaths += 1;
+        WOKEN.notify_all();
+    }
+
+    /// Who is mortal was killed.
+    pub(crate) fn note_kill() {
+        // Release: what it wrote before is seen by who sees that it is dead.
+        KILLED.store(1, Ordering::Release);
+        note_death();
+    }
+
+    pub(crate) fn is_killed() -> bool {
+        KILLED.load(Ordering::Acquire) != 0
     }
 
     pub fn wake<W: Word>(word: &W, count: u32) -> u32 {

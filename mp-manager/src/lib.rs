@@ -185,18 +185,6 @@ mod tests {
     /// What fuzzing kept, which the packaged crate does not have.
     #[test]
     fn inputs_that_fuzzing_kept_do_no_harm() {
-        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/calls");
-        if !kept.is_dir() {
-            println!("nothing to replay: there is no {}", kept.display());
-            return;
-        }
-        let inputs = std::fs::read_dir(kept).unwrap();
-        let paths: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
-        assert!(!paths.is_empty(), "there are no inputs");
-        for path in paths {
-            // Shown if it fails.
-            println!("{}", path.display());
-            fuzz::run_on(&std::fs::read(path).unwrap());
-        }
+        mp_core::testing::replay(env!("CARGO_MANIFEST_DIR"), "calls", fuzz::run_on);
     }
 }

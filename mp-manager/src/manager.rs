@@ -22,8 +22,9 @@ use crate::{
     Namespace, Queue, RLock, Result, Semaphore, Set, Shared, Value,
 };
 
-/// How long each step of a shutdown may take before the next.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long each step of a shutdown may take before the next: so many times so long, as a machine that stood still
+/// meanwhile has used up one of them, and not the time that the server needs.
+const PATIENCE: [Duration; 20] = [Duration::from_millis(100); 20];
 
 /// A server process and what makes objects in it.
 ///
@@ -219,7 +220,7 @@ impl Manager {
         self.pid
     }
 
-    /// Ends the server: asks it to, sends it SIGTERM after a second, and SIGKILL after another.
+    /// Ends the server: asks it to, sends it SIGTERM after two seconds, and SIGKILL after another two.
     ///
     /// All calls, waiting ones too, are [`ServerDied`](Error::ServerDied) from then on. Dropping the manager does the
     /// same. Of a manager that was [connected](Self::connect) to, the server is somebody else's: nothing happens.
@@ -229,13 +230,20 @@ impl Manager {
     /// [`Start`](Error::Start) where the process cannot be waited for.
     pub fn shutdown(&self) -> Result<()> {
         let Some(server) = &self.server else { return Ok(()) };
-        let has_ended = || server.join_timeout(PATIENCE).map_err(Error::Start);
+        let has_ended = || -> Result<bool> {
+            for time in PATIENCE {
+                if server.join_timeout(time).map_err(Error::Start)?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
         // Where it cannot be asked, it is told.
-        if self.link.stop().is_ok() && has_ended()?.is_some() {
+        if self.link.stop().is_ok() && has_ended()? {
             return Ok(());
         }
         server.terminate().map_err(Error::Start)?;
-        if has_ended()?.is_none() {
+        if !has_ended()? {
             server.kill().map_err(Error::Start)?;
             server.join().map_err(Error::Start)?;
         }

@@ -29,9 +29,10 @@ mod steps {
     use mp_process::Process;
 
     /// How long a wait may take before it counts as hung.
-    const HANG: Duration = Duration::from_secs(20);
-    /// The limit for whoever is held up by a death, with room for a busy machine.
-    const PROMPT: Duration = Duration::from_secs(5);
+    const HANG: Duration = Duration::from_secs(30);
+    /// The limit for whoever is held up by a death: milliseconds, and room for a machine that is busy, or stands still
+    /// for some seconds.
+    const PROMPT: Duration = Duration::from_secs(10);
     /// signal(7).
     const SIGKILL: i32 = 9;
 
@@ -123,8 +124,12 @@ mod steps {
 
     fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < HANG, "did not come about: {what}");
+        loop {
+            let late = start.elapsed() > HANG;
+            if condition() {
+                return;
+            }
+            assert!(!late, "did not come about: {what}");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -175,10 +180,16 @@ mod steps {
     fn server(name: &str, pass: u32, fate: Fate) {
         let (manager, path, proxies) = serve();
         let nothing = manager.shared(()).unwrap();
-        let waits = |queue: Queue<u64>| matches!(queue.get(), Err(Error::ServerDied));
-        let waiter = Process::new(waits, (manager.queue(0).unwrap(),)).start().unwrap();
-        let works = |path: PathBuf, proxies: Proxies, go: Queue<u64>| {
+        let ready = manager.queue(0).unwrap();
+        let waits = |queue: Queue<u64>, ready: Queue<u64>| {
+            ready.put(1).expect("the server lives");
+            matches!(queue.get(), Err(Error::ServerDied))
+        };
+        let nothing_comes = manager.queue(0).unwrap();
+        let waiter = Process::new(waits, (nothing_comes, ready.clone())).start().unwrap();
+        let works = |path: PathBuf, proxies: Proxies, go: Queue<u64>, ready: Queue<u64>| {
             let manager = connect(path);
+            ready.put(2).expect("the server lives");
             // It is armed now, and may be dead.
             let _ = go.get();
             let ended = work(&manager, &proxies);
@@ -186,8 +197,10 @@ mod steps {
                 && matches!(proxies.0.len(), Err(Error::ServerDied))
         };
         let go = manager.queue(0).unwrap();
-        let worker = Process::new(works, (path, proxies, go.clone())).start().unwrap();
-        // Both wait.
+        let arguments = (path, proxies, go.clone(), ready.clone());
+        let worker = Process::new(works, arguments).start().unwrap();
+        // Both are there, and soon wait.
+        (0..2).for_each(|_| _ = ready.get().unwrap());
         thread::sleep(Duration::from_millis(50));
         let pid = manager.pid();
         let server = pidfd_open(pid).unwrap();

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::mem::memfd;
 use mp_core::sys::{process, socket};
-use mp_core::testing::{self, Child, HANG, Random, busy, signalled_after, watched};
+use mp_core::testing::{self, Child, HANG, Random, busy, signalled_after, wait_until, watched};
 use mp_core::{Fd, decode, encode};
 use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 
 /// How long a test may take before it counts as hung.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -443,6 +443,11 @@ enum Where {
     Doorbell,
 }
 
+/// Which number counts what was scribbled.
+const SCRIBBLES: usize = 10;
+/// Which number counts the ends for which something went well, before that begins.
+const AT_WORK: usize = 11;
+
 /// Changes words of the pipe's memory until it is killed.
 fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
     const RINGS: u64 = 4096;
@@ -476,6 +481,7 @@ fn scribble_for_ever(memory: &File, whither: Where, mut random: Random) {
             _ => old ^ 1 << random.below(64),
         };
         memory.write_all_at(&new.to_le_bytes(), at).unwrap();
+        numbers()[SCRIBBLES].fetch_add(1, SeqCst);
         if whither == Where::Everywhere && random.below(500) == 0 {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             let start = random.below(40) * 4096;
@@ -501,6 +507,7 @@ fn ring_for_ever(sockets: &[OwnedFd], mut random: Random) {
         let socket = sockets[random.below(sockets.len() as u64) as usize].as_fd();
         let fds = vec![null.as_raw_fd(); fds];
         let _ = socket::send(socket, &[IoSlice::new(&bytes[..len])], &fds, true);
+        numbers()[SCRIBBLES].fetch_add(1, SeqCst);
         busy(Duration::from_micros(random.below(10)));
     }
 }
@@ -559,10 +566,13 @@ fn bear(conn: &Connection<Message, Message>, noise: &[u8], seed: u64) {
     const SHORT: Duration = Duration::from_millis(3);
     let mut random = Random::new(seed);
     let end = Instant::now() + Duration::from_millis(30);
+    // Longer where the other cannot run meanwhile.
+    let scribbles = || numbers()[SCRIBBLES].load(SeqCst);
+    let enough = scribbles() + 100;
     let mut buffer = vec![0; 9000];
     let count = |slot: usize| _ = numbers()[slot].fetch_add(1, SeqCst);
-    let mut damaged = false;
-    while Instant::now() < end && !damaged {
+    let (mut damaged, mut at_work) = (false, false);
+    while (Instant::now() < end || scribbles() < enough) && !damaged {
         let start = Instant::now();
         let len = [random.below(100), random.below(6000), random.below(150_000)]
             [random.below(3) as usize];
@@ -589,6 +599,10 @@ fn bear(conn: &Connection<Message, Message>, noise: &[u8], seed: u64) {
             11 => wait(&[conn], Some(SHORT)).map(drop),
             _ => conn.recv_bytes_timeout(SHORT).map(drop),
         };
+        if result.is_ok() && !at_work {
+            at_work = true;
+            count(AT_WORK);
+        }
         count(match &result {
             Ok(()) => 0,
             Err(Error::Damaged(_)) => 1,
@@ -706,6 +720,7 @@ fn scribble(name: &str, whither: Where) {
         let mut ends = Some((one, two));
         let scribbler = Child::new(|| {
             drop(ends.take());
+            wait_until(|| numbers()[AT_WORK].load(SeqCst) >= 2 * (round + 1));
             match whither {
                 Where::Doorbell => ring_for_ever(&sockets, Random::new(seed)),
                 _ => scribble_for_ever(&memory, whither, Random::new(seed)),
@@ -744,5 +759,5 @@ fn scribble(name: &str, whither: Where) {
         names.iter().zip(numbers()).map(|(name, number)| (*name, number.load(SeqCst))).collect();
     eprintln!("{name}: {rounds} rounds in {:?}: {counts:?}", start.elapsed());
     assert!(counts["damaged"] > rounds / 10, "it did not do any damage");
-    assert!(counts["well"] > rounds, "nothing went well before that");
+    assert!(counts["well"] >= 2 * rounds, "nothing went well before that");
 }

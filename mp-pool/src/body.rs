@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mp_core::Message;
@@ -178,7 +178,13 @@ pub(crate) fn take_aside(file: &OwnedFd) -> io::Result<Vec<u8>> {
     // Of anything else than memory a read could wait for ever.
     mem::seals(std::os::fd::AsFd::as_fd(file))?;
     let file = File::from(file.try_clone()?);
-    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let metadata = file.metadata()?;
+    let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    // Of holes a file could have more than there is memory. Whoever wrote one of ours wrote all of it: stat(2) counts
+    // what it takes in units of 512 bytes.
+    if metadata.blocks().saturating_mul(512) < metadata.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     bytes.resize(len, 0);
@@ -230,5 +236,13 @@ mod tests {
             assert!(body.fds().is_empty() && body.read().unwrap().0 == vec![n; LONG + 1]);
         }
         assert!(Body::received(&[], Vec::new(), true).is_err());
+    }
+
+    #[test]
+    fn a_file_of_holes_is_refused() {
+        let file = put_aside(&[7]).unwrap();
+        assert_eq!(take_aside(&file).unwrap(), [7]);
+        File::from(file.try_clone().unwrap()).set_len(1 << 34).unwrap();
+        assert_eq!(take_aside(&file).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -94,6 +94,9 @@ where
     }
 }
 
+/// So many tuples without bytes a chunk may have, as [`Each`] may have such arguments.
+const EMPTY_ITEMS: usize = 1 << 20;
+
 /// A number of tuples of arguments; a vector of values.
 pub(crate) struct EachOf<A>(PhantomData<A>);
 
@@ -105,6 +108,12 @@ where
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let count: usize = arguments.get()?;
+        // Of tuples without bytes there could be any number, and the time for that never ends.
+        if count > arguments.remaining().max(EMPTY_ITEMS) {
+            return Err(mp_core::Error::Decode(format!(
+                "{count} items in a chunk that is shorter"
+            )));
+        }
         let mut results = Results(Vec::new());
         for _ in 0..count {
             let item = A::decode(arguments)?;

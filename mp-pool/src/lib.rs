@@ -64,31 +64,63 @@
 //! pool has threads, and cannot start processes by [`Fork`](mp_process::StartMethod::Fork) any more.
 #![forbid(unsafe_code)]
 
+#[cfg(not(mp_loom))]
 mod body;
+#[cfg(not(mp_loom))]
 mod builder;
+#[cfg(not(mp_loom))]
 mod call;
+#[cfg(not(mp_loom))]
 mod callbacks;
+#[cfg(not(mp_loom))]
 mod chunk;
+mod claims;
+#[cfg(not(mp_loom))]
 pub mod engine;
+#[cfg(not(mp_loom))]
 mod error;
+#[cfg(all(any(test, fuzzing), not(mp_loom)))]
+mod fuzz;
+#[cfg(not(mp_loom))]
 mod iter;
+#[cfg(not(mp_loom))]
 mod local;
+#[cfg(all(test, mp_loom))]
+mod models;
+#[cfg(not(mp_loom))]
 mod pool;
+#[cfg(not(mp_loom))]
 mod result;
+#[cfg(not(mp_loom))]
 mod wire;
+#[cfg(not(mp_loom))]
 mod worker;
 
+#[cfg(not(mp_loom))]
 pub use builder::Builder;
+#[cfg(not(mp_loom))]
 pub use engine::Engine;
+#[cfg(not(mp_loom))]
 pub use error::{Error, Panic, Result, Task, TaskError};
+#[cfg(not(mp_loom))]
 pub use iter::{Imap, ImapUnordered};
+#[cfg(not(mp_loom))]
 pub use pool::Pool;
+#[cfg(not(mp_loom))]
 pub use result::AsyncResult;
 
 // What every program with a pool needs.
+#[cfg(not(mp_loom))]
 pub use mp_process::{StartMethod, init, test_support};
 
-#[cfg(test)]
+/// Has a pool and a worker receive any bytes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_pool(bytes: &[u8]) {
+    fuzz::run_on(bytes);
+}
+
+#[cfg(all(test, not(mp_loom)))]
 mod tests {
     use super::*;
 
@@ -107,6 +139,12 @@ mod tests {
         is_send::<engine::Job>();
         is_send::<Imap<std::vec::IntoIter<u8>, fn(u8), ()>>();
         is_send::<ImapUnordered<std::vec::IntoIter<u8>, fn(u8), ()>>();
+    }
+
+    /// What fuzzing kept, which the packaged crate does not have.
+    #[test]
+    fn inputs_that_fuzzing_kept_do_no_harm() {
+        mp_core::testing::replay(env!("CARGO_MANIFEST_DIR"), "pool", fuzz::run_on);
     }
 }
 

@@ -27,10 +27,11 @@ use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
 use crate::body::Body;
+use crate::claims::{Claims, is_after};
 use crate::engine::{self, Call, Done, Job, NO_TIMEOUT, deliver};
 use crate::error::{Panic, exit_code, with_sources};
 use crate::result::{Outcome, lock};
-use crate::worker::{Claims, HEADER, Order, Report, Status, is_after, serve};
+use crate::worker::{HEADER, Order, Report, Status, serve};
 use crate::{Error, Result, TaskError};
 
 /// So many tasks a worker may have in its pipe.
@@ -72,12 +73,61 @@ enum Phase {
 }
 
 /// What is in a worker's pipe.
-enum Sent {
+pub(crate) enum Sent {
     /// The initializer.
     Start,
     Task(Job),
     /// A task whose outcome is known already: its worker is about to be killed.
     Ended,
+}
+
+/// All that is in a worker's pipe, with the numbers that it knows it by.
+pub(crate) type Queue = VecDeque<(u32, Sent)>;
+
+/// What a report is, of what is in the pipe.
+pub(crate) enum Answer {
+    /// None that was to come: of what was taken away from it, or it is out of its mind.
+    Unasked,
+    /// The end of a task.
+    Ended(Done),
+    /// The initializer is done, or why it is not.
+    Started(std::result::Result<(), String>),
+    /// The end of a task that had ended before.
+    Known,
+}
+
+/// Takes what a report is about out of the pipe.
+pub(crate) fn answer(sent: &mut Queue, report: Report, body: Body) -> Answer {
+    if sent.front().is_none_or(|(number, _)| *number != report.number) {
+        return Answer::Unasked;
+    }
+    match sent.pop_front() {
+        Some((_, Sent::Task(task))) => {
+            let outcome = outcome(&task, report, body);
+            Answer::Ended(task.with(outcome))
+        }
+        Some((_, Sent::Start)) if report.status == Status::Value => Answer::Started(Ok(())),
+        Some((_, Sent::Start)) => Answer::Started(Err(initializer_failed(report, &body.bytes))),
+        Some((_, Sent::Ended)) | None => Answer::Known,
+    }
+}
+
+/// Takes what comes after the number `begun` out of the pipe.
+pub(crate) fn take_back(sent: &mut Queue, begun: u32) -> Vec<(u32, Sent)> {
+    let keep = sent.iter().take_while(|(number, _)| !is_after(*number, begun)).count();
+    sent.drain(keep..).collect()
+}
+
+/// The next report of a worker, if it has come; `None` where it is none.
+pub(crate) fn receive(receiver: &Receiver<()>) -> mp_pipe::Result<Option<(Report, Body)>> {
+    receiver.try_recv_message_with(|bytes, fds| {
+        let (mut report, body) = Report::read(bytes)?;
+        let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
+            report.status = Status::Untaken;
+            Body::with(error.to_string().into_bytes(), Vec::new())
+        });
+        Some((report, body))
+    })
 }
 
 /// A worker that has not been seen to end.
@@ -90,7 +140,7 @@ struct Worker {
     functions: usize,
     /// The number of the next task.
     next: u32,
-    sent: VecDeque<(u32, Sent)>,
+    sent: Queue,
     /// How many tasks it may still be given.
     left: u64,
     /// Whether it has done anything: its initializer, or a task.
@@ -118,8 +168,7 @@ impl Worker {
     fn take_back(&mut self) -> Vec<Job> {
         let begun = self.claims.take_back(self.next.wrapping_sub(1));
         crash_point!("pool: tasks are taken back");
-        let keep = self.sent.iter().take_while(|(number, _)| !is_after(*number, begun)).count();
-        let back: Vec<_> = self.sent.drain(keep..).collect();
+        let back = take_back(&mut self.sent, begun);
         self.left = self.left.saturating_add(back.len() as u64);
         back.into_iter()
             .filter_map(|(_, sent)| match sent {
@@ -366,7 +415,7 @@ impl Link {
 fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, Link)> {
     let (ours, theirs) = mp_pipe::duplex::<(), ()>()?;
     let claims = Claims::new()?;
-    let child = Process::new(serve, (theirs, claims.words().clone()))
+    let child = Process::new(serve, (theirs, claims.memory().clone()))
         .name(format!("PoolWorker-{key}"))
         .daemon(true)
         .start_method(method)
@@ -777,15 +826,7 @@ impl Dispatcher {
             let mut reports = std::mem::take(&mut self.reports);
             let link = &mut self.links[index];
             while !link.silent && reports.len() < MOST_RESULTS {
-                let received = link.receiver.try_recv_message_with(|bytes, fds| {
-                    let (mut report, body) = Report::read(bytes)?;
-                    let body = Body::received(body, fds, report.aside).unwrap_or_else(|error| {
-                        report.status = Status::Untaken;
-                        Body::with(error.to_string().into_bytes(), Vec::new())
-                    });
-                    Some((report, body))
-                });
-                match received {
+                match receive(&link.receiver) {
                     Ok(Some(report)) => reports.push(report),
                     Err(mp_pipe::Error::WouldBlock) => {
                         // Where it left a child behind, that may hold the pipe open.
@@ -817,28 +858,22 @@ impl Dispatcher {
         let state = &mut *guard;
         let Some(worker) = state.worker(link.key) else { return reports.clear() };
         for (report, body) in reports.drain(..) {
-            match worker.sent.front() {
-                Some((number, _)) if *number == report.number => {}
+            match answer(&mut worker.sent, report, body) {
                 // Terminated, or its task was ended for it.
-                _ if worker.leaving => continue,
-                _ => {
+                Answer::Unasked if worker.leaving => continue,
+                Answer::Unasked => {
                     link.kill();
                     break;
                 }
-            }
-            match worker.sent.pop_front() {
-                Some((_, Sent::Task(task))) => {
-                    let outcome = outcome(&task, report, body);
-                    done.push(task.with(outcome));
-                }
-                Some((_, Sent::Start)) if report.status == Status::Value => worker.ready = true,
-                Some((_, Sent::Start)) => {
-                    failed = Some(initializer_failed(report, &body.bytes));
+                Answer::Ended(end) => done.push(end),
+                Answer::Started(Ok(())) => worker.ready = true,
+                Answer::Started(Err(why)) => {
+                    failed = Some(why);
                     worker.leaving = true;
                     link.kill();
                     continue;
                 }
-                Some((_, Sent::Ended)) | None => {}
+                Answer::Known => {}
             }
             worker.has_worked = true;
             worker.full = false;

@@ -52,14 +52,14 @@ impl Job {
 }
 
 /// A task from elsewhere: its function, and its arguments.
-struct Foreign {
+pub(crate) struct Foreign {
     function: Function,
     timeout: u64,
     items: Option<(usize, NonZero<usize>)>,
     body: Body,
 }
 
-fn read(bytes: &[u8]) -> mp_core::Result<Foreign> {
+pub(crate) fn read(bytes: &[u8]) -> mp_core::Result<Foreign> {
     let mut reader = Reader::new(bytes);
     if reader.u32()? != MAGIC {
         return Err(mp_core::Error::Protocol("a task in a form that is not known"));

@@ -6,7 +6,7 @@
 //! when the worker dies, or another is idle.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use mp_core::sys::clock::monotonic_nanos;
@@ -19,6 +19,7 @@ use mp_shmem::RawArray;
 
 use crate::body::{is_long, put_aside, take_aside};
 use crate::call::take_reached;
+use crate::claims::Claims;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
@@ -54,7 +55,7 @@ impl Order {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, body) = bytes.split_first_chunk::<HEADER>()?;
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| header[at + n]));
         let order = Self {
@@ -94,7 +95,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// As two numbers, which an encoder can put.
-    fn to_words(self) -> (u64, u64) {
+    pub(crate) fn to_words(self) -> (u64, u64) {
         let kind = u64::from(self.status as u8) | u64::from(self.aside) << 8;
         let item = self.item.map_or(u64::MAX, u64::from);
         (u64::from(self.number) | kind << 32, item)
@@ -117,93 +118,14 @@ impl Report {
     }
 }
 
-/// Which tasks of its pipe a worker has begun, and which the pool has taken back.
-#[derive(Clone, Debug)]
-pub(crate) struct Claims {
-    /// The number of the task begun last, in the upper half, and in the lower that of the last one taken back, with
-    /// all before it that were not begun; then the time at which that task was begun.
-    ///
-    /// Both sides change the first word by compare and exchange only: so of worker and pool one gets a task.
-    words: RawArray<AtomicU64>,
-}
-
-/// Whether `a` comes after `b`, of numbers that go around.
-pub(crate) fn is_after(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) as i32 > 0
-}
-
-impl Claims {
-    pub(crate) fn new() -> mp_shmem::Result<Self> {
-        // A whole line, so that nothing else lies beside it.
-        Ok(Self { words: RawArray::zeroed(16)? })
-    }
-
-    pub(crate) fn words(&self) -> &RawArray<AtomicU64> {
-        &self.words
-    }
-
-    /// The worker begins a task. Whether it still may.
-    fn begin(&self, number: u32, timed: bool) -> bool {
-        if timed {
-            // Before the claim, whose Release makes it visible with that.
-            self.words[1].store(monotonic_nanos(), Ordering::Relaxed);
-            crash_point!("worker: the time of a task is noted");
-        }
-        let word = &self.words[0];
-        let mut seen = word.load(Ordering::Acquire);
-        loop {
-            if !is_after(number, seen as u32) {
-                return false;
-            }
-            // None before it will be asked for, so it is as good as taken back: the halves stay close together
-            // however often the numbers go around.
-            let mine = u64::from(number) << 32 | u64::from(number);
-            match word.compare_exchange_weak(seen, mine, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(now) => seen = now,
-            }
-        }
-    }
-
-    /// The number of the task begun last.
-    pub(crate) fn begun(&self) -> u32 {
-        (self.words[0].load(Ordering::Acquire) >> 32) as u32
-    }
-
-    /// The time at which it was begun, or that of a later one. For tasks of which it matters.
-    pub(crate) fn since(&self) -> u64 {
-        self.words[1].load(Ordering::Acquire)
-    }
-
-    /// Takes back all tasks up to `last` that are not begun. Gives the number of the last one that is.
-    pub(crate) fn take_back(&self, last: u32) -> u32 {
-        let word = &self.words[0];
-        let mut seen = word.load(Ordering::Acquire);
-        loop {
-            let wanted = seen & !u64::from(u32::MAX) | u64::from(last);
-            match word.compare_exchange_weak(seen, wanted, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return (seen >> 32) as u32,
-                Err(now) => seen = now,
-            }
-        }
-    }
-}
-
 /// The function that a worker is started with: serves tasks until the pool closes the pipe.
 pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     // At a terminal it comes to the whole group: what becomes of the workers is for their parent to say, whose end is
     // theirs.
     process::disregard_signal(SIGINT);
     let (sender, receiver) = link.split();
-    if words.len() != 16 {
-        return;
-    }
-    let mut worker = Worker {
-        sender,
-        claims: Claims { words },
-        functions: Vec::new(),
-        buffer: Message::default(),
-    };
+    let Some(claims) = Claims::of(words) else { return };
+    let mut worker = Worker::new(sender, claims);
     // Ends with the pipe: closed by the pool, or with it.
     let mut idle_since = None;
     loop {
@@ -225,7 +147,7 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     sender: Sender<()>,
     claims: Claims,
     /// By their numbers. A text says why there is none.
@@ -238,8 +160,19 @@ struct Worker {
 const KEPT: usize = 1 << 20;
 
 impl Worker {
+    fn new(sender: Sender<()>, claims: Claims) -> Self {
+        Self { sender, claims, functions: Vec::new(), buffer: Message::default() }
+    }
+
+    /// One that knows functions already.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn knowing(functions: &[Function], sender: Sender<()>, claims: Claims) -> Self {
+        let functions = functions.iter().copied().map(Ok).collect();
+        Self { functions, ..Self::new(sender, claims) }
+    }
+
     /// Does what a message says; `None` once that is of no use any more.
-    fn take(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<()> {
+    pub(crate) fn take(&mut self, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<()> {
         let (order, body) = Order::read(bytes)?;
         if order.define {
             let function = mp_core::decode(Message::new(body.to_vec(), Vec::new()));
@@ -248,7 +181,8 @@ impl Worker {
             return Some(());
         }
         crash_point!("worker: a task is taken from the pipe");
-        if !self.claims.begin(order.number, order.timed) {
+        let now = order.timed.then(monotonic_nanos);
+        if !self.claims.begin(order.number, now) {
             crash_point!("worker: the task was taken back");
             return Some(());
         }
@@ -359,50 +293,6 @@ fn aside(message: Message, report: Report) -> std::io::Result<Message> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn of_worker_and_pool_one_gets_a_task() {
-        let claims = Claims::new().unwrap();
-        assert!(claims.begin(1, false));
-        assert!(claims.begin(2, true));
-        assert_eq!((claims.begun(), claims.since() > 0), (2, true));
-        assert_eq!(claims.take_back(4), 2);
-        assert!(!claims.begin(3, false) && !claims.begin(4, false));
-        assert_eq!(claims.begun(), 2);
-        assert!(claims.begin(5, false));
-        assert_eq!(claims.take_back(5), 5);
-    }
-
-    #[test]
-    fn numbers_go_around() {
-        assert!(is_after(1, u32::MAX) && !is_after(u32::MAX, 1) && !is_after(3, 3));
-        let claims = Claims::new().unwrap();
-        for number in [1 << 30, 2 << 30, 3 << 30, u32::MAX] {
-            claims.take_back(number);
-        }
-        assert!(claims.begin(0, false) && !claims.begin(u32::MAX, false));
-    }
-
-    #[test]
-    fn two_threads_never_get_the_same_task() {
-        let claims = Claims::new().unwrap();
-        let worker = claims.clone();
-        let begun = std::thread::spawn(move || {
-            (1..=20_000).filter(|&number| worker.begin(number, false)).collect::<Vec<u32>>()
-        });
-        let mut taken = Vec::new();
-        let mut last = 0;
-        while last < 20_000 {
-            let upper = last + 7;
-            let begun = claims.take_back(upper);
-            taken.extend((last + 1..=upper).filter(|&number| is_after(number, begun)));
-            last = upper.max(begun);
-        }
-        let begun = begun.join().unwrap();
-        let both: Vec<_> =
-            taken.iter().filter(|number| begun.binary_search(number).is_ok()).collect();
-        assert!(both.is_empty(), "{both:?}");
-    }
 
     proptest! {
         #[test]

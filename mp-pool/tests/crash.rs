@@ -28,7 +28,11 @@ mod scenes {
     // The steps of workers are theirs, the others those of who has the pool.
     const SCENES: &[Scene] = &[Scene { name: "a pool and its workers", play: pool_and_workers }];
 
-    const SOURCES: &[&str] = &[include_str!("../src/local.rs"), include_str!("../src/worker.rs")];
+    const SOURCES: &[&str] = &[
+        include_str!("../src/claims.rs"),
+        include_str!("../src/local.rs"),
+        include_str!("../src/worker.rs"),
+    ];
 
     /// At these a worker has no task begun that it has not ended.
     const BETWEEN_TASKS: [&str; 6] = [

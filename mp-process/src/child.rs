@@ -17,8 +17,9 @@ use crate::entry::Outcome;
 use crate::sync::lock;
 use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 
-/// How long the end of a process may be known before the fork server has told how it ended.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long the end of a process may be known before the fork server has told how it ended: so many times so long, as a
+/// machine that stood still meanwhile has used up one of them, and not the time that the fork server needs.
+const GRACE: [Duration; 20] = [Duration::from_millis(250); 20];
 
 /// A started process whose target returns `R`.
 ///
@@ -281,7 +282,7 @@ impl AnyChild {
 
     /// Takes in what has come, reaps the process if it has ended; says how, if so.
     ///
-    /// Waits at most [`GRACE`], and only for a fork server that has not yet told of an end already known.
+    /// Waits at most for [`GRACE`], and only for a fork server that has not yet told of an end already known.
     fn look(&self) -> Result<Option<ExitStatus>> {
         let mut state = lock(&self.0.state);
         if state.exit.is_some() {
@@ -307,7 +308,12 @@ impl AnyChild {
                 let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
                 state.drain(Deadline::PASSED);
                 if ended && state.exit.is_none() {
-                    state.drain(Deadline::after(GRACE));
+                    for time in GRACE {
+                        state.drain(Deadline::after(time));
+                        if state.exit.is_some() || state.channel.is_none() {
+                            break;
+                        }
+                    }
                     state.exit = state.exit.or(Some(self.guess(&state)));
                 }
             }

@@ -6,9 +6,8 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use mp_core::model::{Data, explore as explore_within};
+use mp_core::model::{Data, explore as explore_within, explore_killing, mortal, point};
 
-use crate::Acquired;
 use crate::patience::{Limit, Patience};
 use crate::words::barrier::BarrierWords;
 use crate::words::condition::ConditionWords;
@@ -17,11 +16,14 @@ use crate::words::lock::LockWord;
 use crate::words::rlock::RLockWords;
 use crate::words::rwlock::RwLockWords;
 use crate::words::semaphore::{SemaphoreWords, UNBOUNDED};
+use crate::{Acquired, Error};
 
 const ONE: u64 = 1;
 const TWO: u64 = 2;
 /// A name that `owner` takes for dead.
 const DEAD: u64 = 1 << 20;
+/// One that it takes for dead as soon as who is mortal is killed.
+const MORTAL: u64 = 1 << 19;
 
 /// With no more than three preemptions.
 fn explore(model: fn(), needed: &[&'static str]) {
@@ -323,6 +325,202 @@ fn barrier_that_is_reset_ends_the_wait_of_all_in_it() {
             assert!(!words.is_broken() && words.waiting() == 0);
         },
         &["BarrierWake"],
+    );
+}
+
+/// One party of a barrier, which tells how its round ended: `true` where all came.
+fn party(words: &BarrierWords<3>, me: u64) -> bool {
+    match words.wait(me, Limit::Forever, || ()) {
+        Ok(_) => true,
+        Err(Error::Broken) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Where one is killed, at whatever step, each of the others comes out.
+#[test]
+fn barrier_keeps_nobody_whose_party_is_killed() {
+    type Shared = (BarrierWords<3>, Data);
+    let steps = explore_killing(
+        3,
+        || {
+            let shared = beside(
+                (BarrierWords::new(2), Data::new()),
+                |(words, data): &Shared| {
+                    if party(words, ONE) {
+                        assert_eq!(data.get(), 1, "it came, and before that did its work");
+                    }
+                },
+                |(words, data)| {
+                    mortal(|| {
+                        data.add();
+                        party(words, MORTAL);
+                    });
+                },
+            );
+            shared.0.reset();
+            assert!(!shared.0.is_broken() && shared.0.waiting() == 0);
+        },
+        &["BarrierWatch", "BarrierEnd"],
+    );
+    assert!(steps >= 6, "{steps}");
+}
+
+#[test]
+fn barrier_parties_agree_how_a_round_with_one_killed_ended() {
+    explore_killing(
+        1,
+        || {
+            let words = Arc::new(BarrierWords::<3>::new(3));
+            let [one, killed] = [ONE, MORTAL].map(|me| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    if me == ONE {
+                        return party(&words, me);
+                    }
+                    mortal(|| _ = party(&words, me))
+                })
+            });
+            let two = party(&words, TWO);
+            assert_eq!(one.join().unwrap(), two, "the others agree");
+            assert!(killed.join().unwrap() <= two, "it ends well where none is killed");
+        },
+        &["BarrierWatch"],
+    );
+}
+
+/// Who finds a party dead may die before it has told the others.
+#[test]
+fn barrier_keeps_nobody_where_who_finds_a_dead_party_is_killed() {
+    explore_killing(
+        2,
+        || {
+            // One more than come: it cannot end well.
+            let words = BarrierWords::<3>::new(4);
+            words.sit_as_others_do(DEAD);
+            mp_core::word::note_death();
+            beside(
+                words,
+                |words: &BarrierWords<3>| assert!(!party(words, ONE)),
+                |words| _ = mortal(|| assert!(!party(words, MORTAL))),
+            );
+        },
+        &["BarrierWatch"],
+    );
+}
+
+/// What an RwLock guards: two numbers that are the same, but while a writer is at them.
+///
+/// A seat for each: who finds none free looks again by the clock, which models do not have.
+type Guarded = (RwLockWords<2>, [Data; 2]);
+
+fn guarded() -> Guarded {
+    (RwLockWords::new(), [Data::new(), Data::new()])
+}
+
+/// Writes as `me`; whoever finds the numbers torn was told of a death.
+fn write((words, [first, second]): &Guarded, me: u64) -> Acquired {
+    let news = words.write(me, Limit::Forever).unwrap();
+    assert!(first.get() == second.get() || news == Acquired::OwnerDied, "torn, and not told");
+    first.add();
+    point();
+    // Mended, where it was torn.
+    while second.get() < first.get() {
+        second.add();
+    }
+    point();
+    words.unlock(me);
+    news
+}
+
+fn read((words, [first, second]): &Guarded, me: u64) -> Acquired {
+    let (slot, news) = words.read(me, Limit::Forever).unwrap();
+    assert!(first.get() == second.get() || news == Acquired::OwnerDied, "torn, and not told");
+    point();
+    words.leave(slot, me);
+    news
+}
+
+/// After all is over it can be written, and is as new.
+fn is_whole(guarded: &Guarded) {
+    write(guarded, ONE);
+    assert_eq!(read(guarded, ONE), Acquired::Clean);
+}
+
+#[test]
+fn rwlock_of_a_killed_writer_lets_a_reader_in_and_tells_it() {
+    let steps = explore_killing(
+        3,
+        || {
+            let shared =
+                beside(guarded(), |s| _ = read(s, ONE), |s| _ = mortal(|| _ = write(s, MORTAL)));
+            is_whole(&shared);
+        },
+        &["DeadWriterNoted", "LockRelease"],
+    );
+    assert!(steps >= 5, "{steps}");
+}
+
+#[test]
+fn rwlock_of_a_killed_writer_lets_a_writer_in_and_tells_it() {
+    explore_killing(
+        3,
+        || {
+            let shared =
+                beside(guarded(), |s| _ = write(s, ONE), |s| _ = mortal(|| _ = write(s, MORTAL)));
+            is_whole(&shared);
+        },
+        &["DeadWriterNoted", "LockRelease"],
+    );
+}
+
+#[test]
+fn rwlock_of_a_killed_reader_lets_a_writer_in() {
+    let steps = explore_killing(
+        3,
+        || {
+            let shared =
+                beside(guarded(), |s| _ = write(s, ONE), |s| _ = mortal(|| _ = read(s, MORTAL)));
+            is_whole(&shared);
+        },
+        &["DeadReaderLeaves", "ReaderFence", "WriterFence", "ReaderRelease"],
+    );
+    assert!(steps >= 5, "{steps}");
+}
+
+/// As a dead writer leaves it.
+fn torn() -> Guarded {
+    let guarded = guarded();
+    guarded.0.write(DEAD, Limit::Try).unwrap();
+    guarded.1[0].add();
+    guarded
+}
+
+/// Who comes upon a dead writer, and has the news, may die with it.
+#[test]
+fn rwlock_news_of_a_dead_writer_outlives_a_reader_who_had_it() {
+    explore_killing(
+        2,
+        || {
+            let shared =
+                beside(torn(), |s| _ = read(s, ONE), |s| _ = mortal(|| _ = read(s, MORTAL)));
+            assert_eq!(read(&shared, ONE), Acquired::OwnerDied, "until somebody writes");
+            is_whole(&shared);
+        },
+        &["DeadWriterNoted"],
+    );
+}
+
+#[test]
+fn rwlock_news_of_a_dead_writer_outlives_a_writer_who_had_it() {
+    explore_killing(
+        2,
+        || {
+            let shared =
+                beside(torn(), |s| _ = read(s, ONE), |s| _ = mortal(|| _ = write(s, MORTAL)));
+            is_whole(&shared);
+        },
+        &["DeadWriterNoted"],
     );
 }
 

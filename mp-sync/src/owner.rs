@@ -76,7 +76,9 @@ pub(crate) fn is_dead(word: u64) -> bool {
 /// As [`is_dead`], but may take an owner to live that did 0.1 ms ago, so that it can be asked often.
 pub(crate) fn is_dead_lately(word: u64) -> bool {
     let (owner, when) = SEEN.get();
-    let fresh = monotonic_nanos().saturating_sub(when) < TRUSTED.as_nanos() as u64;
+    // In a model there is no time, and one thread that plays them all.
+    let fresh =
+        !cfg!(mp_loom) && monotonic_nanos().saturating_sub(when) < TRUSTED.as_nanos() as u64;
     !(fresh && owner == of(word)) && is_dead(word)
 }
 
@@ -172,6 +174,8 @@ mod imp {
 mod imp {
     /// In a model, a name with this bit is that of a thread that died.
     const DEAD: u64 = 1 << 20;
+    /// With this one, that of one that can be killed.
+    const MORTAL: u64 = 1 << 19;
 
     pub(super) fn forget_in_children() {
         let _ = (super::TID_BITS, super::PROGRAM_BITS, super::forget as extern "C" fn());
@@ -182,6 +186,6 @@ mod imp {
     }
 
     pub(super) fn is_dead(owner: u64) -> bool {
-        owner & DEAD != 0
+        owner & DEAD != 0 || owner & MORTAL != 0 && mp_core::model::is_killed()
     }
 }

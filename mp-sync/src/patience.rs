@@ -9,8 +9,9 @@ use std::time::Duration;
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::{Deadline, crash_point};
 
-use crate::owner;
-use mp_core::word::{self, Woken, Word};
+#[cfg(not(mp_loom))]
+use mp_core::word;
+use mp_core::word::{Woken, Word};
 
 /// What the caller of a waiting function wants.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +70,9 @@ pub(crate) fn look<T>(seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
 pub(crate) struct Patience {
     deadline: Deadline,
     slice: Duration,
+    /// In a model: how many deaths were looked for.
+    #[cfg(mp_loom)]
+    deaths: u32,
 }
 
 impl Patience {
@@ -83,7 +87,12 @@ impl Patience {
             Limit::Until(deadline) => deadline,
             Limit::Forever => Deadline::NEVER,
         };
-        Self { deadline, slice: Self::FIRST }
+        Self {
+            deadline,
+            slice: Self::FIRST,
+            #[cfg(mp_loom)]
+            deaths: 0,
+        }
     }
 
     /// What is left, for a wait inside of this one that should not be long; a millisecond at least.
@@ -98,12 +107,7 @@ impl Patience {
     pub(crate) fn sleep<W: Word>(&mut self, word: &W, expected: W::Value) -> Nap {
         let slice = Deadline::after(self.slice);
         crash_point!("wait: about to sleep");
-        // There is no time in a model: where the word's owner is dead, that is the end of a slice.
-        let woken = if cfg!(mp_loom) && owner::is_dead(W::wide(expected)) {
-            Woken::TimedOut
-        } else {
-            word::sleep(word, expected, slice.min(self.deadline))
-        };
+        let woken = self.sleep_until(slice, word, expected);
         crash_point!("wait: no longer asleep");
         match woken {
             Woken::LookAgain if self.deadline.has_passed() => Nap::Deadline,
@@ -114,5 +118,19 @@ impl Patience {
                 Nap::Slice
             }
         }
+    }
+
+    #[cfg(not(mp_loom))]
+    fn sleep_until<W: Word>(&self, slice: Deadline, word: &W, expected: W::Value) -> Woken {
+        word::sleep(word, expected, slice.min(self.deadline))
+    }
+
+    /// There is no time in a model: a slice ends where the word's owner is dead, and when somebody is killed.
+    #[cfg(mp_loom)]
+    fn sleep_until<W: Word>(&mut self, _: Deadline, word: &W, expected: W::Value) -> Woken {
+        if self.deadline == Deadline::PASSED || crate::owner::is_dead(W::wide(expected)) {
+            return Woken::TimedOut;
+        }
+        mp_core::word::sleep_until_death(word, expected, Some(&mut self.deaths))
     }
 }

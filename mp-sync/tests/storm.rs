@@ -765,7 +765,7 @@ fn barrier_storm() {
     let party = || {
         Child::new(|| {
             loop {
-                match barrier.wait_timeout(Duration::from_millis(200)) {
+                match barrier.wait_timeout(Duration::from_secs(2)) {
                     Ok(_) => _ = numbers[20].fetch_add(1, SeqCst),
                     Err(Error::Broken | Error::TimedOut) => std::thread::yield_now(),
                     Err(error) => panic!("{error}"),

@@ -12,7 +12,7 @@ use multiprocess::sync::{Error as SyncError, TryLockError, TryLockResult};
 use serde::{Deserialize, Serialize};
 
 /// How long one wait may take before it counts as hung.
-pub(crate) const HANG: Duration = Duration::from_secs(20);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) struct Dice(u64);
 
@@ -68,10 +68,11 @@ impl Item {
     }
 }
 
-// What became of an item, in its cell of the table: announced, put, and how often it was seen.
+// What became of an item, in its cell of the table: announced, put, done, and how often it was seen.
 pub(crate) const ANNOUNCED: u32 = 1;
 pub(crate) const PUT: u32 = 2;
-pub(crate) const SEEN: u32 = 4;
+pub(crate) const DONE: u32 = 4;
+pub(crate) const SEEN: u32 = 8;
 
 /// Cells that a lock guards: two equal numbers, and who is inside.
 type Guarded = mp::RawArray<AtomicU64>;
@@ -97,6 +98,8 @@ pub(crate) struct World {
     pub(crate) queue: mp::Queue<Item>,
     /// From processes that are killed to one that is not.
     pub(crate) inbox: mp::Queue<Item>,
+    /// As `queue`; whoever gets one says that it is done.
+    pub(crate) tasks: mp::JoinableQueue<Item>,
     /// What became of each item.
     pub(crate) table: mp::RawArray<AtomicU32>,
     /// The number of the next item.
@@ -107,6 +110,25 @@ pub(crate) struct World {
     pub(crate) beats: mp::RawArray<AtomicU64>,
     /// For each place, a number whose meaning is its kind's.
     pub(crate) notes: mp::RawArray<AtomicU64>,
+}
+
+/// Which queue an item goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Queue,
+    /// Where no reader is killed, so that none may be missing.
+    Inbox,
+    Tasks,
+}
+
+impl Way {
+    pub(crate) fn of(id: u64) -> Self {
+        match id % 4 {
+            0 => Self::Queue,
+            2 => Self::Tasks,
+            _ => Self::Inbox,
+        }
+    }
 }
 
 /// Kinds of locks.
@@ -130,6 +152,7 @@ impl World {
             barrier: mp::Barrier::new(2)?,
             queue: mp::Queue::unbounded()?,
             inbox: mp::Queue::bounded(32)?,
+            tasks: mp::JoinableQueue::unbounded()?,
             table: mp::RawArray::zeroed(1 << 20)?,
             next: mp::RawValue::new(AtomicU64::new(0))?,
             turns: mp::RawArray::zeroed(LOCKS)?,
@@ -250,9 +273,21 @@ impl World {
         (Item::new(id as u64, 0), &self.table[id])
     }
 
-    /// Where an item is put: every other one where no reader is killed, so that none of them may be missing.
-    pub(crate) fn queue_for(&self, id: u64) -> &mp::Queue<Item> {
-        if id.is_multiple_of(2) { &self.queue } else { &self.inbox }
+    /// Puts an item into the queue that its number says.
+    pub(crate) fn put(&self, item: Item) -> Result<(), mp::queue::Error> {
+        let put = match Way::of(item.id) {
+            Way::Queue => self.queue.put_timeout(item, HANG),
+            Way::Inbox => self.inbox.put_timeout(item, HANG),
+            Way::Tasks => self.tasks.put_timeout(item, HANG),
+        };
+        put.map_err(|refused| refused.reason)
+    }
+
+    /// Says that a task is done.
+    pub(crate) fn finish(&self, id: u64) -> Result<(), mp::queue::Error> {
+        self.tasks.task_done()?;
+        self.table[id as usize].fetch_or(DONE, SeqCst);
+        Ok(())
     }
 
     pub(crate) fn acknowledge(&self, id: u64) {
@@ -314,12 +349,12 @@ pub(crate) fn locker(world: World, place: usize, seed: u64) {
     }
 }
 
-/// Puts items into both queues.
+/// Puts items into the queues.
 pub(crate) fn producer(world: World, place: usize, seed: u64) {
     let mut dice = Dice::new(seed);
     loop {
         world.beat(place, &mut dice);
-        if world.queue.len() > 2000 {
+        if world.queue.len() > 2000 || world.tasks.len() > 2000 {
             thread::sleep(Duration::from_micros(200));
             continue;
         }
@@ -327,9 +362,8 @@ pub(crate) fn producer(world: World, place: usize, seed: u64) {
             thread::sleep(Duration::from_millis(1));
             continue;
         };
-        let item = Item::new(id, seed);
-        if let Err(refused) = world.queue_for(id).put_timeout(item, HANG) {
-            panic!("item {id} is refused: {}", refused.reason);
+        if let Err(error) = world.put(Item::new(id, seed)) {
+            panic!("item {id} is refused: {error}");
         }
         world.acknowledge(id);
         busy(dice.below(40));
@@ -347,6 +381,29 @@ pub(crate) fn consumer(world: World, place: usize, seed: u64) {
             Err(error) => panic!("a queue says {error}"),
         }
         busy(dice.below(30));
+    }
+}
+
+/// Gets tasks, says that they are done, and now and then waits until all are.
+pub(crate) fn doer(world: World, place: usize, seed: u64) {
+    let mut dice = Dice::new(seed);
+    loop {
+        world.beat(place, &mut dice);
+        match world.tasks.get_timeout(Duration::from_millis(100)) {
+            Ok(item) => {
+                world.see(&item);
+                busy(dice.below(30));
+                world.finish(item.id).expect("it is not done yet");
+            }
+            Err(mp::queue::Error::TimedOut) => {}
+            Err(error) => panic!("a queue says {error}"),
+        }
+        if dice.below(16) == 0 {
+            match world.tasks.join_timeout(Duration::from_micros(dice.below(600))) {
+                Ok(()) | Err(mp::queue::Error::TimedOut) => {}
+                Err(error) => panic!("a queue says {error}"),
+            }
+        }
     }
 }
 

@@ -33,11 +33,11 @@ impl Inventory {
                 count(format!("mapping of {name}"));
             }
         }
-        // Names that tests use hold their process's number, as other tests run meanwhile.
+        // Names that tests use end in their process's number, as other tests run meanwhile.
         let us = std::process::id().to_string();
         for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.contains(&us) {
+            if name.strip_suffix(&us).is_some_and(|rest| rest.ends_with(['-', '_'])) {
                 count(format!("/dev/shm/{name}"));
             }
         }
@@ -48,13 +48,15 @@ impl Inventory {
     pub(crate) fn compare(&self, patience: Duration) -> Result<(), String> {
         let start = Instant::now();
         loop {
+            // Before it looks, so that it looks once more where it was held up itself.
+            let late = start.elapsed() > patience;
             // As every program does now and then: reaps what was detached.
             let _ = multiprocess::active_children();
             let now = Self::take();
             if now == *self {
                 return Ok(());
             }
-            if start.elapsed() > patience {
+            if late {
                 let all = self.0.keys().chain(now.0.keys());
                 let changed = all.filter(|key| self.0.get(*key) != now.0.get(*key));
                 let show = |key: &String| {
@@ -98,7 +100,11 @@ pub(crate) fn processes() -> Vec<(u32, char, u32, u32)> {
 
 /// Whether there is a process of that number that has not ended.
 pub(crate) fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// What a process does, as proc_pid_stat(5) has it.
+pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-    state.is_some_and(|state| state != 'Z' && state != 'X')
+    stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next()
 }

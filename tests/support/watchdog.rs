@@ -30,9 +30,11 @@ pub(crate) fn watch(mut child: Child, limit: Duration) -> Result<(), String> {
     let start = Instant::now();
     let mut pause = Duration::from_micros(500);
     let verdict = loop {
+        // Before it looks, so that it looks once more where it was held up itself.
+        let late = start.elapsed() > limit;
         match child.try_wait().expect("waits") {
             Some(status) => break verdict(status, group),
-            None if start.elapsed() > limit => {
+            None if late => {
                 let report = describe(group);
                 break Err(format!("hung: still there after {limit:?}\n{report}"));
             }
@@ -53,13 +55,16 @@ fn verdict(status: ExitStatus, group: u32) -> Result<(), String> {
     }
     // What ends with the program may take a moment.
     let start = Instant::now();
-    while !members(group).is_empty() {
-        if start.elapsed() > Duration::from_secs(5) {
+    loop {
+        let late = start.elapsed() > Duration::from_secs(20);
+        if members(group).is_empty() {
+            return Ok(());
+        }
+        if late {
             return Err(format!("left processes behind:\n{}", describe(group)));
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
 }
 
 fn members(group: u32) -> Vec<u32> {

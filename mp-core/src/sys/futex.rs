@@ -83,7 +83,7 @@ mod tests {
             scope.spawn(|| {
                 while word.load(Ordering::Acquire) == 0 {
                     assert_eq!(
-                        wait(&word, 0, Deadline::after(Duration::from_secs(20))),
+                        wait(&word, 0, Deadline::after(Duration::from_secs(60))),
                         Woken::LookAgain
                     );
                 }

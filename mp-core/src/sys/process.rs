@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
 
 use crate::Deadline;
 use crate::sys::{check, retry};
@@ -111,26 +110,42 @@ pub fn at_exit(function: extern "C" fn()) -> io::Result<()> {
 
 /// How many threads this process has.
 ///
-/// A thread that was just joined may still be listed for a moment (the kernel takes it off the list after
-/// it has woken the joiner), so more than one is counted again a few times, for up to 20 ms.
+/// A thread that was just joined may still be listed, on a busy machine for long: the kernel takes it off the list
+/// after it has woken the joiner. It is not counted, as it says itself that it is at its end (`PF_EXITING` among its
+/// flags, proc_pid_stat(5)) and will execute nothing of this program any more.
 ///
 /// # Errors
 ///
 /// Where `/proc` is not mounted.
 pub fn thread_count() -> io::Result<usize> {
+    let threads = fs::read_dir("/proc/self/task")?.collect::<io::Result<Vec<_>>>()?;
+    if threads.len() <= 1 {
+        return Ok(threads.len());
+    }
     let mut count = 0;
-    for attempt in 0..20 {
-        count = fs::read_dir("/proc/self/task")?.count();
-        if count <= 1 {
-            break;
-        }
-        if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        } else {
-            std::thread::yield_now();
+    for thread in threads {
+        match fs::read_to_string(thread.path().join("stat")) {
+            Ok(stat) => count += usize::from(!is_exiting(&stat)),
+            // It is off the list by now.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(count)
+}
+
+/// Whether what `/proc` says of a thread has `PF_EXITING` of linux/sched.h among the flags.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u32 = 4;
+    // The name is in parentheses and may hold any character; the flags are the seventh field behind it.
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let flags = rest.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// Whether a thread that was listed is not there any more: no such file, or no such process while it was read.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Whether the calling thread is the one the process started with.
@@ -469,6 +484,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::process::Command;
+    use std::time::Duration;
 
     #[test]
     fn a_child_is_watched_killed_and_reaped_by_its_descriptor() {
@@ -478,7 +494,7 @@ mod tests {
         assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Running);
         assert!(!wait_ended(pidfd.as_fd(), Deadline::PASSED).unwrap());
         assert!(pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap());
-        assert!(wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(20))).unwrap());
+        assert!(wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(60))).unwrap());
         assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Ended(Exit::Signal(libc::SIGKILL)));
         assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Unknown);
         assert!(!pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap());
@@ -496,6 +512,8 @@ mod tests {
     #[test]
     fn threads_and_cpus_are_counted() {
         assert!(thread_count().unwrap() >= 1);
+        let stat = |flags: u32| format!("7 (a) b) S 1 7 7 0 -1 {flags} 0 0");
+        assert!(is_exiting(&stat(4_194_304 | 4)) && !is_exiting(&stat(4_194_304)));
         assert!(usable_cpus() >= 1);
     }
 }

@@ -110,7 +110,7 @@ mod tests {
             std::thread::spawn(|| (current(), stat(current()).unwrap())).join().unwrap();
         assert!(!other.ended && other.stack == own.stack);
         // The kernel may take a moment to forget a thread that was joined.
-        let gone = (0..2000).any(|_| {
+        let gone = (0..60_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             !exists(tid)
         });
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let ended = (0..5000).any(|_| {
+        let ended = (0..60_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             stat(child.id()).unwrap().ended
         });

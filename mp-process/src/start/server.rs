@@ -25,7 +25,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd, poll};
 use mp_core::sys::process::{self, Exit, Forked, Ignored, fork};
-use mp_core::{Deadline, crash_point};
+use mp_core::{Deadline, Error as CoreError, crash_point};
 
 use crate::{Error, boot, entry, protocol};
 
@@ -154,7 +154,14 @@ impl Server {
         let sent = match self.fork_spare() {
             Ok((pid, channel, pidfd)) => {
                 crash_point!("server: about to hand a spare over");
-                protocol::send_spare(&self.control, pid, channel.as_fd(), pidfd.as_fd())
+                // Too many descriptors of this user may be under way: then that is why there is none, and the spare
+                // ends, as nobody has its channel.
+                protocol::send_spare(&self.control, pid, channel.as_fd(), pidfd.as_fd()).or_else(
+                    |error| match error {
+                        CoreError::Io(error) => protocol::send_no_spare(&self.control, &error),
+                        other => Err(other),
+                    },
+                )
             }
             Err(error) => protocol::send_no_spare(&self.control, &error),
         };

@@ -5,7 +5,7 @@ use mp_core::crash_point;
 use crate::owner;
 use crate::patience::{Limit, Nap, Patience, look};
 use crate::{Error, Result};
-use mp_core::word::{self, ALL, AtomicU32, AtomicU64, Ordering, ordering, taken};
+use mp_core::word::{self, ALL, AtomicU32, AtomicU64, Ordering, lives, ordering, taken};
 
 /// How many have arrived in which round, and how the last rounds ended.
 #[repr(C)]
@@ -90,7 +90,9 @@ impl Seat<'_> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        if let Some(slot) = self.0 {
+        if let Some(slot) = self.0
+            && lives!()
+        {
             crash_point!("barrier: about to leave its seat");
             slot.party.store(0, Ordering::Release);
         }
@@ -111,6 +113,16 @@ impl<const N: usize> BarrierWords<N> {
         };
         words.begin(parties);
         words
+    }
+
+    /// Arrives as `me`, and stays.
+    #[cfg(mp_loom)]
+    pub(crate) fn sit_as_others_do(&self, me: u64) {
+        let seat = self.take_seat(me);
+        let seen = self.state();
+        seat.in_round(seen.round());
+        assert!(self.swap(seen, seen.0 + ONE), "alone");
+        std::mem::forget(seat);
     }
 
     /// Writes what the creator decides. Relaxed: how the segment gets to others orders it.
@@ -226,7 +238,9 @@ impl<const N: usize> BarrierWords<N> {
         impl<const N: usize> Drop for BreakOnPanic<'_, N> {
             fn drop(&mut self) {
                 // After the end of the round this does nothing.
-                self.0.break_round(self.1);
+                if lives!() {
+                    self.0.break_round(self.1);
+                }
             }
         }
         let unless_it_panics = BreakOnPanic(self, round);
@@ -288,7 +302,7 @@ impl<const N: usize> BarrierWords<N> {
                 continue;
             }
             // First what its death means: who does this may die as well, and the seat is what shows it.
-            if slot.round.load(Ordering::Relaxed) == round {
+            if slot.round.load(Ordering::Relaxed) == round && taken!(BarrierWatch) {
                 self.break_round(round);
             }
             crash_point!("barrier: a dead party's seat is about to be free");

@@ -260,7 +260,7 @@ impl<const N: usize> RwLockWords<N> {
                 continue;
             }
             let is_dead = if nap == Nap::Slice { owner::is_dead } else { owner::is_dead_lately };
-            if is_dead(marked) {
+            if is_dead(marked) && taken!(DeadReaderLeaves) {
                 let _ = reader.compare_exchange(marked, 0, Ordering::Acquire, Ordering::Relaxed);
                 crash_point!("rwlock: a dead reader's seat is free");
             } else if nap == Nap::Deadline && reader.load(Ordering::Acquire) != 0 {
@@ -278,7 +278,9 @@ impl<const N: usize> RwLockWords<N> {
 
     /// Keeps the news of a writer's death until somebody has the lock.
     fn note(&self, news: Acquired) {
-        if let Acquired::OwnerDied = news {
+        if let Acquired::OwnerDied = news
+            && taken!(DeadWriterNoted)
+        {
             // Release and Acquire by way of the writer's lock, under which it is written.
             self.owed.store(1, Ordering::Relaxed);
             crash_point!("rwlock: the news is noted");
