@@ -38,6 +38,7 @@ crate::cases! {
         a_receive_that_times_out_in_a_long_message_goes_on_later
         wait_tells_all_that_are_ready
         what_can_be_watched_is_readable_while_messages_remain
+        who_sleeps_is_woken_by_each_message
         sleepers_use_no_processor_time
         one_processor_is_enough
         signals_do_not_disturb
@@ -286,6 +287,7 @@ enum Doing {
     Receiving,
     Waiting,
     Polling,
+    Sleeping,
     Sending,
     SendingLong,
 }
@@ -298,6 +300,7 @@ fn meet_the_end(conn: &Connection<u64, u64>, doing: Doing) {
         Doing::Receiving => gone(conn.recv_timeout(HANG).expect_err("the end")),
         Doing::Waiting => assert_eq!(wait(&[conn], Some(HANG)).expect("waits"), [0]),
         Doing::Polling => assert!(conn.poll(HANG).expect("polls")),
+        Doing::Sleeping => conn.receiver().sleep().expect("sleeps"),
         Doing::Sending => gone(
             loop {
                 if let Err(error) = conn.send_timeout(1, HANG) {
@@ -322,14 +325,14 @@ fn meet_the_end(conn: &Connection<u64, u64>, doing: Doing) {
 }
 
 fn the_end_comes_however_the_peer_ends_and_whatever_is_done_meanwhile() -> Outcome {
-    use Doing::{Nothing, Polling, Receiving, Sending, SendingLong, Waiting};
+    use Doing::{Nothing, Polling, Receiving, Sending, SendingLong, Sleeping, Waiting};
     let end = |death: Death, conn: Connection<u64, u64>, hold: Fd| {
         thread::sleep(MOMENT / 2);
         die(death, conn, hold);
     };
     let mut left = Vec::new();
     for death in DEATHS {
-        for doing in [Nothing, Receiving, Waiting, Polling, Sending, SendingLong] {
+        for doing in [Nothing, Receiving, Waiting, Polling, Sleeping, Sending, SendingLong] {
             let (reader, writer) = io::pipe()?;
             let (here, there) = duplex::<u64, u64>()?;
             let child = Process::new(end, (death, there, Fd::from(reader))).start()?;
@@ -350,7 +353,7 @@ fn the_end_comes_to_receivers() -> Outcome {
         die(death, sender, hold);
     };
     for death in DEATHS {
-        for doing in 0..5 {
+        for doing in 0..6 {
             let (reader, writer) = io::pipe()?;
             let (receiver, sender) = simplex::<u64>()?;
             let child = Process::new(end, (death, sender, Fd::from(reader))).start()?;
@@ -359,6 +362,7 @@ fn the_end_comes_to_receivers() -> Outcome {
                 1 => assert!(matches!(receiver.recv_bytes(), Err(Error::Disconnected))),
                 2 => assert!(matches!(receiver.recv_with(|_| ()), Err(Error::Disconnected))),
                 3 => assert_eq!(wait(&[&receiver], None)?, [0]),
+                4 => receiver.sleep()?,
                 _ => eventually("a try finds the end", || {
                     matches!(receiver.try_recv(), Err(Error::Disconnected))
                 })?,
@@ -1446,16 +1450,36 @@ fn closed_ends_say_so() -> Outcome {
     Ok(())
 }
 
+fn who_sleeps_is_woken_by_each_message() -> Outcome {
+    let send = |sender: Sender<Vec<u8>>| {
+        for len in [1, 100, 10_000, 3 << 20] {
+            thread::sleep(Duration::from_millis(20));
+            sender.send(vec![1; len]).expect("sends");
+        }
+    };
+    let (receiver, sender) = simplex::<Vec<u8>>()?;
+    let child = Process::new(send, (sender,)).start()?;
+    for len in [1, 100, 10_000, 3 << 20] {
+        receiver.sleep()?;
+        assert!(!receiver.is_empty());
+        assert_eq!(receiver.recv()?.len(), len);
+    }
+    receiver.sleep()?;
+    assert!(receiver.is_empty() && receiver.recv().is_err());
+    child.result()?;
+    Ok(())
+}
+
 fn poll_is_true_at_the_end() -> Outcome {
     let (receiver, sender) = simplex::<u32>()?;
     for _ in 0..100 {
         assert!(!receiver.poll(Duration::ZERO)?);
     }
-    assert!(!receiver.poll(Duration::from_millis(1))?);
+    assert!(!receiver.poll(Duration::from_millis(1))? && receiver.is_empty());
     sender.send(1)?;
     assert!(receiver.poll(Duration::ZERO)? && receiver.poll(Duration::MAX)?);
     drop(sender);
-    assert!(receiver.poll(Duration::ZERO)?);
+    assert!(receiver.poll(Duration::ZERO)? && !receiver.is_empty());
     receiver.recv()?;
     // At once, whatever was asked before.
     assert!(receiver.poll(Duration::from_nanos(1))?);

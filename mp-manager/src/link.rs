@@ -25,7 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
 use crate::error::Fault;
-use crate::look::look;
+use crate::look::wait;
 use crate::operation::Operation;
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
@@ -114,8 +114,8 @@ pub(crate) struct Session {
 
 struct Talk {
     connection: Connection<(), ()>,
-    /// The numbers of the functions that the server has.
-    functions: HashMap<usize, u32>,
+    /// The functions that the server has, in the order of their numbers: so few that looking for one takes no time.
+    functions: Vec<usize>,
     /// Where calls are encoded.
     buffer: Message,
 }
@@ -230,7 +230,7 @@ impl Link {
                 ours
             }
         };
-        let talk = Talk { connection, functions: HashMap::new(), buffer: Message::default() };
+        let talk = Talk { connection, functions: Vec::new(), buffer: Message::default() };
         let session = Arc::new(Session { generation, talk: Mutex::new(talk) });
         // Where the thread is about to end, the connection is for this one call.
         let _ = SLOTS.try_with(|slots| {
@@ -279,9 +279,9 @@ impl Link {
         let mut new = None;
         let wrap = match callee {
             Callee::Function(function) => {
-                let known = talk.functions.get(&function.key()).copied();
+                let known = talk.functions.iter().position(|&key| key == function.key());
                 let what = match known {
-                    Some(number) => What::Known(number),
+                    Some(number) => What::Known(number as u32),
                     None => What::New(talk.functions.len() as u32),
                 };
                 encoder.put(&Call { object, what }.to_words())?;
@@ -307,14 +307,14 @@ impl Link {
         }
         crash_point!("client: called");
         if let Some(function) = new {
-            talk.functions.insert(function.key(), talk.functions.len() as u32);
+            talk.functions.push(function.key());
         }
         if message.bytes().len() <= KEPT {
             // Without the descriptors: an object lives for as long as there is one.
             talk.buffer = Encoder::reuse(message).finish();
         }
         if matches!(self.door, Door::Here(_)) {
-            look(talk.connection.receiver());
+            wait(talk.connection.receiver());
         }
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
             crash_point!("client: the answer is there");

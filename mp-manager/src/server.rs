@@ -5,6 +5,7 @@
 //! travels in a message, and the server the read end, which ends when the last copy is closed, however that comes
 //! about. A connection's end is that of a client's thread: what it held is released.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use mp_pipe::Connection;
 use mp_process::Function;
 
 use crate::call::{Made, Stored, set_current};
-use crate::look::look;
+use crate::look::wait;
 use crate::makers::makers;
 use crate::operation::{Operations, fingerprint};
 use crate::protocol::{CONNECT, Call, HEADER, STOP, Status, What};
@@ -322,7 +323,7 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
-            look(receiver);
+            wait(receiver);
         }
         let Ok(Some(())) = receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) else {
             break;
@@ -340,13 +341,29 @@ pub(crate) struct Talk<'a> {
     functions: Vec<Result<Function, String>>,
     /// Where results are encoded.
     buffer: Message,
+    /// The object of the last call, which often is that of the next.
+    last: Option<(u64, Weak<dyn Any + Send + Sync>)>,
     /// The objects of the last result, through TCP: they stay until the client has them.
     lent: Vec<u64>,
 }
 
 impl<'a> Talk<'a> {
     pub(crate) fn new(client: &'a Client) -> Self {
-        Self { client, functions: Vec::new(), buffer: Message::default(), lent: Vec::new() }
+        let (functions, lent) = (Vec::new(), Vec::new());
+        Self { client, functions, buffer: Message::default(), last: None, lent }
+    }
+
+    /// The object of that number.
+    fn object(&mut self, id: u64) -> Option<Stored> {
+        if let Some((last, object)) = &self.last
+            && *last == id
+            && let Some(object) = object.upgrade()
+        {
+            return Some(object);
+        }
+        let object = self.client.server.object(id)?;
+        self.last = Some((id, Arc::downgrade(&object)));
+        Some(object)
     }
 
     /// The client has the last result, or never will.
@@ -433,7 +450,7 @@ impl<'a> Talk<'a> {
     }
 
     fn call(
-        &self,
+        &mut self,
         call: Call,
         arguments: &mut Decoder<'_>,
         result: &mut Encoder,
@@ -442,7 +459,7 @@ impl<'a> Talk<'a> {
         let (function, object, name) = match call.what {
             What::Known(number) | What::New(number) => {
                 match self.functions.get(number as usize)? {
-                    Ok(function) => (*function, server.object(call.object), None),
+                    Ok(function) => (*function, self.object(call.object), None),
                     Err(why) => return Some((Status::Undecodable, why.clone())),
                 }
             }

@@ -155,6 +155,21 @@ impl RxLink {
         }
     }
 
+    pub(crate) fn sleep(&self) -> Result<()> {
+        match self {
+            Self::Ring(ring) => ring.sleep(),
+            Self::Stream(stream) => stream.poll(Deadline::NEVER).map(drop),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.is_empty(),
+            Self::Stream(stream) => matches!(stream.poll(Deadline::PASSED), Ok(false)),
+        }
+    }
+
     pub(crate) fn poll(&self, deadline: Deadline) -> Result<bool> {
         match self {
             Self::Ring(ring) => ring.poll(deadline),

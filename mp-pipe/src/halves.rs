@@ -403,6 +403,53 @@ impl<T> Receiver<T> {
         self.link.poll(Deadline::after(timeout))
     }
 
+    /// Waits until receiving would return at once, as [`poll`](Self::poll) does, but sleeps at once.
+    ///
+    /// Other waits look for a message for about as long as waking up takes, before they sleep. This one is for those
+    /// who have looked already, with [`is_empty`](Self::is_empty).
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (receiver, sender) = mp_pipe::simplex()?;
+    /// sender.send(7)?;
+    /// if receiver.is_empty() {
+    ///     receiver.sleep()?;
+    /// }
+    /// assert_eq!(receiver.recv()?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sleep(&self) -> Result<()> {
+        self.link.sleep()
+    }
+
+    /// Whether no message is there.
+    ///
+    /// A look at memory that both ends have, which asks the kernel nothing and so costs next to nothing: for those who
+    /// look often before they wait. It does not see that the sender is gone; [`poll`](Self::poll) does.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (receiver, sender) = mp_pipe::simplex()?;
+    /// assert!(receiver.is_empty());
+    /// sender.send(7)?;
+    /// assert!(!receiver.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.link.is_empty()
+    }
+
     /// What to wait for until receiving would not wait; `None` where it would not.
     ///
     /// For those who receive from many, with [`try_recv`](Self::try_recv) and the like, and wait only now and then:

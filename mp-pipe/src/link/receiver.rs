@@ -289,6 +289,15 @@ impl RingReceiver {
         {
             return self.step(found);
         }
+        self.sleep_until(deadline, ready)
+    }
+
+    /// The rest of [`wait_for`](Self::wait_for), once looking has found nothing.
+    fn sleep_until<T>(
+        &self,
+        deadline: Deadline,
+        ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
+    ) -> Result<T> {
         loop {
             let is_sure = self.state.get() != State::Open || self.consumer.announce();
             if let Some(ready) = self.step(ready())? {
@@ -539,6 +548,25 @@ impl RingReceiver {
             }
             ready => Ok(read(&self.take(ready, Vec::new())?.0)),
         }
+    }
+
+    /// As [`poll`](Self::poll) without end, but sleeps at once where nothing is there.
+    pub(crate) fn sleep(&self) -> Result<()> {
+        let _entered = self.enter();
+        if self.state.get() == State::Closed {
+            return Ok(());
+        }
+        match self.sleep_until(Deadline::NEVER, || self.ready()) {
+            Ok(_) | Err(Error::Disconnected) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether no whole message is there, as far as memory tells.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        let _in_use = InUse::mark(&self.in_use, "recv");
+        matches!(self.ready(), Ok(None))
     }
 
     /// Waits until there is a message, or none will come any more; whether that is so.
