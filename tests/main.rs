@@ -37,6 +37,8 @@ fn main() -> std::process::ExitCode {
         shmem::CASES,
         pool::CASES,
         engine::CASES,
+        engine::own::CASES,
+        engine::relay::CASES,
         manager::CASES,
         strangers::CASES,
         listener::CASES,

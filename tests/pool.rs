@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ crate::cases! {
         an_initializer_that_fails_later_is_not_tried_for_ever
     ;
     ONCE:
+        what_is_prepared_comes_before_the_initializer
         map_gives_the_same_for_every_length_and_chunk
         what_makes_no_sense_is_an_error
         imap_takes_no_more_than_its_window
@@ -296,6 +297,27 @@ fn the_initializer_runs_once_in_each_worker() -> Outcome {
     assert_eq!(count[0].load(Ordering::Relaxed), 3);
     let seen = pool.map(|_: u8| SET.load(Ordering::Relaxed), [0; 30])?;
     assert_eq!(seen, [200_007; 30]);
+    Ok(())
+}
+
+fn what_is_prepared_comes_before_the_initializer() -> Outcome {
+    static ORDER: Mutex<String> = Mutex::new(String::new());
+    let note = |word: String| ORDER.lock().expect("no panic").push_str(&word);
+    let set = |count: RawArray<AtomicU64>, word: String| {
+        count[0].fetch_add(1, Ordering::Relaxed);
+        ORDER.lock().expect("no panic").push_str(&word);
+    };
+    let said = || ORDER.lock().expect("no panic").clone();
+    let word = |word: &str| (word.to_string(),);
+    let count = RawArray::<AtomicU64>::zeroed(1)?;
+    let builder = Pool::builder().workers(1).initializer(set, (count.clone(), "c".to_string()));
+    let pool = builder.prepare(note, word("b")).prepare(note, word("a")).build()?;
+    assert_eq!((pool.apply(said, ())?, count[0].load(Ordering::Relaxed)), ("abc".to_string(), 1));
+    let pool = Pool::builder().workers(1).prepare(note, word("alone")).build()?;
+    assert_eq!(pool.apply(said, ())?, "alone");
+    let descriptor = Fd::from(File::open("/dev/null")?);
+    let refused = Pool::builder().prepare(|_: Fd| (), (descriptor,)).build();
+    assert!(matches!(refused, Err(Error::Encode(_))));
     Ok(())
 }
 

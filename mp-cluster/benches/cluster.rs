@@ -1,7 +1,7 @@
 //! What a task costs over a server, beside a bare work queue on the same one, and what more hosts bring.
 //!
-//! `cargo bench -p mp-cluster`. All rows of a table run in turn, several times; each row is the median. Compare rows of
-//! one run only. The bare queue is two lists: a caller pushes chunks of numbers and takes chunks of squares, two worker
+//! `cargo bench -p mp-cluster`. What a row compares runs in turn, several times; each figure is the median, a ratio that of
+//! the ratios of neighbours. Compare rows of one run only. The bare queue is two lists: a caller pushes chunks of numbers and takes chunks of squares, two worker
 //! processes take one and push the other, a command at a time, and what is in flight is as much as with a pool. Nothing
 //! in it survives that somebody dies. Hosts are processes of this machine, the server is on a Unix socket. Without the
 //! `--bench` that cargo gives it only shows that everything runs.
@@ -157,24 +157,36 @@ fn tasks(server: &Server, rounds: usize, scale: u64) {
     let engine = wait_for_workers(&server.url, WORKERS);
     let pool = Pool::builder().engine(engine).build().expect("a pool");
     let mut connection = connection(&server.url);
-    println!("{:>12} {:>12} {:>12} {:>6}", "items a task", "pool, 1/s", "bare, 1/s", "ratio");
+    println!(
+        "{:>12} {:>12} {:>12} {:>6} {:>13}",
+        "items a task", "pool, 1/s", "bare, 1/s", "ratio", "from .. to"
+    );
     for (chunk, len) in [(1, 10_000), (16, 160_000), (4096, 4_000_000)] {
         let len = (len / scale).max(chunk);
         let sum = (0..len).map(square).fold(0, u64::wrapping_add);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let mut found = 0;
-            let run = || {
-                let squares = pool.map_chunked(square, 0..len, chunk as usize).expect("squares");
-                found = squares.into_iter().fold(0, u64::wrapping_add);
-            };
-            ours.push(rate(run, len));
-            assert_eq!(found, sum);
-            theirs.push(rate(|| found = bare(&mut connection, len, chunk), len));
-            assert_eq!(found, sum);
+        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..rounds {
+            // Who is first has no advantage in the end.
+            for turn in 0..2 {
+                let mut found = 0;
+                if turn == round % 2 {
+                    let run = || {
+                        let squares = pool.map_chunked(square, 0..len, chunk as usize);
+                        let squares = squares.expect("squares").into_iter();
+                        found = squares.fold(0, u64::wrapping_add);
+                    };
+                    ours.push(rate(run, len));
+                } else {
+                    theirs.push(rate(|| found = bare(&mut connection, len, chunk), len));
+                }
+                assert_eq!(found, sum);
+            }
+            ratios.push(theirs[round] / ours[round]);
         }
-        let (ours, theirs) = (median(ours), median(theirs));
-        println!("{chunk:>12} {ours:>12.0} {theirs:>12.0} {:>6.2}", theirs / ours);
+        ratios.sort_by(f64::total_cmp);
+        let span = format!("{:.2} .. {:.2}", ratios[0], ratios[rounds - 1]);
+        let (ours, theirs, ratio) = (median(ours), median(theirs), median(ratios));
+        println!("{chunk:>12} {ours:>12.0} {theirs:>12.0} {ratio:>6.2} {span:>13}");
     }
 }
 
@@ -184,7 +196,7 @@ fn nap(n: u64) -> u64 {
 }
 
 fn hosts(server: &Server, rounds: usize, scale: u64) {
-    println!("{:>12} {:>12} {:>12}", "hosts", "1 ms tasks/s", "of linear");
+    println!("{:>12} {:>12} {:>12}", "hosts", "1 ms naps/s", "of linear");
     let mut one = 0.0;
     let mut running = Ends(Vec::new());
     for count in [1, 2, 4] {
@@ -201,6 +213,35 @@ fn hosts(server: &Server, rounds: usize, scale: u64) {
             one = rate;
         }
         println!("{count:>12} {rate:>12.0} {:>11.0}%", 100.0 * rate / one / count as f64);
+    }
+}
+
+/// About a millisecond of one processor's time.
+fn compute(n: u64) -> u64 {
+    (0..200_000)
+        .fold(n, |x, _| x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1).rotate_left(23))
+}
+
+/// Tasks that need a processor: no more hosts than there are processors, each with one worker, beside a pool of this
+/// machine with as many workers.
+fn computing(server: &Server, rounds: usize, scale: u64) {
+    println!("{:>12} {:>14} {:>14} {:>6}", "hosts", "computed/s", "own pool, 1/s", "ratio");
+    let mut running = Ends(Vec::new());
+    for count in 1..=mp_process::cpu_count().min(4) {
+        running.0.push(role(&["host", &server.url, "1"]));
+        let engine = wait_for_workers(&server.url, count);
+        let hosts = Pool::builder().engine(engine).build().expect("a pool");
+        let own = Pool::new(count).expect("a pool");
+        let len = 1000 * count as u64 / scale;
+        let run = |pool: &Pool| {
+            let computed = || assert!(pool.map_chunked(compute, 0..len, 1).is_ok());
+            rate(computed, len)
+        };
+        let both: Vec<(f64, f64)> = (0..rounds).map(|_| (run(&hosts), run(&own))).collect();
+        let ratio = median(both.iter().map(|(hosts, own)| own / hosts).collect());
+        let (hosts, own) = both.into_iter().unzip();
+        let (hosts, own) = (median(hosts), median(own));
+        println!("{count:>12} {hosts:>14.0} {own:>14.0} {ratio:>6.2}");
     }
 }
 
@@ -228,6 +269,7 @@ fn main() {
     };
     let (rounds, scale) = if is_bench() { (7, 1) } else { (1, 100) };
     tasks(&server, rounds, scale);
-    // The host of that table is gone, and seen to be.
+    // The hosts of each table are gone at its end, and seen to be.
     hosts(&server, rounds.min(3), scale);
+    computing(&server, rounds, scale);
 }

@@ -4,15 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mp_core::Message;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::server::{PATIENCE, Server};
-use crate::{Counter, Dict, Error, List, Lock, Queue, Result};
-
-/// Values longer than this are refused: the server takes no more than 512 MiB, and holds up all others meanwhile.
-const LONGEST: usize = 64 << 20;
+use crate::{Counter, Dict, List, Lock, Queue, Result, handle};
 
 /// A name on a server, below which machines share objects.
 ///
@@ -24,18 +19,34 @@ const LONGEST: usize = 64 << 20;
 /// Clones share connections; any thread may use them. Each call is one round trip, and takes a connection for as long;
 /// idle ones are kept for the next.
 ///
+/// It and what is had from it can be sent to other processes, as arguments, messages or results: there they are the
+/// same objects. In a task of an [`Engine`](crate::Engine), its result, or an item of such an object, what travels is the
+/// name: who gets it comes by his own connection, as his own user; an object of another server is an error there.
+/// Elsewhere, in arguments of a process or a message of a pipe, the URL goes along, with the password that stands there.
+///
 /// Python: `BaseManager(address=..)` with a server process of one's own.
 ///
 /// # Example
 ///
-/// ```no_run
-/// use mp_cluster::Cluster;
+/// ```
+/// use std::time::Duration;
+/// use mp_cluster::{Cluster, LockGuard};
 ///
-/// // On every machine, the same lines:
-/// let cluster = Cluster::connect("redis://head:6379/", "job7")?;
-/// let seen = cluster.dict::<String, u64>("seen")?;
-/// seen.update_or_insert("a".to_string(), 0, |n: &mut u64, by: u64| *n += by, (1,))?;
-/// # Ok::<(), mp_cluster::Error>(())
+/// fn main() -> Result<(), mp_cluster::Error> {
+///     // On every machine, the same lines:
+///     let url = "redis://head:6379/";
+///     # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+///     # let url = server.url();
+///     let cluster = Cluster::connect(url, "job7")?;
+///     let queue = cluster.bounded_queue::<String>("pages", 1000)?;
+///     queue.put("https://example.org/".to_string())?;
+///     let counts = cluster.dict::<String, u64>("words")?;
+///     counts.update_or_insert("be".to_string(), 0, |n: &mut u64| *n += 1, ())?;
+///     let lock = cluster.lock("index", Duration::from_secs(30))?;
+///     let guard = lock.lock()?;
+///     println!("{}", LockGuard::fence(&guard)); // larger than that of any holder before
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone)]
 pub struct Cluster {
@@ -51,14 +62,14 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] where the URL or the name is none; [`Error::Denied`] where the server refuses the user;
-    /// [`Error::Unreachable`].
+    /// [`Address`](crate::Error::Address) where the URL or the name is none; [`Denied`](crate::Error::Denied) where the
+    /// server refuses the user; [`Unreachable`](crate::Error::Unreachable).
     pub fn connect(url: &str, name: &str) -> Result<Self> {
         Ok(Self { server: Arc::new(Server::connect(url, name, PATIENCE)?) })
     }
 
     /// The same, where calls wait no longer than `patience` for a server that is away or loads its data, and then are
-    /// [`Error::Unreachable`]. Without this, 10 s.
+    /// [`Unreachable`](crate::Error::Unreachable). Without this, 10 s.
     ///
     /// What a call changes is changed once, however often the connection breaks meanwhile.
     #[must_use]
@@ -79,7 +90,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongType`] where it is there with another capacity; [every call's](crate#errors).
+    /// [`WrongType`](crate::Error::WrongType) where it is there with another capacity; [every call's](crate#errors).
     #[doc(alias = "maxsize")]
     pub fn bounded_queue<T>(&self, name: &str, capacity: usize) -> Result<Queue<T>> {
         Queue::open(&self.server, name, Some(capacity))
@@ -122,26 +133,23 @@ impl Cluster {
     }
 }
 
+impl Serialize for Cluster {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&self.server, (), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cluster {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (server, ()) = handle::deserialize(deserializer)?;
+        Ok(Self { server })
+    }
+}
+
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("server", &self.server.place()).finish_non_exhaustive()
     }
-}
-
-/// A value as it lies in the server.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let (bytes, fds) = mp_core::encode(value)?.into_parts();
-    if !fds.is_empty() {
-        return Err(Error::Encode("handles of this machine mean nothing on another".to_string()));
-    }
-    if bytes.len() > LONGEST {
-        return Err(Error::TooLong { len: bytes.len(), limit: LONGEST });
-    }
-    Ok(bytes)
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(bytes: Vec<u8>) -> Result<T> {
-    Ok(mp_core::decode(Message::new(bytes, Vec::new()))?)
 }
 
 /// What proxies have in common.
@@ -163,6 +171,19 @@ macro_rules! proxy {
                     .field("server", &self.server.place())
                     .field("key", &self.key)
                     .finish_non_exhaustive()
+            }
+        }
+
+        impl $(<$($of),+>)? serde::Serialize for $name $(<$($of),+>)? {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                crate::handle::serialize(&self.server, &self.key, serializer)
+            }
+        }
+
+        impl<'de $(, $($of),+)?> serde::Deserialize<'de> for $name $(<$($of),+>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (server, key) = crate::handle::deserialize(deserializer)?;
+                Ok(Self { server, key, of: std::marker::PhantomData })
             }
         }
     };

@@ -13,10 +13,13 @@ use crate::server::{Server, script};
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let done = Cluster::connect("redis://head:6379/", "job7")?.counter("done")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let done = Cluster::connect(url, "job7")?.counter("done")?;
 /// let now = done.add(16)?; // what it is now: nobody else sees the same
 /// println!("{now} of 1000");
 /// # Ok::<(), mp_cluster::Error>(())

@@ -4,22 +4,18 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use redis::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{decode, encode, proxy};
+use crate::cluster::proxy;
 use crate::method::Method;
-use crate::server::{Server, random_id, script};
+use crate::server::{Pause, Server, script};
 use crate::{Error, Result};
 
 /// So many rows go into one call.
 const BATCH: usize = 1000;
-/// The longest pause after somebody else changed a value first.
-const LONGEST_PAUSE: u64 = 20;
 
 /// Rows that many machines share.
 ///
@@ -32,10 +28,13 @@ const LONGEST_PAUSE: u64 = 20;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let counts = Cluster::connect("redis://head:6379/", "job7")?.dict::<String, u64>("words")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let counts = Cluster::connect(url, "job7")?.dict::<String, u64>("words")?;
 /// for word in "to be or not to be".split(' ') {
 ///     counts.update_or_insert(word.to_string(), 0, |n: &mut u64| *n += 1, ())?;
 /// }
@@ -113,11 +112,11 @@ where
             redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
             return old"
         );
-        let (key, value) = (encode(&key)?, encode(&value)?);
+        let (key, value) = (self.server.encode(&key)?, self.server.encode(&value)?);
         let old: Option<Vec<u8>> = self.server.once(insert, &[&self.key], |to| {
             to.arg(&key).arg(&value);
         })?;
-        old.map(decode).transpose()
+        old.map(|bytes| self.server.decode(bytes)).transpose()
     }
 
     /// The value of a key.
@@ -127,7 +126,7 @@ where
     /// As [every call](crate#errors).
     #[doc(alias = "__getitem__")]
     pub fn get(&self, key: &K) -> Result<Option<V>> {
-        self.bytes(&encode(key)?)?.map(decode).transpose()
+        self.bytes(&self.server.encode(key)?)?.map(|bytes| self.server.decode(bytes)).transpose()
     }
 
     /// The values of several keys, in their order, in one round trip.
@@ -139,14 +138,18 @@ where
     where
         K: 'a,
     {
-        let keys: Vec<_> = keys.into_iter().map(encode).collect::<Result<_>>()?;
+        let keys: Vec<_> =
+            keys.into_iter().map(|key| self.server.encode(key)).collect::<Result<_>>()?;
         if keys.is_empty() {
             return Ok(Vec::new());
         }
         let values: Vec<Option<Vec<u8>>> = self
             .server
             .call(|connection| redis::cmd("HMGET").arg(&self.key).arg(&keys).query(connection))?;
-        values.into_iter().map(|value| value.map(decode).transpose()).collect()
+        values
+            .into_iter()
+            .map(|value| value.map(|bytes| self.server.decode(bytes)).transpose())
+            .collect()
     }
 
     /// Removes a key; gives its value.
@@ -161,11 +164,11 @@ where
             redis.call('HDEL', KEYS[2], ARGV[3])
             return old"
         );
-        let key = encode(key)?;
+        let key = self.server.encode(key)?;
         let old: Option<Vec<u8>> = self.server.once(remove, &[&self.key], |to| {
             to.arg(&key);
         })?;
-        old.map(decode).transpose()
+        old.map(|bytes| self.server.decode(bytes)).transpose()
     }
 
     /// Removes some row.
@@ -186,7 +189,7 @@ where
         );
         let row: Vec<Vec<u8>> = self.server.once(pop, &[&self.key], |_| {})?;
         match <[Vec<u8>; 2]>::try_from(row) {
-            Ok([key, value]) => Ok(Some((decode(key)?, decode(value)?))),
+            Ok([key, value]) => Ok(Some((self.server.decode(key)?, self.server.decode(value)?))),
             Err(_) => Ok(None),
         }
     }
@@ -198,7 +201,7 @@ where
     /// As [every call](crate#errors).
     #[doc(alias = "__contains__")]
     pub fn contains_key(&self, key: &K) -> Result<bool> {
-        let key = encode(key)?;
+        let key = self.server.encode(key)?;
         let has = |connection: &mut Connection| {
             redis::cmd("HEXISTS").arg(&self.key).arg(&key).query(connection)
         };
@@ -211,7 +214,10 @@ where
     ///
     /// As [every call](crate#errors).
     pub fn keys(&self) -> Result<Vec<K>> {
-        self.rows::<Vec<Vec<u8>>>("HKEYS")?.into_iter().map(decode).collect()
+        self.rows::<Vec<Vec<u8>>>("HKEYS")?
+            .into_iter()
+            .map(|bytes| self.server.decode(bytes))
+            .collect()
     }
 
     /// All values.
@@ -220,7 +226,10 @@ where
     ///
     /// As [every call](crate#errors).
     pub fn values(&self) -> Result<Vec<V>> {
-        self.rows::<Vec<Vec<u8>>>("HVALS")?.into_iter().map(decode).collect()
+        self.rows::<Vec<Vec<u8>>>("HVALS")?
+            .into_iter()
+            .map(|bytes| self.server.decode(bytes))
+            .collect()
     }
 
     /// All rows: a copy of this moment.
@@ -231,7 +240,9 @@ where
     #[doc(alias = "copy")]
     pub fn items(&self) -> Result<Vec<(K, V)>> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = self.rows("HGETALL")?;
-        rows.into_iter().map(|(key, value)| Ok((decode(key)?, decode(value)?))).collect()
+        rows.into_iter()
+            .map(|(key, value)| Ok((self.server.decode(key)?, self.server.decode(value)?)))
+            .collect()
     }
 
     /// As [`items`](Self::items), one by one.
@@ -266,11 +277,11 @@ where
             "redis.call('HSETNX', KEYS[2], ARGV[3], ARGV[4])
             return redis.call('HGET', KEYS[2], ARGV[3])"
         );
-        let (key, value) = (encode(&key)?, encode(&value)?);
+        let (key, value) = (self.server.encode(&key)?, self.server.encode(&value)?);
         let value: Vec<u8> = self.server.once(get, &[&self.key], |to| {
             to.arg(&key).arg(&value);
         })?;
-        decode(value)
+        self.server.decode(value)
     }
 
     /// Puts `new` in the place of `old`, if that is what is there.
@@ -297,20 +308,17 @@ where
         F: Method<V, A, Output = R>,
         A: Clone,
     {
-        let key = encode(key)?;
-        let mut longest = 1;
+        let key = self.server.encode(key)?;
+        let mut pause = Pause::new();
         loop {
             let old = self.bytes(&key)?;
             let seen = old.as_deref().or(default).ok_or(Error::KeyMissing)?;
-            let mut value = decode(seen.to_vec())?;
+            let mut value = self.server.decode(seen.to_vec())?;
             let output = function.call(&mut value, args.clone());
-            if self.exchange(&key, old.as_deref(), &encode(&value)?)? {
+            if self.exchange(&key, old.as_deref(), &self.server.encode(&value)?)? {
                 return Ok(output);
             }
-            // Somebody was first. Not all at once again.
-            let random = random_id()?.bytes().map(u64::from).sum::<u64>();
-            thread::sleep(Duration::from_millis(random % longest));
-            longest = (longest * 2).min(LONGEST_PAUSE);
+            pause.sleep()?;
         }
     }
 
@@ -342,7 +350,7 @@ where
         F: Method<V, A, Output = R>,
         A: Clone,
     {
-        self.change(&key, Some(&encode(&value)?), function, args)
+        self.change(&key, Some(&self.server.encode(&value)?), function, args)
     }
 
     /// Sets the values of many keys, a thousand in one round trip.
@@ -361,7 +369,7 @@ where
             let batch: Vec<_> = rows
                 .by_ref()
                 .take(BATCH)
-                .map(|(key, value)| Ok((encode(&key)?, encode(&value)?)))
+                .map(|(key, value)| Ok((self.server.encode(&key)?, self.server.encode(&value)?)))
                 .collect::<Result<_>>()?;
             if batch.is_empty() {
                 return Ok(());

@@ -4,7 +4,7 @@
 //! that the caller lives and looks for what is lost. Until a task ends it is kept here too; so what the server has lost
 //! can be sent again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
@@ -20,7 +20,7 @@ use crate::protocol::{
     number, plain_script, silent, text,
 };
 use crate::server::{Line, PATIENCE, Server, lock, random_id};
-use crate::{Error, Result};
+use crate::{Error, Result, handle};
 
 /// So many chunks of an input are under way for each worker: on their way there or back as many as are run.
 const AHEAD: usize = 32;
@@ -37,7 +37,8 @@ const BYTES_TOGETHER: usize = 1 << 20;
 const MOST_RESULTS: usize = 512;
 /// How long the thread that takes results waits in the server at a time.
 const SLICE: Duration = Duration::from_secs(1);
-/// How long a question whether tasks have begun may wait for its answer.
+/// How long a question whether tasks have begun may wait for its answer: as long as that only where the host that has them
+/// is silent, and its lease is not over.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Runs the tasks of a [`Pool`](mp_pool::Pool) on all machines that [`serve`](crate::serve) the same name on the same
@@ -50,7 +51,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 ///   [`TaskError::WorkerDied`], whose [`Task::attempts`](mp_pool::Task::attempts) names them. One that merely kills its
 ///   worker process ends at once, as on one machine.
 /// - Tasks wait for as long as no host serves.
-/// - Handles (queues, locks, ends of pipes) cannot be among arguments and results: they are of one machine.
+/// - Handles of one machine (its queues, locks, ends of pipes) cannot be among arguments and results. Those of a
+///   [`Cluster`](crate::Cluster) can: a host opens them by its own way to the server.
 /// - Where the server is away, calls wait for it, for [`patience`](Self::patience); then tasks that have not ended do,
 ///   with [`TaskError::NoWorkers`], which says why. Those submitted later are tried again.
 /// - What the server lost is sent again. With `appendonly yes` it loses what it was told in its last second
@@ -58,35 +60,14 @@ const ANSWER: Duration = Duration::from_secs(2);
 ///   all the same.
 /// - Where this process ends, or is silent for its [`lease`](Self::lease), the hosts drop its tasks.
 ///
-/// # Example
-///
-/// ```no_run
-/// use mp_pool::Pool;
-///
-/// fn square(x: u64) -> u64 {
-///     x * x
-/// }
-///
-/// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     mp_process::init();
-///     if std::env::args().any(|arg| arg == "--serve") {
-///         mp_cluster::serve("redis://head:6379/", "job7")?.workers(8).run()?; // on every other machine
-///         return Ok(());
-///     }
-///     let engine = mp_cluster::Engine::connect("redis://head:6379/", "job7")?;
-///     let pool = Pool::builder().engine(engine).build()?;
-///     let squares = pool.map(square, 0..1_000_000_u64)?;
-///     println!("{}", squares.len());
-///     Ok(())
-/// }
-/// ```
+/// See [the crate](crate).
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
-    server: Server,
+    server: Arc<Server>,
     keys: Keys,
     build: String,
     settings: Settings,
@@ -128,6 +109,8 @@ struct State {
     bytes: usize,
     /// Whether hosts are to be told to cancel tasks.
     cancels: Vec<Cancel>,
+    /// Tasks that were cancelled on their way, before it was known where they are.
+    lost_sight_of: HashSet<u64>,
     workers: usize,
     /// Whether the thread that sends has to be woken.
     sender_waits: bool,
@@ -149,7 +132,8 @@ struct Task {
 struct Cancel {
     caller: String,
     numbers: Vec<u64>,
-    entries: Vec<String>,
+    /// Where those are that are running or not, as far as that is known.
+    entries: Vec<(u64, String)>,
     /// Also what runs.
     running: bool,
 }
@@ -188,7 +172,7 @@ impl Engine {
     /// [`Error::Address`], [`Error::Denied`], [`Error::Unreachable`]; [`Error::DifferentProgram`] where those that serve
     /// this name run another build of this program.
     pub fn connect(url: &str, name: &str) -> Result<Self> {
-        let server = Server::connect(url, name, PATIENCE)?;
+        let server = Arc::new(Server::connect(url, name, PATIENCE)?);
         let (keys, build) = (Keys::new(&server), mp_process::build_id()?);
         let mut line = Line::new()?;
         agree(&server, &mut line, &keys, &build, LEASE)?;
@@ -202,6 +186,7 @@ impl Engine {
             sent: 0,
             bytes: 0,
             cancels: Vec::new(),
+            lost_sight_of: HashSet::new(),
             workers,
             sender_waits: false,
             threads: Vec::new(),
@@ -241,7 +226,7 @@ impl Engine {
     /// How long a server that is away is waited for. Without this, 10 s.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
-        self.set(|shared| shared.server = shared.server.again(patience))
+        self.set(|shared| shared.server = Arc::new(shared.server.again(patience)))
     }
 
     /// How many tasks are in the server at a time; others wait here. Without this, 4096; and never more than 256 MiB.
@@ -264,6 +249,7 @@ impl Engine {
         if !threads.is_empty() {
             return Ok(());
         }
+        handle::expect_from_hosts(&self.shared.server);
         let work: [(&str, Work); 3] = [
             ("mp-cluster-send", Shared::send),
             ("mp-cluster-take", Shared::take),
@@ -303,6 +289,10 @@ impl PoolEngine for Engine {
         state.tasks.insert(number, Task { job, call, sent: None, entry: None, begun: false });
         state.waiting.push_back(number);
         self.shared.wake_sender(&mut state);
+    }
+
+    fn encoding(&self, encode: &mut dyn FnMut()) {
+        handle::within(&self.shared.server, encode);
     }
 
     fn cancel(&self, call: Call, running: bool) -> bool {
@@ -416,6 +406,7 @@ impl Shared {
         let numbers: Vec<u64> = state.tasks.keys().copied().collect();
         state.waiting.clear();
         state.cancels.clear();
+        state.lost_sight_of.clear();
         drop(state);
         self.end(&numbers, |_| TaskError::NoWorkers(why.clone()));
     }
@@ -426,8 +417,13 @@ impl Shared {
         let (sent, unsent): (Vec<_>, Vec<_>) = of_call.partition(|(_, task)| task.sent.is_some());
         let unsent: Vec<u64> = unsent.into_iter().map(|(number, _)| *number).collect();
         let numbers: Vec<u64> = sent.iter().map(|(number, _)| **number).collect();
-        let entries = sent.iter().filter_map(|(_, task)| task.entry.clone()).collect();
+        let on_their_way = |(_, task): &&(&u64, &Task)| running && task.entry.is_none();
+        let on_their_way: Vec<u64> =
+            sent.iter().filter(on_their_way).map(|(number, _)| **number).collect();
+        let entry = |(number, task): &(&u64, &Task)| Some((**number, task.entry.clone()?));
+        let entries = sent.iter().filter_map(entry).collect();
         state.waiting.retain(|number| !unsent.contains(number));
+        state.lost_sight_of.extend(on_their_way);
         let mut any = !unsent.is_empty();
         if !numbers.is_empty() {
             for number in &numbers {
@@ -559,56 +555,113 @@ impl Shared {
             let entries: Vec<String> =
                 self.server.call_on(line, Duration::ZERO, |connection| pipe.query(connection))?;
             let mut state = lock(&self.state);
-            for (number, entry) in sent.iter().zip(entries) {
-                if let Some(task) = state.tasks.get_mut(number) {
+            let mut unwanted = Vec::new();
+            for (number, entry) in sent.into_iter().zip(entries) {
+                // Else it is done.
+                if let Some(task) = state.tasks.get_mut(&number) {
                     task.entry = Some(entry);
+                } else if state.lost_sight_of.remove(&number) {
+                    unwanted.push((number, entry));
                 }
+            }
+            if !unwanted.is_empty() {
+                let numbers = unwanted.iter().map(|(number, _)| *number).collect();
+                let (caller, entries) = (caller.to_string(), unwanted);
+                state.cancels.push(Cancel { caller, numbers, entries, running: true });
             }
         }
         Ok(())
     }
 
+    /// Finds where those are that are to be cancelled unless they have begun: all that was sent before is known by now.
+    /// What is to be sent again is with nobody else, and ends here.
+    fn locate(&self, cancel: &mut Cancel) {
+        let mut state = lock(&self.state);
+        cancel.entries.clear();
+        let mut here = Vec::new();
+        for number in &cancel.numbers {
+            match state.tasks.get(number).map(|task| task.entry.clone()) {
+                Some(Some(entry)) => cancel.entries.push((*number, entry)),
+                Some(None) => here.push(*number),
+                None => {}
+            }
+        }
+        state.waiting.retain(|number| !here.contains(number));
+        drop(state);
+        self.end(&here, |_| TaskError::Cancelled);
+    }
+
     fn send_cancels(&self, line: &mut Line, cancels: Vec<Cancel>) -> Result<()> {
-        // What no host has goes at once, and is answered for them; the others are asked.
+        // What no host has goes at once, and is answered for them; what one has that is silent may have begun. The others
+        // are asked, each for what it has. What is not there any more is done, and its result is.
         let cancel = plain_script!(
-            "local tasks, results, running = KEYS[1], KEYS[3], ARGV[4] == '1'
-            local gone = {}
-            local entries = {}
-            for id in string.gmatch(ARGV[3], '[^ ]+') do entries[#entries + 1] = id end
-            for _, id in ipairs(entries) do
+            "local tasks, cancels, caller, running = KEYS[1], KEYS[2], ARGV[1], ARGV[2] == '1'
+            local gone, begun, asked, all = {}, {}, {}, {}
+            for i = 5, #ARGV, 2 do
+                local number, id = ARGV[i], ARGV[i + 1]
                 local pending = redis.pcall('XPENDING', tasks, 'hosts', id, id, 1)
                 if pending.err or #pending == 0 then
-                    local found = redis.call('XRANGE', tasks, id, id)[1]
-                    if found then
-                        redis.call('XDEL', tasks, id)
-                        for i = 1, #found[2], 2 do
-                            if found[2][i] == 'i' then gone[#gone + 1] = found[2][i + 1] end
-                        end
+                    if redis.call('XDEL', tasks, id) == 1 then gone[#gone + 1] = number end
+                elseif not running then
+                    local host = pending[1][2]
+                    if redis.call('EXISTS', ARGV[3] .. 'host:' .. host) == 0 then
+                        begun[#begun + 1] = number
+                    else
+                        asked[host] = (asked[host] and asked[host] .. ' ' or '') .. number
                     end
                 end
             end
-            redis.call('XADD', KEYS[2], 'MAXLEN', '~', 1000, '*', 'c', ARGV[1], 'i', ARGV[2], 'r', ARGV[4])
-            redis.call('PEXPIRE', KEYS[2], ARGV[5])
-            return gone"
+            local function tell(...)
+                redis.call('XADD', cancels, 'MAXLEN', '~', 1000, '*', 'c', caller, ...)
+                redis.call('PEXPIRE', cancels, ARGV[4])
+            end
+            for host, numbers in pairs(asked) do tell('i', numbers, 'h', host) end
+            return {gone, begun}"
         );
-        for one in cancels {
-            let numbers: Vec<String> = one.numbers.iter().map(u64::to_string).collect();
-            let gone: Vec<u64> = self.server.call_on(line, Duration::ZERO, |connection| {
-                cancel
-                    .key(&self.keys.tasks)
-                    .key(&self.keys.cancels)
-                    .key(self.keys.results(&one.caller))
-                    .arg(&one.caller)
-                    .arg(numbers.join(" "))
-                    .arg(one.entries.join(" "))
-                    .arg(u8::from(one.running))
-                    .arg(millis(self.settings.lease * REMAINS))
-                    .invoke(connection)
-            })?;
-            // Where the running ones are meant too they are ended already.
+        for mut one in cancels {
+            if !one.running {
+                self.locate(&mut one);
+            }
+            let (gone, begun): (Vec<u64>, Vec<u64>) =
+                self.server.call_on(line, Duration::ZERO, |connection| {
+                    let mut invocation = cancel.prepare_invoke();
+                    invocation.key(&self.keys.tasks).key(&self.keys.cancels);
+                    invocation.arg(&one.caller).arg(u8::from(one.running)).arg(self.server.key(""));
+                    invocation.arg(millis(self.settings.lease * REMAINS));
+                    for (number, entry) in &one.entries {
+                        invocation.arg(*number).arg(entry);
+                    }
+                    invocation.invoke(connection)
+                })?;
+            if one.running {
+                // They are ended already. What a host has, or is about to get, it is told to drop.
+                self.tell_hosts(line, &one)?;
+                continue;
+            }
             self.end(&gone, |_| TaskError::Cancelled);
+            let mut state = lock(&self.state);
+            for number in begun {
+                if let Some(task) = state.tasks.get_mut(&number) {
+                    task.begun = true;
+                }
+            }
+            drop(state);
+            self.news.notify_all();
         }
         Ok(())
+    }
+
+    /// Has all hosts drop tasks, whether they run or not.
+    fn tell_hosts(&self, line: &mut Line, cancel: &Cancel) -> Result<()> {
+        let numbers: Vec<String> = cancel.numbers.iter().map(u64::to_string).collect();
+        self.server.call_on(line, Duration::ZERO, |connection| {
+            let mut pipe = redis::pipe();
+            pipe.cmd("XADD").arg(&self.keys.cancels).arg("MAXLEN").arg("~").arg(1000).arg("*");
+            pipe.arg("c").arg(&cancel.caller).arg("i").arg(numbers.join(" ")).ignore();
+            pipe.cmd("PEXPIRE").arg(&self.keys.cancels);
+            pipe.arg(millis(self.settings.lease * REMAINS)).ignore();
+            pipe.query::<()>(connection)
+        })
     }
 
     /// Leaves nothing of a caller in the server, if that can be had at once; else it expires.
@@ -620,7 +673,7 @@ impl Shared {
         let _ = server.call_on(&mut line, Duration::ZERO, |connection: &mut Connection| {
             let mut pipe = redis::pipe();
             pipe.atomic().cmd("XADD").arg(&self.keys.cancels).arg("MAXLEN").arg("~").arg(1000);
-            pipe.arg("*").arg("c").arg(caller).arg("i").arg("all").arg("r").arg(1).ignore();
+            pipe.arg("*").arg("c").arg(caller).arg("i").arg("all").ignore();
             pipe.cmd("PEXPIRE").arg(&self.keys.cancels);
             pipe.arg(millis(self.settings.lease * REMAINS)).ignore();
             // Wakes the thread that takes results; then they go.

@@ -11,16 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mp_pool::engine::{Submitted, outcome_to_bytes};
-use mp_pool::{Builder, Pool, TaskError};
-use redis::Connection;
-
 use crate::protocol::{
     BEATS, Entry, GROUP, Keys, LEASE, Missing, REMAINS, Streams, agree, claim, field, millis,
     number, silent, text,
 };
 use crate::server::{Line, Server, lock, random_id};
-use crate::{Error, Result};
+use crate::{Error, Result, handle};
+use mp_pool::engine::{Submitted, outcome_to_bytes};
+use mp_pool::{Builder, Pool, TaskError};
 
 /// How long a server that is away is waited for, if nobody says.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,10 +46,15 @@ const MOST_UNWANTED: usize = 100_000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```standalone_crate
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     mp_process::init();
-///     mp_cluster::serve("redis://head:6379/", "job7")?.workers(8).run()?;
+///     let url = "redis://head:6379/";
+///     # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+///     # let url = server.url();
+///     let host = mp_cluster::serve(url, "job7")?.workers(8);
+///     # let host = host.idle_timeout(std::time::Duration::from_millis(100));
+///     host.run()?;
 ///     Ok(())
 /// }
 /// ```
@@ -150,10 +153,11 @@ impl Host {
         let build = mp_process::build_id()?;
         let mut line = Line::new()?;
         agree(&self.server, &mut line, &keys, &build, self.lease)?;
-        let pool = self.pool.workers(workers).build()?;
+        let home = (self.server.url().to_string(), self.server.name().to_string());
+        let pool = self.pool.workers(workers).prepare(handle::at_home, home).build()?;
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let id = random_id()?;
-        let (sender, outcomes) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let work = Work {
             server: self.server,
             keys,
@@ -168,9 +172,9 @@ impl Host {
             done: Condvar::new(),
             finished: AtomicUsize::new(0),
             unwanted: Mutex::default(),
-            outcomes: sender,
+            reports: sender,
         };
-        work.run(&mut line, outcomes, self.idle)
+        work.run(&mut line, reports, self.idle)
     }
 }
 
@@ -192,13 +196,20 @@ struct Held {
     submitted: Option<Submitted>,
 }
 
-/// What became of one.
-struct Outcome {
+/// What is to be said of one.
+struct Report {
     entry: String,
     caller: String,
     number: u64,
-    /// None where nobody wants to know.
-    bytes: Option<Vec<u8>>,
+    what: What,
+}
+
+enum What {
+    Outcome(Vec<u8>),
+    /// It ended, and nobody wants to know how.
+    Nothing,
+    /// It has begun, and ends later: the answer to who asked.
+    Begun,
 }
 
 type Table = HashMap<String, Held>;
@@ -210,11 +221,19 @@ struct Unwanted {
     callers: HashSet<String>,
     /// Tasks that were cancelled, maybe before they came.
     tasks: HashSet<(String, u64)>,
+    /// Tasks on their way to this host that are cancelled where they have not begun, and else that is to be said.
+    unless_begun: HashSet<(String, u64)>,
 }
 
 impl Unwanted {
     fn has(&self, caller: &str, number: u64) -> bool {
-        self.callers.contains(caller) || self.tasks.contains(&(caller.to_string(), number))
+        self.callers.contains(caller)
+            || (!self.tasks.is_empty() && self.tasks.contains(&(caller.to_string(), number)))
+    }
+
+    /// Whether somebody has asked for it; only once.
+    fn take_asked(&mut self, caller: &str, number: u64) -> bool {
+        !self.unless_begun.is_empty() && self.unless_begun.remove(&(caller.to_string(), number))
     }
 
     fn remember(&mut self, caller: &str, numbers: &HashSet<u64>) {
@@ -223,6 +242,14 @@ impl Unwanted {
             self.tasks.clear();
         }
         self.tasks.extend(numbers.iter().map(|number| (caller.to_string(), *number)));
+    }
+
+    fn ask(&mut self, caller: &str, number: u64) {
+        // As above.
+        if self.unless_begun.len() > MOST_UNWANTED {
+            self.unless_begun.clear();
+        }
+        self.unless_begun.insert((caller.to_string(), number));
     }
 }
 
@@ -243,7 +270,7 @@ struct Work {
     done: Condvar,
     finished: AtomicUsize,
     unwanted: Mutex<Unwanted>,
-    outcomes: mpsc::Sender<Outcome>,
+    reports: mpsc::Sender<Report>,
 }
 
 /// How many tasks are done in a second, of late.
@@ -275,7 +302,7 @@ impl Work {
     fn run(
         self,
         line: &mut Line,
-        outcomes: mpsc::Receiver<Outcome>,
+        reports: mpsc::Receiver<Report>,
         idle: Option<Duration>,
     ) -> Result<()> {
         self.make_group(line)?;
@@ -287,7 +314,7 @@ impl Work {
             let threads = [
                 scope.spawn(|| self.guarded(|| self.keep(&over))),
                 scope.spawn(|| self.guarded(|| self.hear(heard, &over))),
-                scope.spawn(|| self.guarded(|| self.report(outcomes, &over))),
+                scope.spawn(|| self.guarded(|| self.report(reports, &over))),
             ];
             let result = self.take(line, idle);
             over.store(true, Ordering::Relaxed);
@@ -426,9 +453,9 @@ impl Work {
         let fields = fields.unwrap_or_default();
         let caller = text(&fields, "c").unwrap_or_default();
         let number = number(&fields, "i").unwrap_or(0);
-        let outcome = {
+        let report = {
             let (entry, caller) = (entry.clone(), caller.clone());
-            move |bytes| Outcome { entry, caller, number, bytes }
+            move |what| Report { entry, caller, number, what }
         };
         let mut held = lock(&self.held);
         if held.contains_key(&entry) {
@@ -437,11 +464,17 @@ impl Work {
         held.insert(entry.clone(), Held { caller: caller.clone(), number, submitted: None });
         drop(held);
         let task = field(&fields, "b").unwrap_or_default();
+        let mut unwanted = lock(&self.unwanted);
         // One that was deleted has no fields.
-        if fields.is_empty() || lock(&self.unwanted).has(&caller, number) {
-            return self.outcome(outcome(None));
+        if fields.is_empty() || unwanted.has(&caller, number) {
+            return self.say(report(What::Nothing));
         }
-        let (sender, again) = (self.outcomes.clone(), outcome.clone());
+        if unwanted.take_asked(&caller, number) {
+            let cancelled = outcome_to_bytes(Err(TaskError::Cancelled));
+            return self.say(report(What::Outcome(cancelled)));
+        }
+        drop(unwanted);
+        let (sender, again) = (self.reports.clone(), report.clone());
         let submitted = self.pool.submit_bytes(task, move |mut bytes| {
             if bytes.len() > LONGEST {
                 let error = Error::TooLong { len: bytes.len(), limit: LONGEST };
@@ -449,57 +482,75 @@ impl Work {
                 bytes = outcome_to_bytes(Err(TaskError::Encode(text)));
             }
             // Nobody listens once the host is at its end: then others run it.
-            let _ = sender.send(outcome(Some(bytes)));
+            let _ = sender.send(report(What::Outcome(bytes)));
         });
         match submitted {
             Ok(submitted) => {
+                // What is asked from now on finds it; what was asked until then is found here.
                 if let Some(held) = lock(&self.held).get_mut(&entry) {
                     held.submitted = Some(submitted);
                 }
-                // It may have been cancelled meanwhile.
-                if lock(&self.unwanted).has(&caller, number) {
+                let mut unwanted = lock(&self.unwanted);
+                let (is_unwanted, is_asked) =
+                    (unwanted.has(&caller, number), unwanted.take_asked(&caller, number));
+                drop(unwanted);
+                if is_unwanted {
                     self.cancel(&caller, |other| other == number);
+                } else if is_asked {
+                    self.cancel_unless_begun(&caller, &HashSet::from([number]));
                 }
             }
-            Err(error) => self.outcome(again(Some(outcome_to_bytes(Err(error))))),
+            Err(error) => self.say(again(What::Outcome(outcome_to_bytes(Err(error))))),
         }
     }
 
-    fn outcome(&self, outcome: Outcome) {
-        let _ = self.outcomes.send(outcome);
+    fn say(&self, report: Report) {
+        let _ = self.reports.send(report);
     }
 
-    /// The thread that sends outcomes.
-    fn report(&self, outcomes: mpsc::Receiver<Outcome>, over: &AtomicBool) -> Result<()> {
+    /// The thread that sends what there is to say.
+    fn report(&self, reports: mpsc::Receiver<Report>, over: &AtomicBool) -> Result<()> {
         let mut line = Line::new()?;
         while !over.load(Ordering::Relaxed) {
-            let Ok(first) = outcomes.recv_timeout(SLICE / 10) else { continue };
+            let Ok(first) = reports.recv_timeout(SLICE / 10) else { continue };
             let mut all = vec![first];
-            all.extend(outcomes.try_iter().take(TOGETHER - 1));
-            let entries: Vec<&str> = all.iter().map(|outcome| &outcome.entry[..]).collect();
-            let callers: HashSet<&str> = all.iter().map(|outcome| &outcome.caller[..]).collect();
+            all.extend(reports.try_iter().take(TOGETHER - 1));
+            let has_ended = |report: &&Report| !matches!(report.what, What::Begun);
+            let entries: Vec<&str> =
+                all.iter().filter(has_ended).map(|report| &report.entry[..]).collect();
+            let callers: HashSet<&str> = all.iter().map(|report| &report.caller[..]).collect();
             let remains = millis(self.lease * REMAINS);
             let mut pipe = redis::pipe();
             pipe.atomic();
-            for outcome in &all {
-                if let Some(bytes) = &outcome.bytes {
-                    pipe.cmd("XADD").arg(self.keys.results(&outcome.caller)).arg("*");
-                    pipe.arg("i").arg(outcome.number).arg("o").arg(bytes).ignore();
+            for report in &all {
+                let results = || self.keys.results(&report.caller);
+                match &report.what {
+                    What::Outcome(bytes) => {
+                        pipe.cmd("XADD").arg(results()).arg("*");
+                        pipe.arg("i").arg(report.number).arg("o").arg(bytes).ignore();
+                    }
+                    What::Begun => {
+                        pipe.cmd("XADD").arg(results()).arg("*");
+                        pipe.arg("i").arg(report.number).arg("n").arg(1).ignore();
+                    }
+                    What::Nothing => {}
                 }
             }
             for caller in callers {
                 pipe.cmd("PEXPIRE").arg(self.keys.results(caller)).arg(remains).ignore();
             }
-            pipe.cmd("XACK").arg(&self.keys.tasks).arg(GROUP).arg(&entries).ignore();
-            pipe.cmd("XDEL").arg(&self.keys.tasks).arg(&entries).ignore();
+            if !entries.is_empty() {
+                pipe.cmd("XACK").arg(&self.keys.tasks).arg(GROUP).arg(&entries).ignore();
+                pipe.cmd("XDEL").arg(&self.keys.tasks).arg(&entries).ignore();
+            }
             self.server
                 .call_on(&mut line, Duration::ZERO, |connection| pipe.query::<()>(connection))?;
             let mut held = lock(&self.held);
-            for outcome in &all {
-                held.remove(&outcome.entry);
+            for entry in &entries {
+                held.remove(*entry);
             }
             drop(held);
-            self.finished.fetch_add(all.len(), Ordering::Relaxed);
+            self.finished.fetch_add(entries.len(), Ordering::Relaxed);
             self.done.notify_all();
         }
         Ok(())
@@ -566,6 +617,28 @@ impl Work {
         }
     }
 
+    /// Cancels what this host has of them and has not begun, and says of the others that they have.
+    fn cancel_unless_begun(&self, caller: &str, numbers: &HashSet<u64>) {
+        let mut unwanted = lock(&self.unwanted);
+        let held = lock(&self.held);
+        let mut coming = numbers.clone();
+        for (entry, held) in held.iter() {
+            if held.caller != caller || !numbers.contains(&held.number) {
+                continue;
+            }
+            let Some(submitted) = &held.submitted else { continue };
+            coming.remove(&held.number);
+            if !submitted.cancel_pending() {
+                let (entry, caller, number) = (entry.clone(), caller.to_string(), held.number);
+                self.say(Report { entry, caller, number, what: What::Begun });
+            }
+        }
+        // They are on their way to this host, or already done.
+        for number in coming {
+            unwanted.ask(caller, number);
+        }
+    }
+
     fn last_cancel(&self, line: &mut Line) -> Result<String> {
         let last: Vec<Entry> = self.server.call_on(line, Duration::ZERO, |connection| {
             let mut last = redis::cmd("XREVRANGE");
@@ -590,7 +663,7 @@ impl Work {
                 Err(error) => return Err(error),
             };
             for (id, fields) in streams.into_iter().flatten().flat_map(|(_, entries)| entries) {
-                self.cancel_as_told(&mut line, &fields.unwrap_or_default())?;
+                self.cancel_as_told(&fields.unwrap_or_default());
                 heard = id;
             }
             if connected != line.connected() {
@@ -602,44 +675,24 @@ impl Work {
         Ok(())
     }
 
-    fn cancel_as_told(&self, line: &mut Line, fields: &[Vec<u8>]) -> Result<()> {
-        let (Some(caller), Some(numbers)) = (text(fields, "c"), text(fields, "i")) else {
-            return Ok(());
-        };
+    fn cancel_as_told(&self, fields: &[Vec<u8>]) {
+        let (Some(caller), Some(numbers)) = (text(fields, "c"), text(fields, "i")) else { return };
         if numbers == "all" {
             lock(&self.unwanted).callers.insert(caller.clone());
-            self.cancel(&caller, |_| true);
-            return Ok(());
+            return self.cancel(&caller, |_| true);
         }
         let numbers: HashSet<u64> =
             numbers.split(' ').filter_map(|number| number.parse().ok()).collect();
-        if field(fields, "r") == Some(b"1") {
-            lock(&self.unwanted).remember(&caller, &numbers);
-            self.cancel(&caller, |number| numbers.contains(&number));
-            return Ok(());
-        }
-        let mut begun = Vec::new();
-        for held in lock(&self.held).values() {
-            if held.caller == caller
-                && numbers.contains(&held.number)
-                && !held.submitted.as_ref().is_some_and(Submitted::cancel_pending)
-            {
-                begun.push(held.number);
+        match field(fields, "h") {
+            None => {
+                lock(&self.unwanted).remember(&caller, &numbers);
+                self.cancel(&caller, |number| numbers.contains(&number));
             }
-        }
-        if begun.is_empty() {
-            return Ok(());
-        }
-        self.server.call_on(line, Duration::ZERO, |connection: &mut Connection| {
-            let mut pipe = redis::pipe();
-            for number in &begun {
-                pipe.cmd("XADD").arg(self.keys.results(&caller)).arg("*");
-                pipe.arg("i").arg(*number).arg("n").arg(1).ignore();
+            Some(host) if host == self.name.as_bytes() => {
+                self.cancel_unless_begun(&caller, &numbers);
             }
-            pipe.cmd("PEXPIRE").arg(self.keys.results(&caller));
-            pipe.arg(millis(self.lease * REMAINS)).ignore();
-            pipe.query::<()>(connection)
-        })
+            Some(_) => {}
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The same pool on many machines, and objects that they share, on a Redis or Valkey server.
 //!
-//! ```no_run
+//! ```standalone_crate
 //! use mp_pool::Pool;
 //!
 //! fn square(x: u64) -> u64 {
@@ -9,12 +9,16 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     mp_process::init(); // the first line of main
+//!     let url = "redis://head:6379/";
+//!     # let Some(mut server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+//!     # let url = server.url();
 //!     if std::env::args().any(|arg| arg == "--serve") {
-//!         mp_cluster::serve("redis://head:6379/", "job7")?.workers(8).run()?; // on every other machine
+//!         mp_cluster::serve(url, "job7")?.workers(8).run()?; // on every other machine, the same program
 //!         return Ok(());
 //!     }
-//!     let engine = mp_cluster::Engine::connect("redis://head:6379/", "job7")?;
-//!     let pool = Pool::builder().engine(engine).build()?;
+//!     # server.serve();
+//!     // The one line that a program for one machine has otherwise.
+//!     let pool = Pool::builder().engine(mp_cluster::Engine::connect(url, "job7")?).build()?;
 //!     println!("{}", pool.map(square, 0..1_000_000_u64)?.len());
 //!     Ok(())
 //! }
@@ -60,6 +64,7 @@ mod counter;
 mod dict;
 mod engine;
 mod error;
+mod handle;
 mod host;
 mod list;
 mod lock;
@@ -99,9 +104,37 @@ mod tests {
         fn is_send<T: Send>() {}
         is_send::<Host>();
     }
-}
 
-/// The examples of the README are run as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+    /// The Rust blocks of a text, without what the documentation hides.
+    fn blocks(text: &str, comment: &str) -> Vec<String> {
+        let lines = text.lines().map(|line| match line.strip_prefix(comment) {
+            None if line == comment.trim_end() => "",
+            rest => rest.unwrap_or(line),
+        });
+        let (mut blocks, mut block) = (Vec::new(), None::<(bool, String)>);
+        for line in lines {
+            match &mut block {
+                None => {
+                    let kind = line.strip_prefix("```").map(|kind| kind.split(',').next());
+                    let is_rust = |kind| ["", "rust", "standalone_crate"].contains(&kind);
+                    block = kind.map(|kind| (kind.is_some_and(is_rust), String::new()));
+                }
+                Some(_) if line == "```" => blocks
+                    .extend(block.take().filter(|(is_rust, _)| *is_rust).map(|(_, text)| text)),
+                Some(_) if line.trim_start().starts_with("# ") => {}
+                Some((_, text)) => *text = format!("{text}{line}\n"),
+            }
+        }
+        blocks
+    }
+
+    /// Those of the documentation are run, on a server of their own: for that they have hidden lines, which the README
+    /// would show.
+    #[test]
+    fn the_examples_of_the_readme_are_those_of_the_documentation() {
+        let run =
+            [blocks(include_str!("lib.rs"), "//! "), blocks(include_str!("cluster.rs"), "/// ")];
+        let readme = blocks(include_str!("../README.md"), "");
+        assert_eq!(readme, [run[0][0].clone(), run[1][0].clone()]);
+    }
+}

@@ -7,9 +7,10 @@ use redis::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{decode, encode, proxy};
+use crate::cluster::proxy;
 use crate::method::Method;
-use crate::server::{Server, random_id, script};
+use crate::protocol::plain_script;
+use crate::server::{Pause, Server, random_id, script};
 use crate::{Error, Result};
 
 /// So many items go into one call.
@@ -25,10 +26,13 @@ const BATCH: usize = 1000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let lines = Cluster::connect("redis://head:6379/", "job7")?.list::<String>("log")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let lines = Cluster::connect(url, "job7")?.list::<String>("log")?;
 /// lines.push("host 3 is ready".to_string())?;
 /// for line in lines.iter()? {
 ///     println!("{line}");
@@ -113,8 +117,11 @@ impl<T: Serialize + DeserializeOwned> List<T> {
         );
         let mut items = items.into_iter();
         loop {
-            let batch: Vec<_> =
-                items.by_ref().take(BATCH).map(|item| encode(&item)).collect::<Result<_>>()?;
+            let batch: Vec<_> = items
+                .by_ref()
+                .take(BATCH)
+                .map(|item| self.server.encode(&item))
+                .collect::<Result<_>>()?;
             if batch.is_empty() {
                 return Ok(());
             }
@@ -134,7 +141,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     pub fn pop(&self) -> Result<Option<T>> {
         let pop = script!("return redis.call('RPOP', KEYS[2])");
         let item: Option<Vec<u8>> = self.server.once(pop, &[&self.key], |_| {})?;
-        item.map(decode).transpose()
+        item.map(|bytes| self.server.decode(bytes)).transpose()
     }
 
     /// The item at a place.
@@ -144,7 +151,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     /// As [every call](crate#errors).
     #[doc(alias = "__getitem__")]
     pub fn get(&self, index: usize) -> Result<Option<T>> {
-        self.bytes(index)?.map(decode).transpose()
+        self.bytes(index)?.map(|bytes| self.server.decode(bytes)).transpose()
     }
 
     /// Sets the item at a place.
@@ -160,7 +167,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
             redis.call('LSET', KEYS[2], ARGV[3], ARGV[4])
             return {1, len}"
         );
-        let item = encode(&item)?;
+        let item = self.server.encode(&item)?;
         let done = self.server.once(set, &[&self.key], |to| {
             to.arg(index).arg(&item);
         })?;
@@ -184,7 +191,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
             redis.call('LSET', KEYS[2], at + 1, old)
             return {1, len}"
         );
-        let (item, mark) = (encode(&item)?, random_id()?);
+        let (item, mark) = (self.server.encode(&item)?, random_id()?);
         let done = self.server.once(insert, &[&self.key], |to| {
             to.arg(index).arg(&item).arg(&mark);
         })?;
@@ -212,7 +219,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
                 to.arg(index).arg(&mark);
             })?;
         in_range(index, (done, len))?;
-        decode(item)
+        self.server.decode(item)
     }
 
     /// All items: a copy of this moment.
@@ -225,7 +232,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
         let items: Vec<Vec<u8>> = self.server.call(|connection| {
             redis::cmd("LRANGE").arg(&self.key).arg(0).arg(-1).query(connection)
         })?;
-        items.into_iter().map(decode).collect()
+        items.into_iter().map(|bytes| self.server.decode(bytes)).collect()
     }
 
     /// As [`to_vec`](Self::to_vec), one by one.
@@ -243,7 +250,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     ///
     /// As [every call](crate#errors).
     pub fn index(&self, item: &T) -> Result<Option<usize>> {
-        let item = encode(item)?;
+        let item = self.server.encode(item)?;
         let find = |connection: &mut Connection| {
             redis::cmd("LPOS").arg(&self.key).arg(&item).query(connection)
         };
@@ -268,10 +275,99 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     #[doc(alias = "remove")]
     pub fn remove_item(&self, item: &T) -> Result<bool> {
         let remove = script!("return redis.call('LREM', KEYS[2], 1, ARGV[3])");
-        let item = encode(item)?;
+        let item = self.server.encode(item)?;
         self.server.once(remove, &[&self.key], |to| {
             to.arg(&item);
         })
+    }
+
+    /// How many equal items there are.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn count(&self, item: &T) -> Result<usize> {
+        let item = self.server.encode(item)?;
+        let find = |connection: &mut Connection| {
+            let mut find = redis::cmd("LPOS");
+            find.arg(&self.key).arg(&item).arg("COUNT").arg(0);
+            find.query::<Vec<usize>>(connection)
+        };
+        self.server.call(find).map(|places| places.len())
+    }
+
+    /// Puts the items in the opposite order. They stay in the server.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn reverse(&self) -> Result<()> {
+        let reverse = script!(
+            "local items = redis.call('LRANGE', KEYS[2], 0, -1)
+            redis.call('DEL', KEYS[2])
+            for i = 1, #items do redis.call('LPUSH', KEYS[2], items[i]) end
+            return 0"
+        );
+        self.server.once::<u8>(reverse, &[&self.key], |_| {}).map(drop)
+    }
+
+    /// Sorts the items; equal ones stay in their order. As [`call`](Self::call), all of them come here.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn sort(&self) -> Result<()>
+    where
+        T: Ord,
+    {
+        self.call(|items: &mut Vec<T>| items.sort(), ())
+    }
+
+    /// Calls `function` with all items, a `Vec`, and `args`, a tuple, keeps what it makes of them, and gives what it
+    /// returns.
+    ///
+    /// All items come here, and go back; and again where somebody else has changed one meanwhile, as
+    /// [`update`](Self::update) does with one item.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn call<F, A, R>(&self, function: F, args: A) -> Result<R>
+    where
+        F: Method<Vec<T>, A, Output = R>,
+        A: Clone,
+    {
+        let read = plain_script!(
+            "local items = redis.call('LRANGE', KEYS[1], 0, -1)
+            return {redis.sha1hex(cmsgpack.pack(items)), items}"
+        );
+        let exchange = script!(
+            "local items = redis.call('LRANGE', KEYS[2], 0, -1)
+            if redis.sha1hex(cmsgpack.pack(items)) ~= ARGV[3] then return 0 end
+            redis.call('DEL', KEYS[2])
+            for i = 4, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+            return 1"
+        );
+        let mut pause = Pause::new();
+        loop {
+            let (seen, old): (String, Vec<Vec<u8>>) =
+                self.server.call(|connection| read.key(&self.key).invoke(connection))?;
+            let decode = |bytes| self.server.decode(bytes);
+            let mut items = old.into_iter().map(decode).collect::<Result<Vec<T>>>()?;
+            let output = function.call(&mut items, args.clone());
+            let encode = |item| self.server.encode(item);
+            let new = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
+            let exchanged: u8 = self.server.once(exchange, &[&self.key], |to| {
+                to.arg(&seen);
+                for item in &new {
+                    to.arg(item);
+                }
+            })?;
+            if exchanged != 0 {
+                return Ok(output);
+            }
+            pause.sleep()?;
+        }
     }
 
     /// Calls `function` with the item at a place and `args`, a tuple, keeps what it makes of it, and gives what it
@@ -293,19 +389,21 @@ impl<T: Serialize + DeserializeOwned> List<T> {
             redis.call('LSET', KEYS[2], ARGV[3], ARGV[5])
             return 1"
         );
+        let mut pause = Pause::new();
         loop {
             let Some(old) = self.bytes(index)? else {
                 return Err(Error::OutOfRange { index, len: self.len()? });
             };
-            let mut item = decode(old.clone())?;
+            let mut item = self.server.decode(old.clone())?;
             let output = function.call(&mut item, args.clone());
-            let new = encode(&item)?;
+            let new = self.server.encode(&item)?;
             let exchanged: u8 = self.server.once(exchange, &[&self.key], |to| {
                 to.arg(index).arg(&old).arg(&new);
             })?;
             if exchanged != 0 {
                 return Ok(output);
             }
+            pause.sleep()?;
         }
     }
 }

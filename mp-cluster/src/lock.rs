@@ -8,9 +8,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mp_core::Deadline;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::server::{self, Attempt, Server, random_id, script};
-use crate::{Error, Result};
+use crate::{Error, Result, handle};
 
 /// A lock that one of many machines holds, for as long as its lease.
 ///
@@ -24,11 +25,14 @@ use crate::{Error, Result};
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
 /// use mp_cluster::{Cluster, LockGuard};
 ///
-/// let lock = Cluster::connect("redis://head:6379/", "job7")?.lock("index", Duration::from_secs(30))?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let lock = Cluster::connect(url, "job7")?.lock("index", Duration::from_secs(30))?;
 /// let guard = lock.lock()?;
 /// println!("writing as number {}", LockGuard::fence(&guard));
 /// LockGuard::renew(&guard)?; // 30 s from now on
@@ -232,6 +236,19 @@ impl Lock {
     #[doc(alias = "locked")]
     pub fn is_locked(&self) -> Result<bool> {
         self.server.call(|connection| redis::cmd("EXISTS").arg(&self.key).query(connection))
+    }
+}
+
+impl Serialize for Lock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&self.server, (&self.key, self.lease), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lock {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (server, (key, lease)) = handle::deserialize(deserializer)?;
+        Ok(Self { server, key, lease, taken: Arc::default() })
     }
 }
 

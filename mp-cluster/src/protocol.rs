@@ -9,12 +9,16 @@
 //! | `results:CALLER` | the stream of a caller's results, which it trims once it has them |
 //! | `caller:CALLER` | there while the caller lives: it renews it, and it expires |
 //! | `hosts`, `host:HOST` | the set of hosts; the workers of one, there while it lives |
-//! | `cancels` | a stream that all hosts read: whose tasks are to be cancelled |
+//! | `cancels` | a stream that all hosts read: what is to be cancelled |
 //! | `tried:ENTRY` | the hosts that had a task and fell silent |
 //!
 //! A task has the fields `c` caller, `i` number, `m` how often it may be given to a host, `b` bytes. It is in the
 //! stream until its result is in the caller's, which comes about in one transaction. A host that falls silent leaves
 //! what it had in its list of the group, where the others see it, and take it when they have room: [`claim`].
+//!
+//! What is to be cancelled has `c` caller, `i` numbers, or `all` of them, and maybe `h`: the one host that was given those
+//! tasks, which cancels what has not begun, and says of the rest that it has. Without it all hosts drop them, whether they
+//! run or not.
 //!
 //! A result has `i` number, and one of `o` outcome, `d` hosts that fell silent over it (a line each), `n` that it was not
 //! cancelled because it has begun.

@@ -9,7 +9,7 @@ use redis::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{decode, encode, proxy};
+use crate::cluster::proxy;
 use crate::error::PutError;
 use crate::server::{Attempt, Server, script};
 use crate::{Error, Result};
@@ -27,10 +27,13 @@ const BATCH: usize = 1000;
 ///
 /// # Example
 ///
-/// ```no_run
+/// ```
 /// use mp_cluster::Cluster;
 ///
-/// let pages = Cluster::connect("redis://head:6379/", "job7")?.queue::<String>("pages")?;
+/// let url = "redis://head:6379/";
+/// # let Some(server) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/server.rs")) else { return Ok(()) };
+/// # let url = server.url();
+/// let pages = Cluster::connect(url, "job7")?.queue::<String>("pages")?;
 /// pages.put("https://example.org/".to_string())?;
 /// let page = pages.get()?; // on another machine
 /// # Ok::<(), mp_cluster::Error>(())
@@ -153,6 +156,17 @@ impl<T> Queue<T> {
         );
         self.server.once(close, &[&self.about(), &self.filled(), &self.freed()], |_| {})
     }
+
+    /// Whether it is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [every call](crate#errors).
+    pub fn is_closed(&self) -> Result<bool> {
+        self.server.call(|connection| {
+            redis::cmd("HEXISTS").arg(self.about()).arg("closed").query(connection)
+        })
+    }
 }
 
 impl<T: Serialize + DeserializeOwned> Queue<T> {
@@ -178,7 +192,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     }
 
     fn put_one(&self, item: T, limit: Limit) -> Result<(), PutError<T>> {
-        let result = encode(&item).and_then(|bytes| {
+        let result = self.server.encode(&item).and_then(|bytes| {
             let items = [bytes];
             let deadline = match limit {
                 Limit::Try if self.put_some(&items)? == 0 => return Err(Error::Full),
@@ -221,7 +235,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
                 self.server.wait(&self.filled(), deadline, get)?.ok_or(Error::TimedOut)?
             }
         };
-        items.into_iter().map(decode).collect()
+        items.into_iter().map(|bytes| self.server.decode(bytes)).collect()
     }
 
     fn get_one(&self, limit: Limit) -> Result<T> {
@@ -265,8 +279,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     pub fn put_many(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
         let mut items = items.into_iter();
         loop {
-            let batch: Vec<_> =
-                items.by_ref().take(BATCH).map(|item| encode(&item)).collect::<Result<_>>()?;
+            let batch: Vec<_> = items
+                .by_ref()
+                .take(BATCH)
+                .map(|item| self.server.encode(&item))
+                .collect::<Result<_>>()?;
             if batch.is_empty() {
                 return Ok(());
             }
@@ -321,5 +338,29 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
             return Ok(Vec::new());
         }
         self.get_some(max, Limit::Until(Deadline::NEVER))
+    }
+
+    /// As [`get_many`](Self::get_many), of what there is already.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get).
+    pub fn try_get_many(&self, max: usize) -> Result<Vec<T>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        self.get_some(max, Limit::Try)
+    }
+
+    /// As [`get_many`](Self::get_many); waits no longer than `timeout` for the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_timeout`](Self::get_timeout).
+    pub fn get_many_timeout(&self, max: usize, timeout: Duration) -> Result<Vec<T>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        self.get_some(max, Limit::Until(Deadline::after(timeout)))
     }
 }

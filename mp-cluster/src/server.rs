@@ -10,16 +10,18 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mp_core::Deadline;
 use mp_core::sys::random;
+use mp_core::{Deadline, Message};
 use redis::{Client, Connection, ConnectionLike, FromRedisValue, RedisError, RedisResult, Value};
 use redis::{ErrorKind, IntoConnectionInfo, ServerErrorKind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, handle};
 
 /// How long calls wait for a server that is away, if nobody says.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Between attempts.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest after somebody else changed a value first, in milliseconds.
+const LONGEST_CHANGE_PAUSE: u64 = 20;
 /// So many connections are kept while idle.
 const MOST_IDLE: usize = 16;
 /// Waits for a bell are cut into pieces of this length: so late at most is noticed what nobody rang for.
@@ -35,9 +39,16 @@ const SLICE: Duration = Duration::from_secs(1);
 /// A trace outlives the patience by this.
 const TRACE: Duration = Duration::from_secs(60);
 
+/// Values longer than this are refused: the server takes no more than 512 MiB, and holds up all others meanwhile.
+const LONGEST: usize = 64 << 20;
+
 /// A server, and connections to it.
 pub(crate) struct Server {
     client: Client,
+    /// With user and password: shown to nobody.
+    url: String,
+    /// Of the cluster.
+    name: String,
     /// Host and port, or path: no user, no password.
     place: String,
     /// What all keys begin with.
@@ -143,6 +154,13 @@ fn is_denied_in_a_script(error: &RedisError) -> bool {
 impl Server {
     /// A server by its URL; connects for the first time.
     pub(crate) fn connect(url: &str, name: &str, patience: Duration) -> Result<Self> {
+        let server = Self::open(url, name, patience)?;
+        server.call(|connection| redis::cmd("PING").query::<Value>(connection))?;
+        Ok(server)
+    }
+
+    /// The same; connects at its first use.
+    pub(crate) fn open(url: &str, name: &str, patience: Duration) -> Result<Self> {
         if name.is_empty() || name.contains(['{', '}']) || name.chars().any(char::is_control) {
             return Err(Error::Address(
                 "a name must have a character, and no braces or control characters".to_string(),
@@ -170,28 +188,62 @@ impl Server {
         let client = Client::open(info).map_err(|_| {
             Error::Address(format!("the server {place} cannot be reached in this way"))
         })?;
-        let server = Self {
+        Ok(Self {
             client,
+            url: url.to_string(),
+            name: name.to_string(),
             place,
             prefix: format!("mp:{{{name}}}:"),
             patience,
             given_up: AtomicBool::new(false),
             idle: Mutex::default(),
-        };
-        server.call(|connection| redis::cmd("PING").query::<Value>(connection))?;
-        Ok(server)
+        })
     }
 
     /// Another one of the same place, with connections of its own.
     pub(crate) fn again(&self, patience: Duration) -> Self {
         Self {
             client: self.client.clone(),
+            url: self.url.clone(),
+            name: self.name.clone(),
             place: self.place.clone(),
             prefix: self.prefix.clone(),
             patience,
             given_up: AtomicBool::new(false),
             idle: Mutex::default(),
         }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether both are the same server and database there, whoever connects.
+    pub(crate) fn leads_to_the_same_as(&self, other: &Self) -> bool {
+        let database = |server: &Self| server.client.get_connection_info().redis_settings().db();
+        self.place == other.place && database(self) == database(other)
+    }
+
+    /// A value as it lies there.
+    pub(crate) fn encode<T: Serialize + ?Sized>(self: &Arc<Self>, value: &T) -> Result<Vec<u8>> {
+        let message = handle::within(self, || mp_core::encode(value))?;
+        let (bytes, fds) = message.into_parts();
+        if !fds.is_empty() {
+            let why = "handles of this machine mean nothing on another";
+            return Err(Error::Encode(why.to_string()));
+        }
+        if bytes.len() > LONGEST {
+            return Err(Error::TooLong { len: bytes.len(), limit: LONGEST });
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode<T: DeserializeOwned>(self: &Arc<Self>, bytes: Vec<u8>) -> Result<T> {
+        Ok(handle::within(self, || mp_core::decode(Message::new(bytes, Vec::new())))?)
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -367,6 +419,27 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Between attempts to change what somebody else has changed first: by chance, so that not all try at once again.
+pub(crate) struct Pause {
+    /// In milliseconds.
+    longest: u64,
+}
+
+impl Pause {
+    pub(crate) fn new() -> Self {
+        Self { longest: 1 }
+    }
+
+    pub(crate) fn sleep(&mut self) -> Result<()> {
+        let mut random = [0; 8];
+        random::fill(&mut random)?;
+        // The first time not at all.
+        thread::sleep(Duration::from_millis(u64::from_ne_bytes(random) % self.longest));
+        self.longest = (self.longest * 2).min(LONGEST_CHANGE_PAUSE);
+        Ok(())
     }
 }
 

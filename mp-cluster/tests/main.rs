@@ -60,6 +60,7 @@ type Group = (&'static str, &'static [Case], fn() -> Option<String>);
 fn groups() -> Vec<Group> {
     vec![
         ("objects", objects::CASES, || None),
+        ("on_redis", pool::on_redis::CASES, || None),
         ("pool", pool::CASES, || None),
         ("faults", faults::CASES, || None),
         ("machines", machines::CASES, machines::missing),

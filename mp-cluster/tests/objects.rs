@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mp_cluster::{Cluster, Error, LockGuard};
+use mp_cluster::{Cluster, Counter, Dict, Error, List, Lock, LockGuard, Queue};
 
 use crate::Outcome;
 use crate::redis::Redis;
@@ -25,6 +25,9 @@ crate::cases! {
     a_server_that_loads_is_waited_for
     passwords_and_rights_are_told_apart_and_never_printed
     values_of_other_types_and_handles_are_errors
+    handles_are_sent_to_processes_with_their_urls
+    handles_lie_in_shared_objects_by_their_names
+    handles_are_refused_where_they_would_show_a_way_to_strangers
 }
 
 const LONG: Duration = Duration::from_secs(1000);
@@ -36,13 +39,16 @@ fn a_queue_gives_each_item_once_in_order() -> Outcome {
     assert!(matches!(queue.get_timeout(Duration::from_millis(30)), Err(Error::TimedOut)));
     queue.put_many(0..2500)?;
     assert_eq!((queue.len()?, queue.capacity()?, queue.is_full()?), (2500, None, false));
-    assert_eq!(queue.get_many(3)?, [0, 1, 2]);
+    assert_eq!(queue.get_many(2)?, [0, 1]);
+    assert_eq!(queue.try_get_many(1)?, [2]);
     for expected in 3..2500 {
         assert_eq!(queue.get()?, expected);
     }
     // Other names on the same server are apart, and so are other clusters.
     redis.connect("b").queue::<u64>("numbers")?.put(7)?;
-    assert!(queue.is_empty()?);
+    assert!(queue.is_empty()? && matches!(queue.try_get_many(5), Err(Error::Empty)));
+    let none = queue.get_many_timeout(5, Duration::from_millis(30));
+    assert!(matches!(none, Err(Error::TimedOut)) && queue.try_get_many(0)?.is_empty());
 
     let consumers: Vec<_> = (0..4)
         .map(|_| {
@@ -105,7 +111,9 @@ fn a_closed_queue_gives_what_it_has() -> Outcome {
         thread::spawn(move || (queue.get(), queue.get()))
     };
     crate::eventually("the item is got", || queue.is_empty().unwrap_or(false))?;
+    assert!(!queue.is_closed()?);
     queue.close()?;
+    assert!(queue.is_closed()?);
     let (first, second) = waits.join().expect("no panic");
     assert!(first? == 1 && matches!(second, Err(Error::Closed)));
     assert!(matches!(queue.put(2).unwrap_err().reason, Error::Closed));
@@ -202,6 +210,36 @@ fn a_list_does_what_lists_do() -> Outcome {
     let missing = list.update(9, |n: &mut i64| *n += 1, ());
     assert!(matches!(missing, Err(Error::OutOfRange { index: 9, len: 4 })));
     assert!(list.iter()?.eq([10, 6, 3, 2]));
+    list.extend([3, 3])?;
+    assert_eq!((list.count(&3)?, list.count(&99)?), (3, 0));
+    list.reverse()?;
+    assert_eq!(list.to_vec()?, [3, 3, 2, 3, 6, 10]);
+    list.sort()?;
+    assert_eq!(list.to_vec()?, [2, 3, 3, 3, 6, 10]);
+    let dedup = |items: &mut Vec<i64>, and: i64| {
+        items.dedup();
+        items.push(and);
+        items.len()
+    };
+    assert_eq!((list.call(dedup, (7,))?, list.to_vec()?), (5, vec![2, 3, 6, 10, 7]));
+    list.call(|items: &mut Vec<i64>| items.clear(), ())?;
+    list.sort()?;
+    list.reverse()?;
+    assert!(list.is_empty()?);
+    let threads = [0, 1, 2].map(|thread| {
+        let list = list.clone();
+        thread::spawn(move || {
+            for n in 0..20 {
+                let push = |items: &mut Vec<i64>, n: i64| items.insert(0, n);
+                list.call(push, (thread * 20 + n,)).expect("is called");
+            }
+        })
+    });
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
+    list.sort()?;
+    assert!(list.iter()?.eq(0..60));
     list.clear()?;
     assert_eq!(list.len()?, 0);
     Ok(())
@@ -426,5 +464,72 @@ fn values_of_other_types_and_handles_are_errors() -> Outcome {
     assert!(matches!(error.reason, Error::Encode(_)));
     let lists = cluster.dict::<u8, Vec<u8>>("d")?;
     assert!(matches!(lists.insert(1, vec![0; (64 << 20) + 1]), Err(Error::TooLong { .. })));
+    Ok(())
+}
+
+/// A counter and a lock, and all that was sent along, used in another process.
+fn use_all(
+    cluster: Cluster,
+    counter: Counter,
+    queue: Queue<String>,
+    dict: Dict<String, u8>,
+    list: List<Counter>,
+    lock: Lock,
+) -> Result<String, Error> {
+    let guard = lock.lock()?;
+    counter.add(5)?;
+    queue.put("from there".to_string())?;
+    dict.insert("there".to_string(), 1)?;
+    list.get(0)?.expect("a counter").add(2)?;
+    cluster.counter("more")?.add(1)?;
+    LockGuard::release(guard)?;
+    Ok(format!("{cluster:?} {counter:?} {queue:?} {dict:?} {list:?} {lock:?}"))
+}
+
+fn handles_are_sent_to_processes_with_their_urls() -> Outcome {
+    let redis = Redis::with(&["--requirepass", "hunter2"]);
+    let cluster = Cluster::connect(&format!("{}?pass=hunter2", redis.url()), "a")?;
+    let (counter, queue) = (cluster.counter("n")?, cluster.bounded_queue("q", 3)?);
+    let (dict, list, lock) = (cluster.dict("d")?, cluster.list("l")?, cluster.lock("k", LONG)?);
+    list.push(cluster.counter("inner")?)?;
+    let arguments =
+        (cluster.clone(), counter.clone(), queue.clone(), dict.clone(), list, lock.clone());
+    let child = mp_process::Process::new(
+        |a, b, c, d, e, f| use_all(a, b, c, d, e, f).map_err(|error| error.to_string()),
+        arguments,
+    );
+    let shown = child.start()?.result()??;
+    assert!(shown.contains("Lock") && !shown.contains("hunter2"), "{shown}");
+    assert_eq!((counter.get()?, cluster.counter("inner")?.get()?), (5, 2));
+    assert_eq!(
+        (queue.get()?, dict.get(&"there".to_string())?),
+        ("from there".to_string(), Some(1))
+    );
+    assert_eq!((cluster.counter("more")?.get()?, lock.is_locked()?), (1, false));
+    Ok(())
+}
+
+fn handles_lie_in_shared_objects_by_their_names() -> Outcome {
+    let redis = Redis::with(&["--requirepass", "hunter2"]);
+    let url = format!("{}?pass=hunter2", redis.url());
+    let cluster = Cluster::connect(&url, "a")?;
+    let other = Cluster::connect(&url, "b")?;
+    let queue = cluster.queue::<(u8, Counter)>("q")?;
+    queue.put((1, other.counter("n")?))?;
+    let mut connection = ::redis::Client::open(&url[..])?.get_connection()?;
+    let bytes: Vec<u8> = ::redis::cmd("LINDEX").arg("mp:{a}:q:q").arg(0).query(&mut connection)?;
+    let has = |text: &str| bytes.windows(text.len()).any(|some| some == text.as_bytes());
+    assert!(has("mp:{b}:n:n") && !has("hunter2") && !has("socket"));
+    queue.get()?.1.add(3)?;
+    assert_eq!(other.counter("n")?.get()?, 3);
+    Ok(())
+}
+
+fn handles_are_refused_where_they_would_show_a_way_to_strangers() -> Outcome {
+    let (here, there) = (Redis::start(), Redis::start());
+    let queue = here.connect("a").queue::<Counter>("q")?;
+    let error = queue.put(there.connect("a").counter("n")?).unwrap_err();
+    let Error::Encode(why) = &error.reason else { panic!("{error}") };
+    assert!(why.contains("another server"), "{why}");
     Ok(())
 }

@@ -1,29 +1,27 @@
-//! The whole of what a pool does, on workers of its own and on hosts: the same list of calls on both.
+//! The whole of what a pool does, on hosts; and what only theirs do.
 
 use std::process::{Child, ExitCode, Stdio};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use mp_cluster::{Engine, serve};
-use mp_pool::{AsyncResult, Builder, Error, Pool, TaskError};
+use mp_cluster::{Counter, Engine, List, serve};
+use mp_pool::{AsyncResult, Builder, Pool, TaskError};
 
 use crate::faults::{leave_a_trace, traces};
 use crate::redis::Redis;
 use crate::{HANG, Outcome, eventually, role};
 
+#[path = "../../tests/engine/list.rs"]
+mod list;
+
 crate::cases! {
-    calls_and_errors_are_the_same_on_each_engine
-    imap_keeps_its_window_on_each_engine
-    callbacks_are_called_on_each_engine
-    tasks_are_timed_and_cancelled_on_each_engine
-    close_and_terminate_end_all_tasks_on_each_engine
     what_cannot_be_sent_is_an_error
     two_pools_on_one_server_are_apart
     two_callers_share_the_hosts_of_one_pool
     more_tasks_than_may_be_in_flight_wait_here
     a_host_ends_when_told_or_idle_and_leaves_no_task_behind
     the_rights_that_the_readme_names_are_enough
+    objects_are_arguments_and_results_of_tasks
 }
 
 /// Short, so that tests are.
@@ -36,6 +34,8 @@ pub(crate) fn role_of(arguments: &[String]) -> Result<(), mp_cluster::Error> {
             let workers = workers.parse().expect("a number");
             serve(url, name)?.workers(workers).lease(LEASE).run()
         }
+        // With the usual lease: for tests that are not of what comes of a silent one.
+        [role, url, name] if role == "steady" => serve(url, name)?.workers(2).run(),
         [role, url, name] if role == "caller" => crate::faults::call_for_ever(url, name),
         [role, url, name] if role == "count" => crate::machines::count(url, name),
         other => panic!("there is no role {other:?}"),
@@ -92,29 +92,47 @@ pub(crate) fn engine(redis: &Redis, name: &str) -> Engine {
     Engine::connect(redis.url(), name).expect("the server is there").lease(LEASE)
 }
 
-/// A server, hosts on it, and a pool on each kind of engine.
-struct Both {
-    pools: [Pool; 2],
-    // Dropped after the pools.
-    _hosts: Vec<HostProcess>,
+/// A server and a host on it.
+struct OnRedis {
+    // Killed first.
+    _host: HostProcess,
     redis: Redis,
 }
 
-impl Both {
-    fn new(build: impl Fn(Builder) -> Builder) -> Self {
+impl list::Place for OnRedis {
+    fn new() -> Self {
         let redis = Redis::start();
-        let hosts = vec![HostProcess::start(&redis, "pool", 2)];
+        let mut host = role(&["steady", redis.url(), "pool"]);
+        let host = host.stdout(Stdio::null()).spawn().expect("a host starts");
+        let host = HostProcess { child: host };
+        let place = Self { _host: host, redis };
+        // Until then an input is cut into chunks for one worker.
         eventually("the host is there", || {
-            redis.connect("pool").counter("unused").is_ok()
-                && mp_pool::engine::Engine::workers(&engine(&redis, "pool")) == 2
+            mp_pool::engine::Engine::workers(&engine(&place.redis, "pool")) == 2
         })
         .expect("a host");
-        let own = build(Pool::builder()).workers(2).build().expect("a pool");
-        let engine = engine(&redis, "pool");
-        let cluster = build(Pool::builder()).engine(engine).build().expect("a pool");
-        Self { pools: [own, cluster], _hosts: hosts, redis }
+        place
+    }
+
+    fn engine(&self, builder: Builder) -> Builder {
+        builder.engine(Engine::connect(self.redis.url(), "pool").expect("the server is there"))
     }
 }
+
+/// What is asked of every engine.
+macro_rules! on_redis {
+    ($($name:ident)+) => {
+        pub(crate) mod on_redis {
+            $(
+                fn $name() -> crate::Outcome {
+                    super::list::$name::<super::OnRedis>()
+                }
+            )+
+            crate::cases! { $($name)+ }
+        }
+    };
+}
+list::all! { on_redis }
 
 pub(crate) fn square(x: u64) -> u64 {
     x * x
@@ -124,144 +142,6 @@ pub(crate) fn for_ever() {
     loop {
         thread::park();
     }
-}
-
-fn fussy(x: i32) -> i32 {
-    assert!(x != 17, "not {x}");
-    if x == 1000 {
-        std::process::exit(5);
-    }
-    x
-}
-
-fn calls_and_errors_are_the_same_on_each_engine() -> Outcome {
-    let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        assert_eq!(pool.apply(square, (12,))?, 144);
-        let squares: Vec<u64> = (0..10_000).map(square).collect();
-        assert_eq!(pool.map(square, 0..10_000)?, squares);
-        for chunk in [1, 16, 1000] {
-            assert_eq!(pool.map_chunked(square, 0..3000, chunk)?, squares[..3000]);
-        }
-        assert_eq!(pool.map_async(square, 0..10_000).get()?, squares);
-        assert_eq!(pool.starmap(u64::pow, [(2, 10), (3, 4)])?, [1024, 81]);
-        assert_eq!(pool.map(square, [])?, []);
-        let long = pool.apply(|bytes: Vec<u8>| bytes, (vec![7; 1 << 20],))?;
-        assert!(long.len() == 1 << 20 && long.iter().all(|byte| *byte == 7));
-
-        let Err(TaskError::Panicked(panic)) = pool.map_chunked(fussy, 10..20, 5) else {
-            panic!("no panic");
-        };
-        assert_eq!(panic, "not 17");
-        assert_eq!(panic.task().items(), Some(7..8));
-        assert!(panic.task().number() > 0 && panic.task().function().ends_with("fussy"));
-        let Err(TaskError::WorkerDied { exit_code, pid, task }) =
-            pool.map_chunked(fussy, [1, 1000], 1)
-        else {
-            panic!("nobody died");
-        };
-        assert!(pid > 0 && exit_code == Some(5) && task.items() == Some(1..2), "{task}");
-        assert!(task.function().ends_with("fussy") && task.attempts().is_empty());
-        assert_eq!(pool.map(square, 0..100)?.len(), 100);
-    }
-    Ok(())
-}
-
-fn imap_keeps_its_window_on_each_engine() -> Outcome {
-    let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        let taken = std::cell::Cell::new(0);
-        let input = (0..).inspect(|_| taken.set(taken.get() + 1));
-        let mut results = pool.imap(square, input).window(5);
-        for n in 0..100 {
-            assert_eq!(results.next(), Some(Ok(n * n)));
-            assert!(taken.get() <= n + 1 + 5, "{} taken at {n}", taken.get());
-        }
-        drop(results);
-        let mut some: Vec<u64> = pool.imap_unordered(square, 0..500).collect::<Result<_, _>>()?;
-        some.sort_unstable();
-        assert!(some.into_iter().eq((0..500).map(square)));
-        let results: Vec<_> = pool.imap(fussy, [16, 17, 18]).collect();
-        assert!(results[0] == Ok(16) && results[1].is_err() && results[2] == Ok(18));
-    }
-    Ok(())
-}
-
-fn callbacks_are_called_on_each_engine() -> Outcome {
-    let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        let (sender, receiver) = mpsc::channel();
-        for n in 0..100 {
-            let sender = sender.clone();
-            pool.apply_async(square, (n,)).on_done(move |result| {
-                sender.send(result.expect("a square")).expect("is awaited");
-                panic!("callbacks may");
-            });
-        }
-        drop(sender);
-        pool.close();
-        pool.join()?;
-        assert_eq!(receiver.iter().sum::<u64>(), (0..100).map(square).sum());
-    }
-    Ok(())
-}
-
-fn tasks_are_timed_and_cancelled_on_each_engine() -> Outcome {
-    let both = Both::new(|builder| builder.task_timeout(Duration::from_millis(200)));
-    for pool in &both.pools {
-        assert_eq!(pool.apply(for_ever, ()), Err(TaskError::TimedOut));
-        let more = pool.apply_async(for_ever, ());
-        // Even this takes longer where the machine stands still.
-        eventually("a short one ends", || pool.apply(square, (3,)) == Ok(9))?;
-        assert_eq!(more.get(), Err(TaskError::TimedOut));
-    }
-    drop(both);
-    let both = Both::new(|builder| builder);
-    for (number, pool) in both.pools.iter().enumerate() {
-        let directory = both.redis.directory().join(number.to_string());
-        std::fs::create_dir(&directory)?;
-        let run = |n: u32| pool.apply_async(leave_a_trace, (directory.clone(), n, u64::MAX));
-        let running = [run(1), run(2)];
-        eventually("both run", || traces(&directory) >= 2)?;
-        let waiting = pool.apply_async(square, (3,));
-        assert_eq!(waiting.get_timeout(Duration::from_millis(50)), Err(TaskError::TimedOut));
-        assert!(waiting.cancel_pending() && !waiting.cancel());
-        assert_eq!(waiting.get(), Err(TaskError::Cancelled));
-        assert!(!running[0].cancel_pending() && running[0].cancel());
-        assert_eq!(running[0].get(), Err(TaskError::Cancelled));
-        assert_eq!(pool.apply(square, (4,))?, 16);
-        assert!(running[1].cancel());
-    }
-    Ok(())
-}
-
-fn close_and_terminate_end_all_tasks_on_each_engine() -> Outcome {
-    let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        assert!(matches!(pool.join(), Err(Error::StillOpen)));
-        let results: Vec<_> = (0..1000).map(|n| pool.apply_async(square, (n,))).collect();
-        pool.close();
-        assert_eq!(pool.apply(square, (1,)), Err(TaskError::Closed));
-        pool.join()?;
-        for (result, n) in results.iter().zip(0..) {
-            assert!(result.is_successful());
-            assert_eq!(result.get()?, n * n);
-        }
-        assert!(pool.workers().is_empty());
-    }
-    drop(both);
-    let both = Both::new(|builder| builder);
-    for pool in &both.pools {
-        let results: Vec<_> = (0..100).map(|_| pool.apply_async(for_ever, ())).collect();
-        pool.terminate();
-        pool.join()?;
-        assert!(results.iter().all(|result| result.get() == Err(TaskError::Terminated)));
-        assert_eq!(pool.apply(square, (1,)), Err(TaskError::Closed));
-    }
-    // Its workers are free again.
-    let pool = Pool::builder().engine(engine(&both.redis, "pool")).build()?;
-    assert_eq!(pool.map(square, 0..10)?.len(), 10);
-    Ok(())
 }
 
 fn what_cannot_be_sent_is_an_error() -> Outcome {
@@ -284,7 +164,7 @@ fn what_cannot_be_sent_is_an_error() -> Outcome {
     assert!(why.contains("limit of 10000"), "{why}");
     assert_eq!(pool.apply(|v: Vec<u8>| v.len(), (vec![0; 9_000],))?, 9_000);
     let error = Pool::builder().engine(engine(&redis, "pool")).workers(3).build().unwrap_err();
-    assert!(matches!(error, Error::NotOurWorkers("workers")), "{error}");
+    assert!(matches!(error, mp_pool::Error::NotOurWorkers("workers")), "{error}");
     Ok(())
 }
 
@@ -381,5 +261,47 @@ fn the_rights_that_the_readme_names_are_enough() -> Outcome {
     cluster.dict::<u8, u8>("d")?.insert(1, 2)?;
     cluster.list::<u8>("a")?.push(1)?;
     cluster.counter("n")?.add(1)?;
+    Ok(())
+}
+
+/// Counts where it is told to, and gives back what it counted with.
+fn count_with(counter: Counter, seen: List<u64>, n: u64) -> Result<(Counter, String), String> {
+    seen.push(n).map_err(|error| error.to_string())?;
+    counter.add(1).map_err(|error| error.to_string())?;
+    Ok((counter.clone(), format!("{counter:?}")))
+}
+
+fn objects_are_arguments_and_results_of_tasks() -> Outcome {
+    // The host comes as another user than the caller.
+    let user = ["--requirepass", "hunter2", "--user", "host", "on", ">s3cret", "~mp:*", "+@all"];
+    let redis = Redis::with(&user);
+    let _host = start_host(&format!("{}?user=host&pass=s3cret", redis.url()), "a", 2);
+    let url = format!("{}?pass=hunter2", redis.url());
+    let pool = Pool::builder().engine(Engine::connect(&url, "a")?.lease(LEASE)).build()?;
+    // Objects of another name on the same server.
+    let cluster = mp_cluster::Cluster::connect(&url, "data")?;
+    let (counter, seen) = (cluster.counter("n")?, cluster.list("seen")?);
+    let (back, shown) = pool.apply(count_with, (counter.clone(), seen.clone(), 7))??;
+    assert!(shown.contains("data") && !shown.contains("s3cret"), "{shown}");
+    assert_eq!((back.add(1)?, counter.get()?), (2, 2));
+    let all = (0..50).map(|n| (counter.clone(), seen.clone(), n));
+    assert!(pool.starmap(count_with, all)?.iter().all(Result::is_ok));
+    assert_eq!((counter.get()?, seen.len()?), (52, 51));
+    // No way in is told to those who read the tasks; so there must be one already.
+    let elsewhere = Redis::start();
+    let stray = elsewhere.connect("data").counter("n")?;
+    let Err(TaskError::Encode(why)) = pool.apply(|n: Counter| drop(n), (stray,)) else {
+        panic!("a counter of a server that hosts may not know");
+    };
+    assert!(why.contains("another server"), "{why}");
+    // Nor to those who read the results.
+    let connect = |url: String| {
+        let cluster = mp_cluster::Cluster::connect(&url, "data").expect("the server is there");
+        cluster.counter("n").expect("a counter")
+    };
+    let Err(TaskError::Encode(why)) = pool.apply(connect, (elsewhere.url().to_string(),)) else {
+        panic!("a counter of a server that the caller may not know");
+    };
+    assert!(why.contains("another server"), "{why}");
     Ok(())
 }

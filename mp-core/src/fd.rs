@@ -247,6 +247,13 @@ mod current {
     }
 }
 
+/// Whether this thread encodes or decodes a multiprocess message: for handles that mean something in one only, and have no
+/// descriptor for [`serialize`] to refuse elsewhere.
+#[must_use]
+pub fn is_in_message() -> bool {
+    with_current(|table| !matches!(table, Table::Absent))
+}
+
 /// Serializes a handle's descriptor: a duplicate goes into the message's table, its index into the bytes.
 ///
 /// For handles of your own: call it from `Serialize`, and [`deserialize`] from `Deserialize`.
@@ -369,6 +376,7 @@ mod tests {
 
     #[test]
     fn outside_of_a_message_a_descriptor_is_a_clear_error() {
+        assert!(!is_in_message());
         let error = serde_json::to_string(&null()).unwrap_err();
         assert!(error.to_string().contains("multiprocess message"), "{error}");
         let error = serde_json::from_str::<Fd>("0").unwrap_err();

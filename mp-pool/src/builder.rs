@@ -7,7 +7,7 @@ use mp_core::Encoder;
 use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
 
 use crate::body::Body;
-use crate::call::Begin;
+use crate::call::{Begin, Prepare};
 use crate::engine::Engine;
 use crate::error::with_sources;
 use crate::local::{Local, Settings};
@@ -93,6 +93,36 @@ impl Builder {
             Err(error) => Err(Error::Encode(with_sources(&error))),
         };
         self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
+        self
+    }
+
+    /// Has each worker call `function` with `args` before the [`initializer`](Self::initializer) that is set already, if
+    /// there is one: for who makes a pool with what others have set of it. As for that in all else.
+    ///
+    /// Arguments with descriptors are [`Error::Encode`].
+    pub fn prepare<F, A>(mut self, function: F, args: A) -> Self
+    where
+        F: Target<A> + Copy + 'static,
+        A: Args,
+    {
+        let (next, body) = match self.initializer.take() {
+            Some((next, body)) => (Some(next), body),
+            None => (None, Ok(Body::default())),
+        };
+        let prepared = body.and_then(|mut body| {
+            let mut encoder = Encoder::new();
+            let encoded = args.encode(&mut encoder).and_then(|()| encoder.put(&next).map(drop));
+            encoded.map_err(|error| Error::Encode(error.to_string()))?;
+            let (mut bytes, fds) = encoder.finish().into_parts();
+            if !fds.is_empty() {
+                let why = "descriptors come with the initializer only";
+                return Err(Error::Encode(why.to_string()));
+            }
+            bytes.append(&mut body.bytes);
+            body.bytes = bytes;
+            Ok(body)
+        });
+        self.initializer = Some((Function::new::<F, Prepare<A>>(function), prepared));
         self
     }
 

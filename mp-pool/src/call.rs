@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 use mp_core::{Decoder, Encoder, Result};
-use mp_process::{Args, Convention, Target};
+use mp_process::{Args, Convention, Function, Target};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,6 +57,22 @@ where
         let arguments = A::decode(arguments)?;
         let _ = function.call(arguments);
         Ok(())
+    }
+}
+
+/// What comes before an initializer. That follows the arguments, if there is one, and its own follow it.
+pub(crate) struct Prepare<A>(PhantomData<A>);
+
+impl<F, A> Convention<F> for Prepare<A>
+where
+    F: Target<A>,
+    A: Args,
+{
+    fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
+        let own = A::decode(arguments)?;
+        let next: Option<Function> = arguments.get()?;
+        let _ = function.call(own);
+        next.map_or(Ok(()), |next| next.call(arguments, result))
     }
 }
 

@@ -131,6 +131,12 @@ pub trait Engine: Send + Sync + 'static {
     /// keeps.
     fn submit(&self, job: Job);
 
+    /// Calls `encode`, once, which encodes arguments of tasks that are to be submitted: on the thread of whoever calls the
+    /// pool. Where values are to know by which way they leave, this is where to tell them.
+    fn encoding(&self, encode: &mut dyn FnMut()) {
+        encode();
+    }
+
     /// Ends with [`TaskError::Cancelled`] the jobs of a call that have not begun, and where `running` is set those
     /// that have, too, with whatever that takes. Whether there were any.
     fn cancel(&self, call: Call, running: bool) -> bool;

@@ -132,7 +132,7 @@ pub enum TaskError {
     ///
     /// Python: `ValueError: Pool not running`.
     Closed,
-    /// No worker is left and none can be started; the text says why.
+    /// There is no worker, and none can be started, or be reached on other machines; the text says why.
     NoWorkers(String),
     /// The arguments cannot be sent to a worker, or the result cannot be sent back.
     Encode(String),
@@ -343,7 +343,7 @@ impl fmt::Display for TaskError {
             Self::Cancelled => f.write_str("the task was cancelled"),
             Self::Terminated => f.write_str("the pool was terminated before the task ended"),
             Self::Closed => f.write_str("the pool is closed and takes no tasks"),
-            Self::NoWorkers(why) => write!(f, "the pool has no workers left: {why}"),
+            Self::NoWorkers(why) => write!(f, "the pool has no workers: {why}"),
             Self::Encode(why) => write!(f, "cannot send it: {why}"),
             Self::Decode(why) => write!(f, "cannot read it: {why}"),
             Self::ZeroChunk => f.write_str("a chunk must have at least one item"),

@@ -159,7 +159,7 @@ where
         while self.flow.in_flight() < window {
             let Some(item) = self.input.next() else { return };
             let mut encoder = Encoder::new();
-            let encoded = encoder.put(&item).map(|_| ());
+            let encoded = self.flow.core.encode(|| encoder.put(&item).map(|_| ()));
             drop(item);
             let first = self.flow.submitted;
             self.flow.submit(pack(encoded.map(|()| encoder.finish())), first, 1);

@@ -116,6 +116,13 @@ impl Core {
     }
 
     /// Gives a task to the engine.
+    /// Encodes arguments.
+    pub(crate) fn encode<R>(&self, encode: impl FnOnce() -> R) -> R {
+        let (mut encode, mut encoded) = (Some(encode), None);
+        self.engine.encoding(&mut || encoded = encode.take().map(|encode| encode()));
+        encoded.expect("an engine calls `encode`")
+    }
+
     pub(crate) fn submit(&self, mut job: Job) {
         // Relaxed, both: what comes while the pool is closed is for the engine to refuse.
         if self.closed.load(Ordering::Relaxed) {
@@ -211,7 +218,7 @@ impl Pool {
     {
         let job = Pending::one(&self.core.callbacks);
         let mut encoder = Encoder::new();
-        let encoded = args.encode(&mut encoder);
+        let encoded = self.core.encode(|| args.encode(&mut encoder));
         drop(args);
         match pack(encoded.map(|()| encoder.finish())) {
             Ok(body) => {
@@ -441,6 +448,7 @@ impl Pool {
                     break;
                 }
                 encode_chunk(
+                    &self.core,
                     &items,
                     first,
                     &|items, encoder| encoder.put(items).map(drop),
@@ -470,7 +478,8 @@ impl Pool {
         let size = self.chunk::<A, R>(items.len());
         let mut chunks = Vec::with_capacity(chunk::count(items.len(), size));
         for (index, items) in items.chunks(size).enumerate() {
-            encode_chunk(items, index * size, &encode, &mut |chunk| chunks.push(chunk));
+            let mut keep = |chunk| chunks.push(chunk);
+            encode_chunk(&self.core, items, index * size, &encode, &mut keep);
         }
         drop(items);
         let job = Pending::many(chunks.len(), &self.core.callbacks);
@@ -533,6 +542,7 @@ struct Chunk {
 
 /// Encodes items, the first of which is number `first` of the input, and gives them to `take`, in order.
 fn encode_chunk<A>(
+    core: &Core,
     items: &[A],
     first: usize,
     encode: &impl Fn(&[A], &mut Encoder) -> mp_core::Result<()>,
@@ -540,7 +550,7 @@ fn encode_chunk<A>(
 ) {
     let len = items.len();
     let mut encoder = Encoder::new();
-    let encoded = encode(items, &mut encoder).map(|()| encoder.finish());
+    let encoded = core.encode(|| encode(items, &mut encoder)).map(|()| encoder.finish());
     // One item that cannot be encoded fails alone; and of many with descriptors there may be too many for this
     // process to have at a time.
     let cut = match &encoded {
@@ -550,8 +560,8 @@ fn encode_chunk<A>(
     if cut && len > 1 {
         drop(encoded);
         let (some, others) = items.split_at(len / 2);
-        encode_chunk(some, first, encode, take);
-        encode_chunk(others, first + some.len(), encode, take);
+        encode_chunk(core, some, first, encode, take);
+        encode_chunk(core, others, first + some.len(), encode, take);
     } else {
         take(Chunk { body: pack(encoded), first, len });
     }
