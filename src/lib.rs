@@ -180,7 +180,9 @@ pub use mp_process::{
     set_start_method, start_method, test_support,
 };
 pub use mp_queue::{JoinableQueue, PutError, Queue};
-pub use mp_shmem::{Array, RawArray, RawValue, ShareableList, SharedMemory, Value};
+pub use mp_shmem::{
+    Array, Plain, RawArray, RawValue, ShareableList, SharedMemory, Value, plain_struct,
+};
 pub use mp_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, RLock, RwLock, Semaphore,
 };

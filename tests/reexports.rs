@@ -6,12 +6,24 @@ crate::cases! {
     ONCE: every_crate_is_reached_through_the_umbrella;
 }
 
+multiprocess::plain_struct! {
+    /// By the name at the root.
+    struct Place {
+        x: i32,
+        y: i32,
+    }
+}
+
 fn every_crate_is_reached_through_the_umbrella() -> Outcome {
     use multiprocess as mp;
     assert!(mp::cpu_count() >= 1);
     assert_eq!(mp::process::current_process().pid(), mp::current_process().pid());
     let value: mp::Value<i32> = mp::shmem::Value::new(1)?;
     let lock: mp::Lock = mp::sync::Lock::new()?;
+    let locked: mp::sync::LockResult<mp::sync::LockGuard<'_>> = lock.lock();
+    drop(locked.map_err(mp::sync::Error::from)?);
+    let place: mp::Mutex<Place> = mp::sync::Mutex::new(Place { x: 1, y: 2 })?;
+    assert_eq!(place.lock().map_err(mp::sync::Error::from)?.y, 2);
     assert!(value.get() == 1 && !lock.is_locked());
     let (one, two): (mp::Connection<u8, u8>, _) = mp::duplex()?;
     let (receiver, sender): (mp::Receiver<u8>, mp::Sender<u8>) = mp::pipe::simplex()?;

@@ -135,6 +135,9 @@ mod view;
 mod words;
 
 pub use error::{Acquired, Error, Result, TryLockError, TryLockResult};
+pub use mp_core::{Plain, plain_struct};
+#[doc(no_inline)]
+pub use std::sync::{LockResult, PoisonError};
 #[cfg(not(mp_loom))]
 pub use {
     barrier::Barrier,

@@ -17,7 +17,9 @@ use serde::de::{
 };
 
 /// How many levels of structs, options, sequences and so on a value may have.
-const MAX_DEPTH: u32 = 256;
+pub(super) const MAX_DEPTH: u32 = 256;
+
+pub(super) const TOO_DEEP: &str = "values are nested too deep (256 levels at most)";
 
 /// How many elements without bytes (units, structs whose fields are all skipped) one message may have.
 ///
@@ -67,7 +69,7 @@ impl Budget {
     fn nested<R, E: serde::de::Error>(&self, read: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         let depth = self.depth.get();
         let Some(below) = depth.checked_sub(1) else {
-            return Err(E::custom("values are nested too deep (256 levels at most)"));
+            return Err(E::custom(TOO_DEEP));
         };
         self.depth.set(below);
         let result = read();

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bounded::{Budget, Seed};
+use super::levels::Limited;
 
 /// The limit on what is decoded is [`Budget`]'s and the slice's own length.
 const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> = bincode::config::legacy();
@@ -26,9 +27,11 @@ impl Writer for Append<'_> {
 
 /// Appends `value` to `bytes`; after an error, `bytes` holds a part of it.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
-    bincode::serde::encode_into_writer(value, Append(bytes), CONFIG).map_err(|error| match error {
-        EncodeError::OtherString(why) => why,
-        other => other.to_string(),
+    bincode::serde::encode_into_writer(Limited(value), Append(bytes), CONFIG).map_err(|error| {
+        match error {
+            EncodeError::OtherString(why) => why,
+            other => other.to_string(),
+        }
     })
 }
 

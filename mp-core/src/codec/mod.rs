@@ -7,6 +7,7 @@
 mod bounded;
 mod direct;
 mod format;
+mod levels;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -68,7 +69,8 @@ impl Message {
 ///
 /// # Errors
 ///
-/// [`Error::Encode`] where the value's `Serialize` refuses, or where it holds a sequence of unknown length;
+/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length, or where it is
+/// nested deeper than 256 levels, as [`decode`] would refuse (a list of boxes takes two for each: keep it in a `Vec`);
 /// [`Error::Io`] where a descriptor cannot be duplicated (`EMFILE`).
 ///
 /// # Example
