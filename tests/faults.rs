@@ -19,7 +19,7 @@ use crate::support::cgroup::{self, Group};
 use crate::support::leak::{self, Inventory};
 use crate::support::seccomp::{self, Call, Only};
 use crate::support::{
-    Case, EACH, Folder, HANG, ONCE, Outcome, PROMPT, Role, nothing_missing, role, watchdog,
+    Case, Folder, HANG, ONCE, Outcome, PROMPT, Role, THREADED, nothing_missing, role, watchdog,
 };
 
 const LONG: Duration = Duration::from_secs(300);
@@ -40,7 +40,8 @@ pub(crate) const CASES: (&str, &[Case]) = (
         long("without_memory_nothing_panics_or_hangs", without_memory),
         Case {
             name: "who_is_killed_for_lack_of_memory_is_told_of_and_costs_itself",
-            methods: EACH,
+            // A pool that replaces a worker that was forked has a fork server from then on.
+            methods: THREADED,
             limit: LONG,
             missing: cgroup::missing,
             run: killed_for_memory,

@@ -110,10 +110,15 @@ fn the_picture_of_the_crates_is_what_their_manifests_say() -> Outcome {
         if !name.starts_with("mp-") || name == "mp-core" {
             continue;
         }
-        let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
-        let uses: BTreeSet<_> = dependencies
+        let mut is_dependency = false;
+        let uses: BTreeSet<_> = manifest
             .lines()
-            .take_while(|line| !line.starts_with('['))
+            .filter(|line| {
+                if line.starts_with('[') {
+                    is_dependency = line.ends_with("dependencies]") && !line.contains("dev-");
+                }
+                is_dependency
+            })
             .filter_map(|line| line.strip_prefix("mp-")?.split(['.', ' ']).next())
             .filter(|name| *name != "core")
             .collect();
