@@ -5,9 +5,9 @@ use std::thread::yield_now;
 use mp_pipe::Receiver;
 
 /// So often it looks at once: an answer of a server that runs on another CPU comes within that time.
-const AT_ONCE: u32 = 32;
+const AT_ONCE: u32 = 64;
 /// So often it then lets others run first.
-const YIELDING: u32 = 32;
+const YIELDING: u32 = 64;
 
 /// Waits for a message, or the end.
 ///
