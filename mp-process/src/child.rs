@@ -206,7 +206,7 @@ impl AnyChild {
     }
 
     /// Whether it still runs. Does not wait for it to end; where it has, and its fork server has yet to tell
-    /// how, waits for that for up to a second.
+    /// how, waits for that for up to five seconds.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         if self.0.owner != std::process::id() {
