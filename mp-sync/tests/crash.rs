@@ -13,13 +13,13 @@ fn main() {
 
 #[cfg(mp_crash)]
 mod scenes {
-    use std::fs;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     use std::time::{Duration, Instant};
 
     use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::crash;
     use mp_core::sys::process::kill_self;
+    use mp_core::sys::thread::stat;
     use mp_core::testing::steps::{Scene, Stage, tests};
     use mp_core::testing::{Child, HANG, PROMPT, numbers, wait_until};
     use mp_sync::{
@@ -97,10 +97,9 @@ mod scenes {
     /// A little longer than whoever waits looks before it sleeps.
     const A_WHILE: Duration = Duration::from_micros(300);
 
+    /// Whether it will not run another instruction, though it may be a while until it is a zombie.
     fn has_ended(pid: u64) -> bool {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-        let state = stat[stat.rfind(')').unwrap() + 2..].chars().next();
-        matches!(state, Some('Z' | 'X'))
+        stat(pid as u32).map_or(true, |stat| stat.ended)
     }
 
     /// Has a process die in the middle of it.
