@@ -114,29 +114,27 @@ impl<'de> Deserialize<'de> for Fd {
 }
 
 /// The table of the message this thread is working on.
-pub(crate) enum Table {
+pub(crate) enum Table<'m> {
     /// None: serializing a descriptor is an error.
     Absent,
-    Encoding(Encoding),
-    Decoding(Decoding),
+    Encoding(Encoding<'m>),
+    Decoding(Decoding<'m>),
 }
 
 /// The descriptors that came with the message that is being decoded.
-#[derive(Default)]
-pub(crate) struct Decoding {
-    pub(crate) slots: Vec<Slot>,
+pub(crate) struct Decoding<'m> {
+    slots: &'m mut [Slot],
     /// What was short.
-    pub(crate) short: Option<io::Error>,
+    short: Option<io::Error>,
 }
 
-/// What the value that is being encoded has left so far.
-#[derive(Default)]
-pub(crate) struct Encoding {
-    pub(crate) fds: Vec<OwnedFd>,
+/// What the message has that a value is being encoded into.
+pub(crate) struct Encoding<'m> {
+    fds: &'m mut Vec<OwnedFd>,
     /// Those of them that are there for several values: which ones they are duplicates of, and their indexes.
     shared: Vec<(RawFd, u32)>,
     /// What was short.
-    pub(crate) short: Option<io::Error>,
+    short: Option<io::Error>,
 }
 
 /// One of the descriptors that came with a message.
@@ -149,12 +147,32 @@ pub(crate) enum Slot {
     Taken,
 }
 
-impl Encoding {
-    /// Those that were put before, in what follows.
-    pub(crate) fn after(fds: Vec<OwnedFd>) -> Self {
-        Self { fds, ..Self::default() }
+impl<'m> Table<'m> {
+    /// That of a value whose descriptors go behind those of values before it.
+    #[inline]
+    pub(crate) fn encoding(fds: &'m mut Vec<OwnedFd>) -> Self {
+        Self::Encoding(Encoding { fds, shared: Vec::new(), short: None })
     }
 
+    /// That of a message with these.
+    #[inline]
+    pub(crate) fn decoding(slots: &'m mut [Slot]) -> Self {
+        Self::Decoding(Decoding { slots, short: None })
+    }
+
+    /// What was short.
+    #[inline]
+    fn short(self) -> Option<io::Error> {
+        match self {
+            Self::Encoding(Encoding { short, .. }) | Self::Decoding(Decoding { short, .. }) => {
+                short
+            }
+            Self::Absent => None,
+        }
+    }
+}
+
+impl Encoding<'_> {
     fn push(&mut self, fd: BorrowedFd<'_>) -> io::Result<u32> {
         self.fds.push(fd.try_clone_to_owned()?);
         u32::try_from(self.fds.len() - 1).map_err(io::Error::other)
@@ -203,6 +221,7 @@ mod current {
     #![expect(unsafe_code, reason = "a reference to a caller's table, for as long as it is called")]
 
     use std::cell::{Cell, RefCell};
+    use std::io;
     use std::ptr::NonNull;
 
     use super::Table;
@@ -210,11 +229,11 @@ mod current {
     // A pointer, as every value that is encoded or decoded sets it and few have a descriptor: a table here
     // would be moved in and out each time.
     thread_local! {
-        static TABLE: Cell<Option<NonNull<RefCell<Table>>>> = const { Cell::new(None) };
+        static TABLE: Cell<Option<NonNull<RefCell<Table<'static>>>>> = const { Cell::new(None) };
     }
 
     /// Puts back what was there before, also after a panic.
-    struct Restore(Option<NonNull<RefCell<Table>>>);
+    struct Restore(Option<NonNull<RefCell<Table<'static>>>>);
 
     impl Drop for Restore {
         #[inline]
@@ -223,24 +242,30 @@ mod current {
         }
     }
 
-    /// Runs `work` with `table` as this thread's table and gives the table back as `work` left it.
+    /// Runs `work` with `table` as this thread's table; gives what was short for it.
     ///
     /// Nests: a `Serialize` that itself encodes a message gets a table of its own. After a panic the outer
     /// table is in place again.
     #[inline]
-    pub(crate) fn with_table<R>(table: Table, work: impl FnOnce() -> R) -> (R, Table) {
+    pub(crate) fn with_table<R>(
+        table: Table<'_>,
+        work: impl FnOnce() -> R,
+    ) -> (R, Option<io::Error>) {
         let table = RefCell::new(table);
-        let outer = Restore(TABLE.replace(Some(NonNull::from(&table))));
+        // Whoever finds it there may use it as a table of any lifetime only, see with_current.
+        let found = NonNull::from(&table).cast::<RefCell<Table<'static>>>();
+        let outer = Restore(TABLE.replace(Some(found)));
         let result = work();
         drop(outer);
-        (result, table.into_inner())
+        (result, table.into_inner().short())
     }
 
     /// Calls `with` with this thread's table.
-    pub(super) fn with_current<R>(with: impl FnOnce(&mut Table) -> R) -> R {
+    pub(super) fn with_current<R>(with: impl FnOnce(&mut Table<'_>) -> R) -> R {
         match TABLE.get() {
             // SAFETY: with_table set it to its own table and sets it back before that is gone, so the table
-            // lives for as long as it is found here; and no other thread finds it.
+            // lives for as long as it is found here; and no other thread finds it. What it borrows lives as
+            // long: `with` takes a table of any lifetime, and so keeps nothing of this one.
             Some(table) => with(&mut unsafe { table.as_ref() }.borrow_mut()),
             None => with(&mut Table::Absent),
         }
@@ -282,7 +307,7 @@ pub fn serialize_shared<S: Serializer>(
 
 fn put<S: Serializer>(
     serializer: S,
-    push: impl FnOnce(&mut Encoding) -> io::Result<u32>,
+    push: impl FnOnce(&mut Encoding<'_>) -> io::Result<u32>,
 ) -> Result<S::Ok, S::Error> {
     let index = with_current(|table| match table {
         Table::Encoding(table) => Some(push(table)),

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fd::{Decoding, Encoding, Slot, Table, note, with_table};
+use crate::fd::{Slot, Table, note, with_table};
 use crate::{Error, Result};
 
 /// What travels between processes: bytes, and the descriptors they refer to.
@@ -159,6 +159,7 @@ impl Encoder {
 
     /// Starts a message in the storage of an old one, whose content is dropped.
     #[must_use]
+    #[inline]
     pub fn reuse(mut message: Message) -> Self {
         message.bytes.clear();
         message.fds.clear();
@@ -176,14 +177,8 @@ impl Encoder {
             return Ok(self);
         }
         let (len, count) = (self.message.bytes.len(), self.message.fds.len());
-        let table = Table::Encoding(Encoding::after(std::mem::take(&mut self.message.fds)));
-        let bytes = &mut self.message.bytes;
-        let (result, table) = with_table(table, || format::encode(value, bytes));
-        let mut short = None;
-        if let Table::Encoding(table) = table {
-            self.message.fds = table.fds;
-            short = table.short;
-        }
+        let Message { bytes, fds } = &mut self.message;
+        let (result, short) = with_table(Table::encoding(fds), || format::encode(value, bytes));
         match result {
             Ok(()) => Ok(self),
             Err(why) => {
@@ -210,6 +205,7 @@ impl Encoder {
 
     /// The finished message.
     #[must_use]
+    #[inline]
     pub fn finish(self) -> Message {
         self.message
     }
@@ -236,7 +232,10 @@ impl<'a> Decoder<'a> {
     #[must_use]
     #[inline]
     pub fn new(bytes: &'a [u8], fds: Vec<OwnedFd>) -> Self {
-        Self { rest: bytes, fds: fds.into_iter().map(Slot::Here).collect() }
+        // Seldom are there any.
+        let fds =
+            if fds.is_empty() { Vec::new() } else { fds.into_iter().map(Slot::Here).collect() };
+        Self { rest: bytes, fds }
     }
 
     /// Reads the next value.
@@ -250,15 +249,8 @@ impl<'a> Decoder<'a> {
             self.rest = &self.rest[used..];
             return Ok(value);
         }
-        let slots = std::mem::take(&mut self.fds);
-        let table = Table::Decoding(Decoding { slots, ..Decoding::default() });
-        let rest = self.rest;
-        let (result, table) = with_table(table, || format::decode(rest));
-        let mut short = None;
-        if let Table::Decoding(table) = table {
-            self.fds = table.slots;
-            short = table.short;
-        }
+        let Self { rest, fds } = self;
+        let (result, short) = with_table(Table::decoding(fds), || format::decode(rest));
         let (value, used) = result.map_err(|why| short.map_or(Error::Decode(why), is_short))?;
         self.rest = &self.rest[used..];
         Ok(value)
