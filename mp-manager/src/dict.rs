@@ -135,7 +135,7 @@ fn insert<K: Key, V: Element>(
     crash_point!("server: a value is about to be set");
     let old = dict.insert(key, value);
     crash_point!("server: a value is set");
-    to.put(&old.as_ref().map(Put)).map(drop)
+    wire::put_option(to, old.as_ref())
 }
 
 fn get<K: Key, V: Element>(
@@ -143,7 +143,7 @@ fn get<K: Key, V: Element>(
     from: &mut Decoder<'_>,
     to: &mut Encoder,
 ) -> Reply {
-    to.put(&dict.get(&wire::get(from)?).map(Put)).map(drop)
+    wire::put_option(to, dict.get(&wire::get(from)?))
 }
 
 fn get_many<K: Key, V: Element>(
@@ -161,7 +161,7 @@ fn remove<K: Key, V: Element>(
     from: &mut Decoder<'_>,
     to: &mut Encoder,
 ) -> Reply {
-    to.put(&dict.remove(&wire::get(from)?).as_ref().map(Put)).map(drop)
+    wire::put_option(to, dict.remove(&wire::get(from)?).as_ref())
 }
 
 fn pop<K: Key, V: Element>(
@@ -286,6 +286,22 @@ impl<K: Key, V: Element> Dict<K, V> {
         self.handle.value(operation, encode)
     }
 
+    /// As [`call`](Self::call), for a value or none.
+    fn find<F>(
+        &self,
+        op: Op,
+        function: F,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+    ) -> Result<Option<V>>
+    where
+        F: Fn(&mut Ordered<K, V>, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()>
+            + Copy
+            + 'static,
+    {
+        let operation = Operation { number: op as u32, function, kind: Self::kind };
+        self.handle.option(operation, encode)
+    }
+
     /// Sets the value of a key; gives the one that was there.
     ///
     /// # Errors
@@ -294,8 +310,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     #[doc(alias = "__setitem__")]
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>> {
         let encode = |to: &mut Encoder| wire::put(wire::put(to, &key)?, &value).map(drop);
-        let old: Option<Got<V>> = self.call(Op::insert, insert, encode)?;
-        Ok(old.map(|old| old.0))
+        self.find(Op::insert, insert, encode)
     }
 
     /// The value of a key.
@@ -305,8 +320,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias = "__getitem__")]
     pub fn get(&self, key: &K) -> Result<Option<V>> {
-        let value: Option<Got<V>> = self.call(Op::get, get, |to| wire::put(to, key).map(drop))?;
-        Ok(value.map(|value| value.0))
+        self.find(Op::get, get, |to| wire::put(to, key).map(drop))
     }
 
     /// The values of several keys, in their order, in one round trip.
@@ -328,9 +342,7 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// As [every call](crate#errors).
     #[doc(alias("pop", "__delitem__"))]
     pub fn remove(&self, key: &K) -> Result<Option<V>> {
-        let old: Option<Got<V>> =
-            self.call(Op::remove, remove, |to| wire::put(to, key).map(drop))?;
-        Ok(old.map(|old| old.0))
+        self.find(Op::remove, remove, |to| wire::put(to, key).map(drop))
     }
 
     /// Removes the row that was inserted last.

@@ -24,13 +24,14 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
+use crate::dict::Element;
 use crate::error::{Fault, InServer};
 use crate::look::wait;
 use crate::operation::{Operation, fingerprint};
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
 use crate::server::Client;
-use crate::wire::wrapped;
+use crate::wire::{get_option, wrapped};
 use crate::{Error, Result};
 
 /// A buffer up to this long is kept for the next call.
@@ -286,7 +287,7 @@ impl Link {
                     Some(number) => What::Known(number as u32),
                     None => What::New(talk.functions.len() as u32),
                 };
-                encoder.put(&Call { object, what }.to_words())?;
+                Call { object, what }.put(&mut encoder)?;
                 if known.is_none() {
                     encoder.put(&function)?;
                     new = Some(function);
@@ -294,8 +295,8 @@ impl Link {
                 false
             }
             Callee::Operation(number, fingerprint) => {
-                let call = Call { object, what: What::Operation(number) };
-                encoder.put(&call.to_words())?.put(&fingerprint)?;
+                Call { object, what: What::Operation(number) }.put(&mut encoder)?;
+                encoder.put(&fingerprint)?;
                 true
             }
         };
@@ -608,6 +609,20 @@ impl Handle {
         F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
     {
         self.operate::<F, OnValue<T>, R>(operation, encode, decode)
+    }
+
+    /// As [`value`](Self::value), for an element or none.
+    pub(crate) fn option<T, E, F>(
+        &self,
+        operation: Operation<F>,
+        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
+    ) -> Result<Option<E>>
+    where
+        T: Send + 'static,
+        E: Element,
+        F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
+    {
+        self.operate::<F, OnValue<T>, _>(operation, encode, get_option)
     }
 
     /// Calls a function of this crate with an `O` that has its locks within. It leaves a value or a fault.

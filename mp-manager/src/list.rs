@@ -102,7 +102,7 @@ pub(crate) fn make_array<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<
 }
 
 fn get<T: Element>(items: &mut Vec<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
-    to.put(&items.get(from.get::<usize>()?).map(Put)).map(drop)
+    wire::put_option(to, items.get(from.get::<usize>()?))
 }
 
 fn set<T: Element>(items: &mut Vec<T>, from: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
@@ -292,8 +292,8 @@ impl Items<'_> {
     }
 
     pub(crate) fn get<T: Element>(self, index: usize) -> Result<Option<T>> {
-        let item: Option<Got<T>> = self.call(Op::get, get::<T>, |to| to.put(&index).map(drop))?;
-        Ok(item.map(|item| item.0))
+        let operation = Operation { number: Op::get as u32, function: get::<T>, kind: self.kind };
+        self.handle.option(operation, |to| to.put(&index).map(drop))
     }
 
     pub(crate) fn set<T: Element>(self, index: usize, item: &T) -> Result<()> {

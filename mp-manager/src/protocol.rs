@@ -7,6 +7,8 @@
 //! operation of the object's, by its number. A result begins with a word that says what it is; a refusal goes on with a
 //! text and the kernel's number of what is short.
 
+use mp_core::{Encoder, Result};
+
 /// A new connection's end comes through the front door.
 pub(crate) const CONNECT: u8 = 1;
 /// The server is to end.
@@ -40,6 +42,11 @@ pub(crate) enum What {
 }
 
 impl Call {
+    pub(crate) fn put(self, to: &mut Encoder) -> Result<()> {
+        let (object, what) = self.to_words();
+        to.put(&object)?.put(&what).map(drop)
+    }
+
     pub(crate) fn to_words(self) -> (u64, u64) {
         let word = match self.what {
             What::Known(number) => u64::from(number),

@@ -154,6 +154,23 @@ pub(crate) fn get<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<T> {
     if wraps::<T>() { from.get::<Got<T>>().map(|got| got.0) } else { from.get() }
 }
 
+/// Writes an element, or that there is none, as an [`Option`] of it is written: numbers by one copy.
+pub(crate) fn put_option<T: Element>(to: &mut Encoder, element: Option<&T>) -> mp_core::Result<()> {
+    match element {
+        None => to.put(&0_u8).map(drop),
+        Some(element) => put(to.put(&1_u8)?, element).map(drop),
+    }
+}
+
+/// Reads what [`put_option`] wrote.
+pub(crate) fn get_option<T: Element>(from: &mut Decoder<'_>) -> mp_core::Result<Option<T>> {
+    match from.get::<u8>()? {
+        0 => Ok(None),
+        1 => get(from).map(Some),
+        other => Err(mp_core::Error::Decode(format!("{other} is neither a value nor none"))),
+    }
+}
+
 /// Writes many elements: numbers by one copy.
 pub(crate) fn put_all<T: Element>(to: &mut Encoder, elements: &[T]) -> mp_core::Result<()> {
     if wraps::<T>() {
