@@ -30,7 +30,7 @@ mod scenes {
 
     use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{HANG, PROMPT};
+    use mp_core::testing::{HANG, PROMPT, wait_until};
     use mp_process::{Error, Process, ProcessError, StartMethod};
 
     const SCENES: &[Scene] = &[
@@ -39,7 +39,8 @@ mod scenes {
             name: "a forked fork server",
             play: |stage| starts(stage, false, StartMethod::ForkServer),
         },
-        Scene { name: "a fork server anew", play: replaces_its_server },
+        Scene { name: "a fork server anew", play: |stage| replaces_its_server(stage, false) },
+        Scene { name: "after a fork server", play: |stage| replaces_its_server(stage, true) },
         Scene { name: "spawn", play: |stage| starts(stage, true, StartMethod::Spawn) },
         Scene { name: "fork", play: |stage| starts(stage, false, StartMethod::Fork) },
         Scene {
@@ -156,19 +157,30 @@ mod scenes {
         nothing_is_left();
     }
 
-    fn replaces_its_server(stage: &Stage) {
+    /// The server is killed; what comes next may find it ending, or `gone`, and what it had made ready too.
+    fn replaces_its_server(stage: &Stage, gone: bool) {
         let parent = stage.victim(|| {
             mp_process::init();
             assert!(works(StartMethod::ForkServer) || stage.is_hit());
             for server in children_of(std::process::id()) {
-                // SAFETY: a child that was not reaped yet.
-                unsafe { libc::kill(server, libc::SIGKILL) };
+                let made = if gone { children_of(server as u32) } else { Vec::new() };
+                for pid in [&[server], &*made].concat() {
+                    // SAFETY: takes numbers only. The server was not reaped yet, and nobody reaps its children.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                    wait_until(|| !gone || matches!(state(pid), 'Z' | 'X'));
+                }
             }
             family(stage, StartMethod::ForkServer);
             std::process::exit(0);
         });
         let _ = stage.ends(parent);
         nothing_is_left();
+    }
+
+    fn state(pid: i32) -> char {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        state.unwrap_or('X')
     }
 
     fn has_daemons(stage: &Stage, method: StartMethod) {

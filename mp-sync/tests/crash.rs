@@ -48,6 +48,10 @@ mod scenes {
         Scene { name: "a writer, one of two", play: |stage| contended(stage, &writer()) },
         Scene { name: "a writer, who waits", play: |stage| waits(stage, &writer()) },
         Scene { name: "a writer, after one that died", play: |stage| recovers(stage, &writer()) },
+        Scene {
+            name: "a writer, who is told of the dead",
+            play: |stage| is_told(stage, &writer()),
+        },
         Scene { name: "a permit, one of two", play: |stage| contended(stage, &permit()) },
         Scene { name: "a permit, who waits", play: |stage| waits(stage, &permit()) },
         Scene { name: "a permit, after one that died", play: |stage| recovers(stage, &permit()) },
@@ -267,6 +271,16 @@ mod scenes {
         to_be_had(exclusive);
         let news = exclusive.room.news.load(SeqCst);
         assert!(news >= u64::from(exclusive.tells) && news <= 2, "{news}");
+    }
+
+    /// As [`recovers`], but nobody else is there before the victim.
+    fn is_told(stage: &Stage, exclusive: &Exclusive) {
+        dies(|| (exclusive.take)(&|_| kill_self()));
+        let victim = stage.victim(|| exclusive.enter());
+        let _ = stage.ends(victim);
+        to_be_had(exclusive);
+        let news = exclusive.room.news.load(SeqCst);
+        assert!((1..=2).contains(&news), "{news}");
     }
 
     fn half_a_step(stage: &Stage, step: &str) {
