@@ -24,7 +24,6 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [cases::process::NOTHING] => {}
-        [cases::memory::IDLE] => cases::memory::idle(),
         [drive::ROW, case, row, millis] => drive::row(case, row, millis),
         ["--check"] => {
             let passed = drive::check();
