@@ -289,8 +289,11 @@ mod scenes {
         stage.dies_at(step, 1, || drop(semaphore.permit().unwrap()));
         let victim = stage.victim(|| {
             drop(semaphore.permit_timeout(HANG).unwrap());
-            assert_eq!(semaphore.value(), 1);
+            // Where the other has it, there is none.
+            assert!(semaphore.value() <= 1);
         });
+        // It is the victim that finds the half of a step, and the others find the victim.
+        let _ = stage.await_hit(&victim);
         let other = Child::new(|| drop(semaphore.permit_timeout(HANG).unwrap()));
         let start = Instant::now();
         other.succeed();
