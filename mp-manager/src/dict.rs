@@ -299,7 +299,7 @@ impl<K: Key, V: Element> Dict<K, V> {
             + 'static,
     {
         let operation = Operation { number: op as u32, function, kind: Self::kind };
-        self.handle.option(operation, encode)
+        self.handle.value_as(operation, encode, wire::get_option)
     }
 
     /// Sets the value of a key; gives the one that was there.

@@ -24,14 +24,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
-use crate::dict::Element;
 use crate::error::{Fault, InServer};
 use crate::look::wait;
 use crate::operation::{Operation, fingerprint};
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
 use crate::server::Client;
-use crate::wire::{get_option, wrapped};
+use crate::wire::wrapped;
 use crate::{Error, Result};
 
 /// A buffer up to this long is kept for the next call.
@@ -609,20 +608,6 @@ impl Handle {
         F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
     {
         self.operate::<F, OnValue<T>, R>(operation, encode, decode)
-    }
-
-    /// As [`value`](Self::value), for an element or none.
-    pub(crate) fn option<T, E, F>(
-        &self,
-        operation: Operation<F>,
-        encode: impl FnOnce(&mut Encoder) -> mp_core::Result<()>,
-    ) -> Result<Option<E>>
-    where
-        T: Send + 'static,
-        E: Element,
-        F: Fn(&mut T, &mut Decoder<'_>, &mut Encoder) -> mp_core::Result<()> + Copy + 'static,
-    {
-        self.operate::<F, OnValue<T>, _>(operation, encode, get_option)
     }
 
     /// Calls a function of this crate with an `O` that has its locks within. It leaves a value or a fault.

@@ -293,7 +293,7 @@ impl Items<'_> {
 
     pub(crate) fn get<T: Element>(self, index: usize) -> Result<Option<T>> {
         let operation = Operation { number: Op::get as u32, function: get::<T>, kind: self.kind };
-        self.handle.option(operation, |to| to.put(&index).map(drop))
+        self.handle.value_as(operation, |to| to.put(&index).map(drop), wire::get_option)
     }
 
     pub(crate) fn set<T: Element>(self, index: usize, item: &T) -> Result<()> {
