@@ -3,19 +3,25 @@
 //!
 //! `cargo bench --bench scaling`, or with parts of the tables' names as arguments: `children`, `messages`, `queue`,
 //! `pool`, `manager`, `objects`. What is linear has the same cost in each line of a table. More processes than cores
-//! take turns, so with those the cost of all together is what counts. Without the `--bench` that cargo gives, or with
-//! `--quick`, it only shows that everything runs.
+//! take turns, so with those the cost of all together is what counts; where that grows, a column has what the bare
+//! mechanism costs then. Without the `--bench` that cargo gives, or with `--quick`, it only shows that everything runs.
+#![allow(unsafe_code, reason = "a bare fork server")]
 
+use std::collections::HashMap;
 use std::fmt::Display;
-use std::fs;
 use std::hint::black_box;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use multiprocess::manager::Dict;
 use multiprocess::sync::{Barrier, Event};
 use multiprocess::{
-    Array, Connection, Lock, Manager, Pool, Process, Queue, Semaphore, SharedMemory, Value, duplex,
-    simplex,
+    Array, Connection, Fd, Lock, Manager, Pool, Process, Queue, Semaphore, SharedMemory, Value,
+    duplex, simplex,
 };
 
 /// How much is done.
@@ -93,6 +99,22 @@ fn median<const N: usize>(effort: Effort, mut measure: impl FnMut() -> [f64; N])
     all[all.len() / 2]
 }
 
+/// The same of two that are measured in turn.
+fn medians<const N: usize>(
+    effort: Effort,
+    mut first: impl FnMut() -> [f64; N],
+    mut second: impl FnMut() -> [f64; N],
+) -> [[f64; N]; 2] {
+    let mut others = Vec::new();
+    let first = median(effort, || {
+        others.push(second());
+        first()
+    });
+    let mut others = others.into_iter();
+    let one_by_one = || others.next().expect("as many");
+    [first, median(effort, one_by_one)]
+}
+
 fn micros(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e6
 }
@@ -103,13 +125,81 @@ fn wait_for(event: Event) {
     event.wait().expect("is woken");
 }
 
+/// A process with one thread that forks a child for each byte it gets. A child says when it runs and waits until the
+/// other end of `gate` is closed.
+struct BareServer {
+    pid: libc::pid_t,
+    control: UnixStream,
+    started: PipeReader,
+    gate: PipeWriter,
+}
+
+impl BareServer {
+    fn new() -> Self {
+        let (control, asked) = UnixStream::pair().expect("a pair");
+        let (started, says) = pipe().expect("a pipe");
+        let (waits, gate) = pipe().expect("a pipe");
+        // SAFETY: no thread of this program runs yet; the copy ends in serve.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "forks");
+        if pid == 0 {
+            drop((control, started, gate));
+            Self::serve(asked, says, waits);
+        }
+        Self { pid, control, started, gate }
+    }
+
+    fn serve(mut asked: UnixStream, mut says: PipeWriter, mut waits: PipeReader) -> ! {
+        while asked.read(&mut [0]).is_ok_and(|len| len == 1) {
+            // SAFETY: this process has one thread; the copy ends below.
+            if unsafe { libc::fork() } == 0 {
+                drop(asked);
+                let _ = says.write_all(&[1]);
+                let _ = waits.read(&mut [0]);
+                break;
+            }
+        }
+        // Of a child there is none. SAFETY: null asks for no status.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) }
+    }
+
+    fn start(&mut self) {
+        self.control.write_all(&[1]).expect("asks");
+        self.started.read_exact(&mut [0]).expect("is told");
+    }
+
+    /// Ends all children, and itself when it has reaped them.
+    fn end(self) {
+        drop((self.control, self.gate));
+        // SAFETY: null asks for no status.
+        assert_eq!(unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) }, self.pid);
+    }
+}
+
 fn children(effort: Effort) {
     head(
         "Children that live at the same time",
-        &["children", "start, us each", "wake, end and join, us each"],
+        &[
+            "children",
+            "start, us each",
+            "of a bare fork server",
+            "wake, end and join, us each",
+            "of a bare fork server",
+        ],
     );
     for count in steps(&[1, 5, 20, 100, 500], effort) {
-        let [start, end] = median(effort, || {
+        let bare = || {
+            let mut server = BareServer::new();
+            let begin = Instant::now();
+            (0..count).for_each(|_| server.start());
+            let started = micros(begin);
+            let begin = Instant::now();
+            server.end();
+            [started / count as f64, micros(begin) / count as f64]
+        };
+        let ours = || {
             let event = Event::new().expect("an event");
             let begin = Instant::now();
             let start = || Process::new(wait_for, (event.clone(),)).start().expect("starts");
@@ -119,8 +209,9 @@ fn children(effort: Effort) {
             event.set();
             all.into_iter().for_each(|child| assert!(child.join().expect("joins").success()));
             [started / count as f64, micros(begin) / count as f64]
-        });
-        line(&[&count, &short(start), &short(end)]);
+        };
+        let [[bare_start, bare_end], [start, end]] = medians(effort, bare, ours);
+        line(&[&count, &short(start), &short(bare_start), &short(end), &short(bare_end)]);
     }
 }
 
@@ -275,10 +366,45 @@ fn client(dict: Dict<u64, u64>, gate: Barrier, time: Duration) -> u64 {
     count
 }
 
+/// The same through a socket: who has nothing to do sleeps in the kernel.
+fn bare_client(socket: Fd, gate: Barrier, time: Duration) -> u64 {
+    let mut socket = UnixStream::from(OwnedFd::from(socket));
+    gate.wait().expect("begins");
+    let (begin, mut count) = (Instant::now(), 0_u64);
+    while begin.elapsed() < time {
+        for key in 0..16_u64 {
+            let words = [key.to_ne_bytes(), count.to_ne_bytes()];
+            socket.write_all(words.as_flattened()).expect("asks");
+            socket.read_exact(&mut [0; 8]).expect("is answered");
+        }
+        count += 16;
+    }
+    count
+}
+
+/// A thread that serves one such client.
+fn bare_thread(map: &Mutex<HashMap<u64, u64>>, mut socket: UnixStream) {
+    let mut words = [[0; 8]; 2];
+    while socket.read_exact(words.as_flattened_mut()).is_ok() {
+        let [key, value] = words.map(u64::from_ne_bytes);
+        let old = map.lock().expect("is whole").insert(key, value).unwrap_or(0);
+        socket.write_all(&old.to_ne_bytes()).expect("answers");
+    }
+}
+
 fn manager(effort: Effort) {
-    head("Clients that set entries of one dict of a manager", &["clients", "M sets/s", "us a set"]);
+    head(
+        "Clients that set entries of one dict of a manager",
+        &["clients", "M sets/s", "us a set", "by threads and sockets"],
+    );
+    let rate = |clients: Vec<multiprocess::Child<u64>>, gate: &Barrier| {
+        gate.wait().expect("begins");
+        let begin = Instant::now();
+        let done: u64 = clients.into_iter().map(|one| one.result().expect("counts")).sum();
+        [micros(begin) / done as f64]
+    };
     for count in steps(&[1, 2, 4, 8, 16, 32, 64], effort) {
-        let [each] = median(effort, || {
+        let ours = || {
             let manager = Manager::new().expect("a manager");
             let dict = manager.dict().expect("a dict");
             let gate = Barrier::new(count + 1).expect("a barrier");
@@ -286,13 +412,22 @@ fn manager(effort: Effort) {
                 let arguments = (dict.clone(), gate.clone(), effort.time);
                 Process::new(client, arguments).start().expect("starts")
             };
-            let clients: Vec<_> = (0..count).map(start).collect();
-            gate.wait().expect("begins");
-            let begin = Instant::now();
-            let done: u64 = clients.into_iter().map(|one| one.result().expect("counts")).sum();
-            [micros(begin) / done as f64]
-        });
-        line(&[&count, &short(1.0 / each), &short(each)]);
+            rate((0..count).map(start).collect(), &gate)
+        };
+        let bare = || {
+            let map = Arc::new(Mutex::new(HashMap::new()));
+            let gate = Barrier::new(count + 1).expect("a barrier");
+            let start = |_| {
+                let (near, far) = UnixStream::pair().expect("a pair");
+                let map = Arc::clone(&map);
+                thread::spawn(move || bare_thread(&map, near));
+                let arguments = (Fd::from(OwnedFd::from(far)), gate.clone(), effort.time);
+                Process::new(bare_client, arguments).start().expect("starts")
+            };
+            rate((0..count).map(start).collect(), &gate)
+        };
+        let [[each], [bare]] = medians(effort, ours, bare);
+        line(&[&count, &short(1.0 / each), &short(each), &short(bare)]);
     }
 }
 

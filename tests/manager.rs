@@ -13,7 +13,7 @@ use multiprocess::{
     AuthKey, Child, Dict, List, Manager, Namespace, Object, Pool, Process, Sender, Shared, duplex,
     queue, simplex,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::builtins::{Locks, locks, use_locks};
 use crate::support::{HANG, Outcome, PROMPT, eventually, may_open, runs};
@@ -31,6 +31,8 @@ crate::cases! {
         what_blocks_one_client_blocks_no_other
         a_killed_holder_of_a_lock_frees_it
         a_killed_waiter_is_waited_for_by_nobody
+        a_call_of_a_killed_client_does_not_come_after_its_end
+        a_call_that_is_being_made_for_a_killed_client_comes_first
         a_killed_server_is_an_error_at_once
         the_server_ends_with_a_killed_parent
         a_shutdown_ends_a_server_that_does_not_listen
@@ -558,12 +560,97 @@ fn the_server_ends_with_a_killed_parent() -> Outcome {
     Ok(())
 }
 
+/// Sends a signal to a process of ours that was not waited for.
+fn signal(pid: u32, signal: i32) {
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+fn a_call_of_a_killed_client_does_not_come_after_its_end() -> Outcome {
+    fn set(value: Value<u32>, calls: Sender<()>) {
+        value.get().unwrap();
+        calls.send(()).unwrap();
+        // Until then the server hears nothing.
+        thread::sleep(Duration::from_millis(5));
+        value.set(1).unwrap();
+    }
+    fn set_anew(value: Value<u32>) {
+        value.set(2).unwrap();
+    }
+    fn have_go_on(server: u32) {
+        thread::sleep(Duration::from_millis(10));
+        signal(server, libc::SIGCONT);
+    }
+    let manager = Manager::new()?;
+    for round in 0..20 {
+        let value = manager.value(0)?;
+        let (called, calls) = simplex()?;
+        let client = Process::new(set, (value.clone(), calls)).start()?;
+        called.recv()?;
+        signal(manager.pid(), libc::SIGSTOP);
+        thread::sleep(Duration::from_millis(10));
+        client.kill()?;
+        client.join()?;
+        // Now there is its call, and soon another, of one that knows of its end: a process here before or one that is new.
+        let goes_on = Process::new(have_go_on, (manager.pid(),)).start()?;
+        if round % 2 == 0 {
+            value.set(2)?;
+        } else {
+            Process::new(set_anew, (value.clone(),)).start()?.result()?;
+        }
+        goes_on.join()?;
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(value.get()?, 2, "round {round}");
+    }
+    Ok(())
+}
+
+/// Takes a while to be read.
+#[derive(Serialize)]
+struct Slow(u32);
+
+impl<'de> Deserialize<'de> for Slow {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        thread::sleep(Duration::from_millis(2));
+        u32::deserialize(from).map(Self)
+    }
+}
+
+fn a_call_that_is_being_made_for_a_killed_client_comes_first() -> Outcome {
+    fn set(value: Value<u32>, calls: Sender<()>) {
+        value.get().unwrap();
+        calls.send(()).unwrap();
+        // What is set is read before anybody has to wait for the value.
+        value.update(|value: &mut u32, new: Slow| *value = new.0, (Slow(1),)).unwrap();
+    }
+    fn set_anew(value: Value<u32>) {
+        value.set(2).unwrap();
+    }
+    let manager = Manager::new()?;
+    for round in 0..20 {
+        let value = manager.value(0)?;
+        let (called, calls) = simplex()?;
+        let client = Process::new(set, (value.clone(), calls)).start()?;
+        called.recv()?;
+        thread::sleep(Duration::from_micros(500));
+        client.kill()?;
+        client.join()?;
+        if round % 2 == 0 {
+            value.set(2)?;
+        } else {
+            Process::new(set_anew, (value.clone(),)).start()?.result()?;
+        }
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(value.get()?, 2, "round {round}");
+    }
+    Ok(())
+}
+
 fn a_shutdown_ends_a_server_that_does_not_listen() -> Outcome {
     let manager = Manager::new()?;
     let value = manager.value(1)?;
     let pid = manager.pid();
-    // SAFETY: takes numbers only.
-    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGSTOP) }, 0);
+    signal(pid, libc::SIGSTOP);
     manager.shutdown()?;
     assert!(!runs(pid) && matches!(value.get(), Err(Error::ServerDied)));
     Ok(())

@@ -49,7 +49,7 @@ pub(crate) fn run_on(bytes: &[u8]) {
     let (ours, theirs) = mp_pipe::duplex::<(), ()>().expect("descriptors");
     // Who is gone waits for nothing.
     drop(theirs);
-    let client = Client::serve(&server, ours, false);
+    let client = Client::serve(&server, ours, false).expect("memory");
     fill(&server);
     let mut talk = Talk::new(&client);
     let mut rest: VecDeque<u8> = bytes.iter().copied().collect();
@@ -60,7 +60,8 @@ pub(crate) fn run_on(bytes: &[u8]) {
         let body: Vec<u8> = rest.drain(..len).collect();
         let message = if kind & 1 == 0 {
             let what = What::Operation(u32::from(number));
-            let (first, second) = Call { object: u64::from(object), what }.to_words();
+            let after_end = kind & 2 != 0;
+            let (first, second) = Call { object: u64::from(object), what, after_end }.to_words();
             let fingerprint = server.fingerprint(u64::from(object)).unwrap_or(0);
             let words = [first, second, fingerprint].map(u64::to_le_bytes).concat();
             [words, body].concat()

@@ -63,16 +63,26 @@
 //!
 //! | It died | The others |
 //! | --- | --- |
-//! | in the middle of a call | the server makes it to its end, or not at all |
+//! | in the middle of a call | the server makes it to its end, or not at all, and [not later](#after-a-death) |
 //! | holding a lock or a [`Permit`] | get it; of a lock with the news: [`LockGuard::owner_died`] |
 //! | waiting | nobody waits for it; a notification or an item goes to the next. A barrier breaks |
 //! | having the last proxy of an object | the object goes |
 //! | the server | every call is [`Error::ServerDied`] |
 //! | the process that made the manager | the server ends |
 //!
+//! # After a death
+//!
+//! On a busy machine the last call of a process that was killed may lie there for a while before the server comes to it.
+//! Whoever knows of the end need not fear that it comes later, and undoes what was done since: once a process has seen a
+//! child of its own end (by `join`, say), its next call, and the first call of every process and thread that calls from
+//! then on, finds that call made or dropped. Only a function of yours that takes longer than 100 ms in the server is not
+//! waited for. Who learns of the end in another way, by word of a third process say, and has called before, has no such
+//! promise.
+//!
 //! # What differs from Python
 //!
 //! - Locks of a client that dies are free again; in Python they stay locked.
+//! - The last call of a client that dies does not come after what others do who have seen its end.
 //! - A function of yours runs in the server, so that read-modify-write is one call: [`Dict::update`],
 //!   [`Value::update`], [`Shared::call`].
 //! - Nothing need be registered.

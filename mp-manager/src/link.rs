@@ -113,6 +113,8 @@ struct Talk {
     connection: Connection<(), ()>,
     /// The functions that the server has, in the order of their numbers: so few that looking for one takes no time.
     functions: Vec<usize>,
+    /// How many ends of children this process had seen at the last call.
+    ends_seen: u64,
     /// Where calls are encoded.
     buffer: Message,
 }
@@ -220,6 +222,7 @@ impl Link {
 
     #[cold]
     fn connect(self: &Arc<Self>, generation: u64) -> Result<Arc<Session>> {
+        let ends_seen = mp_process::ends_seen();
         let connection = match &self.door {
             Door::There(remote) => remote.session()?,
             Door::Here(door) => {
@@ -232,7 +235,8 @@ impl Link {
                 ours
             }
         };
-        let talk = Talk { connection, functions: Vec::new(), buffer: Message::default() };
+        let (functions, buffer) = (Vec::new(), Message::default());
+        let talk = Talk { connection, functions, ends_seen, buffer };
         let session = Arc::new(Session { generation, talk: Mutex::new(talk) });
         // Where the thread is about to end, the connection is for this one call.
         let _ = SLOTS.try_with(|slots| {
@@ -279,6 +283,8 @@ impl Link {
         let talk = &mut *talk;
         let mut encoder = Encoder::reuse(std::mem::take(&mut talk.buffer));
         let mut new = None;
+        let ends_seen = mp_process::ends_seen();
+        let after_end = ends_seen != talk.ends_seen;
         let wrap = match callee {
             Callee::Function(function) => {
                 let known = talk.functions.iter().position(|&key| key == function.key());
@@ -286,7 +292,7 @@ impl Link {
                     Some(number) => What::Known(number as u32),
                     None => What::New(talk.functions.len() as u32),
                 };
-                Call { object, what }.put(&mut encoder)?;
+                Call { object, what, after_end }.put(&mut encoder)?;
                 if known.is_none() {
                     encoder.put(&function)?;
                     new = Some(function);
@@ -294,7 +300,7 @@ impl Link {
                 false
             }
             Callee::Operation(number, fingerprint) => {
-                Call { object, what: What::Operation(number) }.put(&mut encoder)?;
+                Call { object, what: What::Operation(number), after_end }.put(&mut encoder)?;
                 encoder.put(&fingerprint)?;
                 true
             }
@@ -329,10 +335,9 @@ impl Link {
             is_lost = word == Status::Lost as u64;
             Err(refusal(word, decoder.get()?, decoder.get()?))
         });
-        if let Some(function) = new
-            && !is_lost
-        {
-            talk.functions.push(function.key());
+        if !is_lost {
+            talk.ends_seen = ends_seen;
+            talk.functions.extend(new.map(|function| function.key()));
         }
         match received {
             Ok(result) => result,

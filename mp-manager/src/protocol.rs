@@ -4,7 +4,7 @@
 //! calls. Down such a pipe goes one call after the other, and up come their results. A call begins with two words: the
 //! number of the object, 0 for none, and what is called. Within one program that is a function, by its number, which
 //! each connection counts for itself; the first call of a function brings the function. Another program says an
-//! operation of the object's, by its number. A result begins with a word that says what it is; a refusal goes on with a
+//! operation of the object's, by its number. Beside that stands whether the caller has seen a process end. A result begins with a word that says what it is; a refusal goes on with a
 //! text and the kernel's number of what is short.
 
 use mp_core::{Encoder, Result};
@@ -21,6 +21,8 @@ pub(crate) const HEADER: usize = 16;
 const DEFINE: u64 = 1 << 32;
 /// It is called by its number among the object's operations; the fingerprint of the proxy's kind follows.
 const OPERATION: u64 = 1 << 33;
+/// The client has seen a process end since its last call.
+const AFTER_END: u64 = 1 << 34;
 
 /// What a call begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,9 @@ pub(crate) struct Call {
     /// Of which object, by its number.
     pub(crate) object: u64,
     pub(crate) what: What,
+    /// The caller knows of an end of a process that the server may not have seen yet: nothing is to be done any more
+    /// for clients that have ended.
+    pub(crate) after_end: bool,
 }
 
 /// What is called.
@@ -53,7 +58,7 @@ impl Call {
             What::New(number) => u64::from(number) | DEFINE,
             What::Operation(number) => u64::from(number) | OPERATION,
         };
-        (self.object, word)
+        (self.object, word | if self.after_end { AFTER_END } else { 0 })
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
@@ -61,13 +66,14 @@ impl Call {
         let (word, rest) = rest.split_first_chunk()?;
         let (object, word) = (u64::from_le_bytes(*object), u64::from_le_bytes(*word));
         let number = word as u32;
-        let what = match word ^ u64::from(number) {
+        let after_end = word & AFTER_END != 0;
+        let what = match word & !AFTER_END & !u64::from(u32::MAX) {
             0 => What::Known(number),
             DEFINE => What::New(number),
             OPERATION => What::Operation(number),
             _ => return None,
         };
-        Some((Self { object, what }, rest))
+        Some((Self { object, what, after_end }, rest))
     }
 }
 
@@ -120,9 +126,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(object: u64, number: u32, which in 0..3) {
+        fn headers_come_back(object: u64, number: u32, which in 0..3, after_end: bool) {
             let whats = [What::Known(number), What::New(number), What::Operation(number)];
-            let call = Call { object, what: whats[which as usize] };
+            let call = Call { object, what: whats[which as usize], after_end };
             let (first, second) = call.to_words();
             let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
             prop_assert_eq!(bytes.len(), HEADER);

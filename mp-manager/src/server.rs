@@ -4,6 +4,10 @@
 //! Of that the kernel tells: each proxy has a copy of the write end of a pipe, the object's lifeline, also while it
 //! travels in a message, and the server the read end, which ends when the last copy is closed, however that comes
 //! about. A connection's end is that of a client's thread: what it held is released.
+//!
+//! A killed client may have called without hearing what came of it, and its call may lie there for a while, on a busy
+//! machine. Who knows of its end is not to see it made afterwards: so before the first call of a connection, and before
+//! one whose caller has seen a process end, those whose sockets have hung up get their last [`Turn`].
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -60,6 +64,9 @@ pub(crate) struct Server {
     /// The clients through TCP, once it listens for them. Locked after `lifelines`.
     remotes: Mutex<Option<Remotes>>,
     ended: Epoll,
+    /// The threads of clients, by their numbers, and whose sockets have hung up.
+    turns: Mutex<HashMap<u64, Arc<Turn>>>,
+    hung_up: Epoll,
     next_object: AtomicU64,
     next_client: AtomicU64,
     /// The sockets it listens at.
@@ -75,6 +82,8 @@ impl Server {
             lifelines: Mutex::default(),
             remotes: Mutex::default(),
             ended: Epoll::new()?,
+            turns: Mutex::default(),
+            hung_up: Epoll::new()?,
             next_object: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
             sockets: Mutex::default(),
@@ -162,6 +171,29 @@ impl Server {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
+    /// Sees to it that nothing more is done for clients that have ended.
+    ///
+    /// What is being done for them is waited for, but not for long: a function of the user may take its time.
+    fn settle(&self) {
+        // Locked meanwhile: who settles at the same time waits for them too.
+        let turns = lock(&self.turns);
+        loop {
+            let ended = self.hung_up.some().unwrap_or_default();
+            for turn in ended.iter().filter_map(|client| turns.get(client)) {
+                turn.over.store(true, Ordering::SeqCst);
+                let limit = Deadline::after(MOMENT);
+                let mut pause = Duration::from_micros(1);
+                while turn.taken.load(Ordering::SeqCst) && !limit.has_passed() {
+                    thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(1));
+                }
+            }
+            if ended.is_empty() {
+                break;
+            }
+        }
+    }
+
     /// Drops objects whose lifelines end.
     fn clear_away(&self) -> io::Result<()> {
         loop {
@@ -190,10 +222,43 @@ pub(crate) trait Held: Send + Sync {
     fn abandon(&self, client: u64);
 }
 
+/// How long a call of a client that has ended is waited for.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// The turns of one thread of a client: while it has one, something is done for it.
+#[derive(Default)]
+struct Turn {
+    taken: AtomicBool,
+    /// There will be no other.
+    over: AtomicBool,
+}
+
+/// A turn that was taken, until it is dropped.
+struct Taken<'a>(&'a Turn);
+
+impl Turn {
+    /// Takes a turn, unless there are no more.
+    fn take(&self) -> Option<Taken<'_>> {
+        // Sequentially consistent, here and in `settle`: each stores and then loads what the other stores, so one
+        // at least sees it.
+        self.taken.store(true, Ordering::SeqCst);
+        let taken = Taken(self);
+        (!self.over.load(Ordering::SeqCst)).then_some(taken)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        // Who sees it sees what was done.
+        self.0.taken.store(false, Ordering::Release);
+    }
+}
+
 /// One thread of a client, as the thread that serves it knows it.
 pub(crate) struct Client {
     server: Arc<Server>,
     id: u64,
+    turn: Arc<Turn>,
     connection: Connection<(), ()>,
     /// Through TCP.
     is_remote: bool,
@@ -214,18 +279,24 @@ impl Client {
         CLIENT.with_borrow(Clone::clone).expect("the crate's functions are called for a client")
     }
 
-    /// Whom this thread serves from now on.
+    /// Whom this thread serves from now on, and nobody who has ended before.
     pub(crate) fn serve(
         server: &Arc<Server>,
         connection: Connection<(), ()>,
         is_remote: bool,
-    ) -> Rc<Self> {
+    ) -> io::Result<Rc<Self>> {
         // Relaxed: each gets another number, which is all there is to it.
         let id = server.next_client.fetch_add(1, Ordering::Relaxed);
+        let turn = Arc::new(Turn::default());
+        let mut turns = lock(&server.turns);
+        server.hung_up.add_hang_up(connection.receiver().peer(), id)?;
+        turns.insert(id, Arc::clone(&turn));
+        drop(turns);
+        server.settle();
         let (server, held) = (Arc::clone(server), RefCell::default());
-        let client = Rc::new(Self { server, id, connection, is_remote, held });
+        let client = Rc::new(Self { server, id, turn, connection, is_remote, held });
         CLIENT.replace(Some(Rc::clone(&client)));
-        client
+        Ok(client)
     }
 
     /// The client has ended: what it held is others'.
@@ -233,6 +304,7 @@ impl Client {
         for held in client.held.take() {
             held.abandon(client.id);
         }
+        lock(&client.server.turns).remove(&client.id);
         CLIENT.replace(None);
     }
 
@@ -247,6 +319,9 @@ impl Client {
 
     /// Whether it has ended while it waits for the result of a call.
     pub(crate) fn is_gone(&self) -> bool {
+        if self.turn.over.load(Ordering::SeqCst) {
+            return true;
+        }
         // It sends nothing meanwhile, so what there is to receive can only be the end. A try to receive would not always
         // ask the kernel.
         match self.connection.receiver().bell() {
@@ -255,6 +330,14 @@ impl Client {
                 poll(&mut [PollFd::hung_up(bell)], Deadline::PASSED).is_ok_and(|ended| ended > 0)
             }
         }
+    }
+
+    /// Runs `nap`, in which nothing is done for it.
+    pub(crate) fn pause<R>(&self, nap: impl FnOnce() -> R) -> R {
+        self.turn.taken.store(false, Ordering::Release);
+        let woken = nap();
+        self.turn.taken.store(true, Ordering::SeqCst);
+        woken
     }
 
     /// Remembers that it holds something.
@@ -318,14 +401,19 @@ pub(crate) fn serve(door: Fd) {
 
 /// Serves one thread of a client until that ends.
 pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_remote: bool) {
-    let client = Client::serve(&server, connection, is_remote);
+    // Where it cannot be watched, the client sees the end of its connection.
+    let Ok(client) = Client::serve(&server, connection, is_remote) else { return };
     let mut talk = Talk::new(&client);
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
             wait(receiver);
         }
-        let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
+        let answer = |bytes: &[u8], fds| {
+            let _turn = client.turn.take()?;
+            talk.answer(bytes, fds)
+        };
+        let next = match receiver.recv_message_with(answer) {
             Ok(next) => next,
             // There were no numbers left for what came with the call, which is lost.
             Err(mp_pipe::Error::Io(error)) if error.raw_os_error() == Some(EMFILE) => {
@@ -430,6 +518,12 @@ impl<'a> Talk<'a> {
             (bytes, fds)
         };
         let (call, body) = Call::read(bytes)?;
+        if call.after_end {
+            self.client.pause(|| self.client.server.settle());
+            if self.client.turn.over.load(Ordering::SeqCst) {
+                return None;
+            }
+        }
         let mut arguments = Decoder::new(body, fds);
         if let What::New(number) = call.what {
             if number as usize != self.functions.len() {

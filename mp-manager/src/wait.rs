@@ -51,7 +51,8 @@ pub(crate) fn wait_for<S, T>(
     let mut slice = FIRST;
     loop {
         let nap = deadline.remaining().map_or(slice, |left| left.min(slice));
-        let woken = changed.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner);
+        let woken = client.pause(|| changed.wait_timeout(state, nap));
+        let woken = woken.unwrap_or_else(PoisonError::into_inner);
         state = woken.0;
         // Before it takes anything: nobody would have it.
         if client.is_gone() {

@@ -195,6 +195,13 @@ impl RxLink {
         }
     }
 
+    pub(crate) fn peer(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Ring(ring) => ring.peer(),
+            Self::Stream(stream) => stream.as_fd(),
+        }
+    }
+
     pub(crate) fn bell(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Ring(ring) => ring.bell(),

@@ -477,6 +477,32 @@ impl<T> Receiver<T> {
         self.link.bell()
     }
 
+    /// The socket to the other end, by which epoll(7) and poll(2) tell when that is closed: `EPOLLRDHUP`, `POLLRDHUP`.
+    ///
+    /// Also while there are messages to receive. For nothing else: what comes through it is this end's own affair.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mp_core::sys::fd::Epoll;
+    ///
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (receiver, sender) = mp_pipe::simplex()?;
+    /// let ended = Epoll::new()?;
+    /// ended.add_hang_up(receiver.peer(), 7)?;
+    /// sender.send(1)?;
+    /// assert!(ended.some()?.is_empty());
+    /// drop(sender);
+    /// assert_eq!(ended.some()?, [7]);
+    /// assert_eq!(receiver.recv()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn peer(&self) -> BorrowedFd<'_> {
+        self.link.peer()
+    }
+
     /// Receives one message as bytes: as [`send_bytes`](Sender::send_bytes) sent it, or the encoding of a value.
     ///
     /// Waits for it.

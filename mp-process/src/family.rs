@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -82,8 +82,37 @@ pub(crate) fn add(child: &AnyChild) -> Result<()> {
     })
 }
 
+/// How many ends of children this process has seen.
+static ENDS: AtomicU64 = AtomicU64::new(0);
+
+/// How many ends of children this process has seen so far, by whatever looks for them: [`join`](AnyChild::join),
+/// [`is_alive`](AnyChild::is_alive), [`active_children`] and the like.
+///
+/// For those who do something on behalf of processes, and not any more once their end is known: by this number who
+/// relies on an end can tell that it was seen.
+///
+/// # Example
+///
+/// ```standalone_crate
+/// use mp_process::{Process, ends_seen};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     mp_process::init();
+///     let before = ends_seen();
+///     Process::new(|| (), ()).start()?.join()?;
+///     assert_eq!(ends_seen(), before + 1);
+///     Ok(())
+/// }
+/// ```
+#[must_use]
+pub fn ends_seen() -> u64 {
+    // Relaxed: another thread knows of an end by other means, which order this too.
+    ENDS.load(Ordering::Relaxed)
+}
+
 /// Lets go of a child that was seen to end.
 pub(crate) fn forget(child: &AnyChild) {
+    ENDS.fetch_add(1, Ordering::Relaxed);
     let gone = with_family(|family| {
         if let Some(ended) = &family.ended {
             ended.remove(child.as_fd());

@@ -79,7 +79,7 @@ pub use child::{AnyChild, Child};
 pub use current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
 pub use entry::build_id;
 pub use error::{Error, ExitStatus, ProcessError, Result};
-pub use family::active_children;
+pub use family::{active_children, ends_seen};
 pub use function::{Convention, Function};
 pub use process::Process;
 pub use start::{StartMethod, set_start_method, start_method};

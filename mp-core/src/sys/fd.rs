@@ -160,7 +160,20 @@ impl Epoll {
     ///
     /// `ENOMEM`, `ENOSPC` at a limit on watches.
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        self.watch(fd, libc::EPOLLIN, token)
+    }
+
+    /// Watches the socket `fd` for the end of its peer, which [`some`](Self::some) reports as `token`, once.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn add_hang_up(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.watch(fd, libc::EPOLLRDHUP | libc::EPOLLONESHOT, token)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, events: i32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
         // SAFETY: the event is a local that the call only reads.
         check(unsafe {
             libc::epoll_ctl(
@@ -189,7 +202,7 @@ impl Epoll {
 
     /// The tokens of some that can be read, up to 64; does not wait. A process descriptor can once it has ended.
     ///
-    /// The same ones come again for as long as they are readable, until they are removed.
+    /// The same ones come again for as long as they are readable, until they are removed; not so the ends of peers.
     ///
     /// # Errors
     ///

@@ -611,6 +611,11 @@ impl RingReceiver {
         self.watch.get().map_or(self.socket.as_fd(), Watch::as_fd)
     }
 
+    /// The socket, whose peer is the sender's.
+    pub(crate) fn peer(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// Where to wait for a message or the end, if neither is there: the socket, for this once.
     pub(crate) fn bell(&self) -> Option<BorrowedFd<'_>> {
         (!self.is_ready()).then(|| self.socket.as_fd())
