@@ -31,6 +31,7 @@ crate::cases! {
         what_blocks_one_client_blocks_no_other
         a_killed_holder_of_a_lock_frees_it
         a_killed_waiter_is_waited_for_by_nobody
+        what_a_killed_client_held_is_free_for_who_has_seen_its_end
         a_call_of_a_killed_client_does_not_come_after_its_end
         a_call_that_is_being_made_for_a_killed_client_comes_first
         a_killed_server_is_an_error_at_once
@@ -453,6 +454,37 @@ fn a_killed_holder_of_a_lock_frees_it() -> Outcome {
     drop(seats.permit()?);
     assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
     child.join()?;
+    Ok(())
+}
+
+fn what_a_killed_client_held_is_free_for_who_has_seen_its_end() -> Outcome {
+    let hold = |lock: Lock, seats: Semaphore, begin: Sender<()>| {
+        let _held = (lock.lock().unwrap(), seats.permit().unwrap());
+        begin.send(()).unwrap();
+        sleep_for_ever();
+    };
+    let take = |lock: Lock, seats: Semaphore| {
+        let guard = lock.try_lock().unwrap();
+        drop(seats.try_permit().unwrap());
+        LockGuard::owner_died(&guard)
+    };
+    let manager = Manager::new()?;
+    for round in 0..20 {
+        let (lock, seats) = (manager.lock()?, manager.semaphore(1)?);
+        let (begun, begin) = simplex::<()>()?;
+        let child = Process::new(hold, (lock.clone(), seats.clone(), begin)).start()?;
+        begun.recv()?;
+        assert!(matches!(lock.try_lock(), Err(Error::WouldBlock)));
+        child.kill()?;
+        child.join()?;
+        // At once, whoever it is: a process that was here before, or one that is new.
+        let died = if round % 2 == 0 {
+            take(lock, seats)
+        } else {
+            Process::new(take, (lock, seats)).start()?.result()?
+        };
+        assert!(died);
+    }
     Ok(())
 }
 

@@ -6,8 +6,9 @@
 //! about. A connection's end is that of a client's thread: what it held is released.
 //!
 //! A killed client may have called without hearing what came of it, and its call may lie there for a while, on a busy
-//! machine. Who knows of its end is not to see it made afterwards: so before the first call of a connection, and before
-//! one whose caller has seen a process end, those whose sockets have hung up get their last [`Turn`].
+//! machine. Who knows of its end is not to see it made afterwards, nor to find what it held still taken: so before the
+//! first call of a connection, and before one whose caller has seen a process end, the threads of those whose sockets
+//! have hung up are told that it was their last [`Turn`], and are waited for.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -171,25 +172,27 @@ impl Server {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
-    /// Sees to it that nothing more is done for clients that have ended.
+    /// Sees to it that nothing more is done for clients that have ended, and that what they held is free.
     ///
     /// What is being done for them is waited for, but not for long: a function of the user may take its time.
     fn settle(&self) {
         // Locked meanwhile: who settles at the same time waits for them too.
         let turns = lock(&self.turns);
+        let mut limit = None;
         loop {
             let ended = self.hung_up.some().unwrap_or_default();
-            for turn in ended.iter().filter_map(|client| turns.get(client)) {
-                turn.over.store(true, Ordering::SeqCst);
-                let limit = Deadline::after(MOMENT);
+            if ended.is_empty() {
+                break;
+            }
+            let ended: Vec<_> = ended.iter().filter_map(|client| turns.get(client)).collect();
+            ended.iter().for_each(|turn| turn.over.store(true, Ordering::SeqCst));
+            let limit = *limit.get_or_insert_with(|| Deadline::after(MOMENT));
+            for turn in ended {
                 let mut pause = Duration::from_micros(1);
-                while turn.taken.load(Ordering::SeqCst) && !limit.has_passed() {
+                while turn.acts.load(Ordering::SeqCst) && !limit.has_passed() {
                     thread::sleep(pause);
                     pause = (2 * pause).min(Duration::from_millis(1));
                 }
-            }
-            if ended.is_empty() {
-                break;
             }
         }
     }
@@ -222,36 +225,20 @@ pub(crate) trait Held: Send + Sync {
     fn abandon(&self, client: u64);
 }
 
-/// How long a call of a client that has ended is waited for.
+/// How long the threads of clients that have ended are waited for.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// The turns of one thread of a client: while it has one, something is done for it.
+/// What a thread that serves a client has to do with others.
+///
+/// Each of the two words is stored by one side and then the other loaded, so one side at least sees the other's: all of
+/// it is sequentially consistent.
 #[derive(Default)]
 struct Turn {
-    taken: AtomicBool,
-    /// There will be no other.
+    /// The client has ended, and this was its last turn: nothing that it asked for is begun any more.
     over: AtomicBool,
-}
-
-/// A turn that was taken, until it is dropped.
-struct Taken<'a>(&'a Turn);
-
-impl Turn {
-    /// Takes a turn, unless there are no more.
-    fn take(&self) -> Option<Taken<'_>> {
-        // Sequentially consistent, here and in `settle`: each stores and then loads what the other stores, so one
-        // at least sees it.
-        self.taken.store(true, Ordering::SeqCst);
-        let taken = Taken(self);
-        (!self.over.load(Ordering::SeqCst)).then_some(taken)
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        // Who sees it sees what was done.
-        self.0.taken.store(false, Ordering::Release);
-    }
+    /// Something may be done for the client. Not so before the first call, while it waits for others, which ends with a
+    /// look at `over`, and when all that it held is free.
+    acts: AtomicBool,
 }
 
 /// One thread of a client, as the thread that serves it knows it.
@@ -293,6 +280,7 @@ impl Client {
         turns.insert(id, Arc::clone(&turn));
         drop(turns);
         server.settle();
+        turn.acts.store(true, Ordering::SeqCst);
         let (server, held) = (Arc::clone(server), RefCell::default());
         let client = Rc::new(Self { server, id, turn, connection, is_remote, held });
         CLIENT.replace(Some(Rc::clone(&client)));
@@ -304,6 +292,7 @@ impl Client {
         for held in client.held.take() {
             held.abandon(client.id);
         }
+        client.turn.acts.store(false, Ordering::SeqCst);
         lock(&client.server.turns).remove(&client.id);
         CLIENT.replace(None);
     }
@@ -319,7 +308,7 @@ impl Client {
 
     /// Whether it has ended while it waits for the result of a call.
     pub(crate) fn is_gone(&self) -> bool {
-        if self.turn.over.load(Ordering::SeqCst) {
+        if self.is_over() {
             return true;
         }
         // It sends nothing meanwhile, so what there is to receive can only be the end. A try to receive would not always
@@ -332,12 +321,17 @@ impl Client {
         }
     }
 
-    /// Runs `nap`, in which nothing is done for it.
-    pub(crate) fn pause<R>(&self, nap: impl FnOnce() -> R) -> R {
-        self.turn.taken.store(false, Ordering::Release);
-        let woken = nap();
-        self.turn.taken.store(true, Ordering::SeqCst);
-        woken
+    /// Whether it has ended, and others rely on that.
+    fn is_over(&self) -> bool {
+        self.turn.over.load(Ordering::SeqCst)
+    }
+
+    /// Runs `wait`, in which nothing is done for it. See whether it is gone then.
+    pub(crate) fn pause<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.turn.acts.store(false, Ordering::SeqCst);
+        let result = wait();
+        self.turn.acts.store(true, Ordering::SeqCst);
+        result
     }
 
     /// Remembers that it holds something.
@@ -409,11 +403,7 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
         if !is_remote {
             wait(receiver);
         }
-        let answer = |bytes: &[u8], fds| {
-            let _turn = client.turn.take()?;
-            talk.answer(bytes, fds)
-        };
-        let next = match receiver.recv_message_with(answer) {
+        let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
             Ok(next) => next,
             // There were no numbers left for what came with the call, which is lost.
             Err(mp_pipe::Error::Io(error)) if error.raw_os_error() == Some(EMFILE) => {
@@ -506,6 +496,9 @@ impl<'a> Talk<'a> {
     pub(crate) fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
         crash_point!("server: a call has come");
         self.arrived();
+        if self.client.is_over() {
+            return None;
+        }
         let (bytes, fds) = if self.client.is_remote {
             let (numbers, bytes) = remote::split(bytes)?;
             let found = self.client.server.with_remotes(|remotes| remotes.descriptors(&numbers));
@@ -520,7 +513,7 @@ impl<'a> Talk<'a> {
         let (call, body) = Call::read(bytes)?;
         if call.after_end {
             self.client.pause(|| self.client.server.settle());
-            if self.client.turn.over.load(Ordering::SeqCst) {
+            if self.client.is_over() {
                 return None;
             }
         }
