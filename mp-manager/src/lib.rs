@@ -76,7 +76,7 @@
 //! Whoever knows of the end need not fear that it comes later, and undoes what was done since: once a process has seen a
 //! child of its own end (by `join`, say), its next call, and the first call of every process and thread that calls from
 //! then on, finds that call made or dropped, and what the dead held free. Only a function of yours that takes longer than
-//! 100 ms in the server is not waited for. Who learns of the end in another way, by word of a third process say, and has
+//! a second in the server is not waited for. Who learns of the end in another way, by word of a third process say, and has
 //! called before, has no such promise.
 //!
 //! # What differs from Python

@@ -226,7 +226,7 @@ pub(crate) trait Held: Send + Sync {
 }
 
 /// How long the threads of clients that have ended are waited for.
-const MOMENT: Duration = Duration::from_millis(100);
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What a thread that serves a client has to do with others.
 ///
