@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess::manager::{Error, Event, Lock, LockGuard, Queue, Result, Semaphore, Value};
@@ -23,6 +24,7 @@ use crate::support::{HANG, Outcome, PROMPT, Role, eventually, role, runs};
 crate::cases! {
     EACH:
         a_child_of_this_program_does_all_through_tcp
+        a_killed_clients_call_through_tcp_does_not_come_after_its_end
     ;
     ONCE:
         another_program_uses_all_that_is_built_in
@@ -243,7 +245,7 @@ fn a_child_of_this_program_does_all_through_tcp() -> Outcome {
         // From each thread, and far more than a socket holds.
         let long: Value<Vec<u8>> = manager.value(vec![7; 3_000_000]).unwrap();
         let other = long.clone();
-        let thread = std::thread::spawn(move || other.get().unwrap().len());
+        let thread = thread::spawn(move || other.get().unwrap().len());
         assert_eq!((thread.join().unwrap(), long.get().unwrap().len()), (3_000_000, 3_000_000));
     };
     Process::new(task, (address,)).start()?.result()?;
@@ -252,9 +254,47 @@ fn a_child_of_this_program_does_all_through_tcp() -> Outcome {
     Ok(())
 }
 
-fn kill(pid: u32) {
+fn a_killed_clients_call_through_tcp_does_not_come_after_its_end() -> Outcome {
+    let set = |address: String, called: Sender<()>| {
+        let manager = Manager::connect(address.as_str(), &key()).unwrap();
+        let value: Value<u32> = manager.find("value").unwrap();
+        value.get().unwrap();
+        called.send(()).unwrap();
+        // Until then the server hears nothing.
+        thread::sleep(Duration::from_millis(5));
+        value.set(1).unwrap();
+    };
+    let have_go_on = |server: u32| {
+        thread::sleep(Duration::from_millis(10));
+        signal(server, libc::SIGCONT);
+    };
+    let (manager, address) = serve_here()?;
+    for round in 0..10 {
+        let value = manager.value(0_u32)?;
+        manager.publish("value", &value)?;
+        let (called, calls) = simplex()?;
+        let client = Process::new(set, (address.clone(), calls)).start()?;
+        called.recv()?;
+        signal(manager.pid(), libc::SIGSTOP);
+        thread::sleep(Duration::from_millis(10));
+        client.kill()?;
+        client.join()?;
+        let goes_on = Process::new(have_go_on, (manager.pid(),)).start()?;
+        value.set(2)?;
+        goes_on.join()?;
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(value.get()?, 2, "round {round}");
+    }
+    Ok(())
+}
+
+fn signal(pid: u32, signal: i32) {
     // SAFETY: takes numbers only.
-    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+fn kill(pid: u32) {
+    signal(pid, libc::SIGKILL);
 }
 
 /// Has a child wait at a server through TCP, which `end` ends, and looks what the child gets.
@@ -270,7 +310,7 @@ fn ends_while_one_waits(end: fn(&Manager)) -> Outcome {
         let elapsed = Instant::now();
         let again = queue.put(1).unwrap_err().reason;
         let made = manager.event().unwrap_err();
-        let in_thread = std::thread::spawn(move || queue.len().unwrap_err()).join().unwrap();
+        let in_thread = thread::spawn(move || queue.len().unwrap_err()).join().unwrap();
         for error in [ended, again, made, in_thread] {
             assert!(matches!(error, Error::ServerDied), "{error:?}");
         }
