@@ -34,6 +34,7 @@ pub(crate) const CASES: (&str, &[Case]) = (
         case("a_fork_server_that_is_held_up_still_tells_how_a_child_ended", ONCE, late_fork_server),
         long("children_killed_while_they_start_hang_nobody", EACH, children_killed_in_start),
         long("fork_servers_killed_while_they_serve_hang_nobody", ONCE, fork_servers_killed),
+        long("a_start_says_that_each_fork_server_was_killed", ONCE, fork_servers_all_killed),
         long("parents_killed_while_they_start_leave_no_orphan", EACH, parents_killed_in_start),
     ],
 );
@@ -325,6 +326,37 @@ fn children_killed_in_start() -> Outcome {
 fn fork_servers_killed() -> Outcome {
     let us = std::process::id();
     storm(200, move || us)?;
+    assert_eq!(Process::new(|x: u8| x, (9,)).start()?.result()?, 9);
+    Ok(())
+}
+
+/// Kills whatever `parent`, which has one thread, starts, until it is killed.
+fn killer_of_all(parent: u32) {
+    let ours = std::process::id();
+    let list = format!("/proc/{parent}/task/{parent}/children");
+    loop {
+        let children = std::fs::read_to_string(&list).unwrap_or_default();
+        let pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| *pid != ours).for_each(|pid| kill(pid, libc::SIGKILL));
+    }
+}
+
+fn fork_servers_all_killed() -> Outcome {
+    let killer = Process::new(killer_of_all, (std::process::id(),));
+    let killer = killer.start_method(StartMethod::Fork).start()?;
+    let mut failed = 0;
+    for _ in 0..30 {
+        match Process::new(nothing, ()).start_method(StartMethod::ForkServer).start() {
+            Ok(child) => _ = child.join()?,
+            Err(Error::DiedAtStart(status)) if status.signal() == Some(libc::SIGKILL) => {
+                failed += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    println!("{failed} of 30 could not start");
+    killer.kill()?;
+    killer.join()?;
     assert_eq!(Process::new(|x: u8| x, (9,)).start()?.result()?, 9);
     Ok(())
 }

@@ -44,6 +44,15 @@ impl Limit {
         })
     }
 
+    /// Whether there is no time to wait.
+    fn is_over(self) -> bool {
+        match self {
+            Self::Try => true,
+            Self::Until(deadline) => deadline.has_passed(),
+            Self::Forever => false,
+        }
+    }
+
     /// What it is called when the time is over and `otherwise` is why.
     fn over(self, otherwise: Error) -> Error {
         match self {
@@ -95,7 +104,8 @@ impl Attempt {
             side.owed.store(0, Ordering::Relaxed);
             return false;
         }
-        !self.hungry && !matches!(self.limit, Limit::Try)
+        // Who may not wait has what is there: that others may be before him is no reason to say it is not.
+        !self.hungry && !self.limit.is_over()
     }
 
     /// Claims the next turn, if it is due. Under the side's lock.
@@ -356,7 +366,11 @@ impl Core {
                 }
                 patience.rest(4 * AWAY)
             }
-            Refused::Owed => patience.rest(AWAY),
+            Refused::Owed => {
+                // Also at the end of the time: the next attempt heeds nobody.
+                let _ = patience.rest(AWAY);
+                Ok(())
+            }
         }
     }
 
@@ -555,7 +569,7 @@ impl Core {
                         return Err(Error::TimedOut);
                     }
                 }
-                Got::Owed => patience.rest(AWAY)?,
+                Got::Owed => _ = patience.rest(AWAY),
                 Got::Some { .. } | Got::Lost => {}
             }
             refused = self.get_now(max, batch, Attempt::after(limit, &patience))?;
@@ -743,6 +757,37 @@ impl Core {
             if let Nap::Deadline = done.wait(seen, &mut patience) {
                 return Err(Error::TimedOut);
             }
+        }
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use super::*;
+
+    /// Has both sides' next turn be somebody else's, who has waited for long.
+    fn owe(core: &Core) {
+        let Words { put, got, .. } = core.words();
+        let until = monotonic_nanos() + OWED.as_nanos() as u64;
+        for side in [put, got] {
+            side.owed.store(until, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_may_not_wait_has_what_is_there_whoever_else_waits() {
+        let core = Core::create(0, false, 1, MOST).unwrap();
+        for limit in [Duration::ZERO, Duration::from_millis(3), Duration::from_secs(60)] {
+            let mut batch = Batch::default();
+            owe(&core);
+            core.put(b"item", &[], Limit::after(limit)).unwrap();
+            owe(&core);
+            core.get(1, &mut batch, Limit::after(limit)).unwrap();
+            assert_eq!(batch.bytes, b"item");
+            assert!(matches!(
+                core.get(1, &mut batch, Limit::after(Duration::ZERO)),
+                Err(Error::TimedOut)
+            ));
         }
     }
 }

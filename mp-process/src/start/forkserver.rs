@@ -22,8 +22,8 @@ use crate::start::{Answer, Order, START_LIMIT, died, listen, server};
 use crate::sync::lock;
 use crate::{AnyChild, Error, ExitStatus, Result, boot, family};
 
-/// How often a start is tried again whose helper was killed under it.
-const ATTEMPTS: usize = 5;
+/// How often a start is tried whose helper is killed under it: a death may take two, until it is known for one.
+const ATTEMPTS: usize = 10;
 
 /// The helper, from the side of the process it serves.
 struct Helper {
@@ -96,7 +96,8 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
         let (generation, spare) = match ask(order)? {
             Asked::Spare(generation, spare) => (generation, spare),
             Asked::Failed(error) => {
-                (last, told) = (error, true);
+                told = !matches!(error, Error::DiedAtStart(_));
+                last = error;
                 continue;
             }
             Asked::Lost(status) => {
@@ -180,14 +181,15 @@ fn ask(order: &Order) -> Result<Asked> {
         Ok(Ok(spare)) => Ok(Asked::Spare(helper.generation, spare)),
         // The request itself cannot be sent.
         Ok(Err(error @ Error::Encode(_))) => Err(error),
-        Ok(Err(error)) => Ok(Asked::Failed(error)),
-        Err(mp_core::Error::Disconnected) => {
+        // Nobody says how the process ended, so the helper has too.
+        Ok(Err(Error::DiedAtStart(ExitStatus::UNKNOWN))) | Err(mp_core::Error::Disconnected) => {
             let helper = slot.helper.take();
             crash_point!("parent: the server is found dead");
             drop(slot);
             let end = |helper: Helper| helper.made.end(Duration::from_secs(1));
             Ok(Asked::Lost(helper.map_or(ExitStatus::UNKNOWN, end)))
         }
+        Ok(Err(error)) => Ok(Asked::Failed(error)),
         Err(mp_core::Error::TimedOut) => {
             let helper = slot.helper.take();
             drop(slot);
@@ -202,9 +204,11 @@ fn ask(order: &Order) -> Result<Asked> {
 fn hand_over(order: &Order, surroundings: &Surroundings, mut spare: Spare) -> Result<Spare> {
     match order.send(&spare.channel, Some(surroundings)) {
         Ok(()) => Ok(spare),
-        // It may have said why it does not take any.
+        // It may have said why it does not take any, or the helper how it ended.
         Err(error) => Err(match listen(&mut spare.channel, Deadline::PASSED) {
             Err(refused @ Error::Refused(_)) => refused,
+            Ok(Answer::Ended(status)) => Error::DiedAtStart(status),
+            Ok(Answer::Silence) => Error::DiedAtStart(ExitStatus::UNKNOWN),
             _ => error,
         }),
     }
