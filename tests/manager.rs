@@ -593,9 +593,15 @@ fn the_server_ends_with_a_killed_parent() -> Outcome {
 }
 
 /// Sends a signal to a process of ours that was not waited for.
-fn signal(pid: u32, signal: i32) {
+pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: takes numbers only.
     assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+/// Has a server that is stopped go on in a while.
+pub(crate) fn have_go_on(server: u32) {
+    thread::sleep(Duration::from_millis(10));
+    signal(server, libc::SIGCONT);
 }
 
 fn a_call_of_a_killed_client_does_not_come_after_its_end() -> Outcome {
@@ -608,10 +614,6 @@ fn a_call_of_a_killed_client_does_not_come_after_its_end() -> Outcome {
     }
     fn set_anew(value: Value<u32>) {
         value.set(2).unwrap();
-    }
-    fn have_go_on(server: u32) {
-        thread::sleep(Duration::from_millis(10));
-        signal(server, libc::SIGCONT);
     }
     let manager = Manager::new()?;
     for round in 0..20 {

@@ -19,6 +19,7 @@ use crate::builtins::{
     use_locks,
 };
 use crate::examples::program;
+use crate::manager::{have_go_on, signal};
 use crate::support::{HANG, Outcome, PROMPT, Role, eventually, role, runs};
 
 crate::cases! {
@@ -264,10 +265,6 @@ fn a_killed_clients_call_through_tcp_does_not_come_after_its_end() -> Outcome {
         thread::sleep(Duration::from_millis(5));
         value.set(1).unwrap();
     };
-    let have_go_on = |server: u32| {
-        thread::sleep(Duration::from_millis(10));
-        signal(server, libc::SIGCONT);
-    };
     let (manager, address) = serve_here()?;
     for round in 0..10 {
         let value = manager.value(0_u32)?;
@@ -286,11 +283,6 @@ fn a_killed_clients_call_through_tcp_does_not_come_after_its_end() -> Outcome {
         assert_eq!(value.get()?, 2, "round {round}");
     }
     Ok(())
-}
-
-fn signal(pid: u32, signal: i32) {
-    // SAFETY: takes numbers only.
-    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
 }
 
 fn kill(pid: u32) {

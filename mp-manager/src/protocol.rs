@@ -4,8 +4,9 @@
 //! calls. Down such a pipe goes one call after the other, and up come their results. A call begins with two words: the
 //! number of the object, 0 for none, and what is called. Within one program that is a function, by its number, which
 //! each connection counts for itself; the first call of a function brings the function. Another program says an
-//! operation of the object's, by its number. Beside that stands whether the caller has seen a process end. A result begins with a word that says what it is; a refusal goes on with a
-//! text and the kernel's number of what is short.
+//! operation of the object's, by its number. The second word also says whether the caller has seen a process end. A
+//! result begins with a word that says what it is; a refusal goes on with a text and the kernel's number of what is
+//! short.
 
 use mp_core::{Encoder, Result};
 
