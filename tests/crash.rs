@@ -334,7 +334,10 @@ fn fork_servers_killed() -> Outcome {
 fn killer_of_all(parent: u32) {
     let ours = std::process::id();
     let list = format!("/proc/{parent}/task/{parent}/children");
+    let mut dice = Dice(u64::from(ours) | 1 << 40);
     loop {
+        // At each step of a start.
+        thread::sleep(Duration::from_micros(dice.below(400)));
         let children = std::fs::read_to_string(&list).unwrap_or_default();
         let pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
         pids.filter(|pid| *pid != ours).for_each(|pid| kill(pid, libc::SIGKILL));
@@ -345,7 +348,7 @@ fn fork_servers_all_killed() -> Outcome {
     let killer = Process::new(killer_of_all, (std::process::id(),));
     let killer = killer.start_method(StartMethod::Fork).start()?;
     let mut failed = 0;
-    for _ in 0..30 {
+    for _ in 0..300 {
         match Process::new(nothing, ()).start_method(StartMethod::ForkServer).start() {
             Ok(child) => _ = child.join()?,
             Err(Error::DiedAtStart(status)) if status.signal() == Some(libc::SIGKILL) => {
@@ -354,7 +357,7 @@ fn fork_servers_all_killed() -> Outcome {
             Err(error) => return Err(error.into()),
         }
     }
-    println!("{failed} of 30 could not start");
+    println!("{failed} of 300 could not start");
     killer.kill()?;
     killer.join()?;
     assert_eq!(Process::new(|x: u8| x, (9,)).start()?.result()?, 9);
