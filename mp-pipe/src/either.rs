@@ -20,6 +20,7 @@ pub(crate) enum TxLink {
 
 /// What a receiver receives from.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are rings, which are found at once so")]
 pub(crate) enum RxLink {
     Ring(RingReceiver),
     Stream(StreamReceiver),

@@ -11,18 +11,21 @@ mod imp {
     #![expect(unsafe_code, reason = "bytes in a mapping that another process writes to")]
 
     use std::ptr::NonNull;
-    use std::sync::atomic::{compiler_fence, fence};
+    use std::sync::atomic::compiler_fence;
 
     use mp_core::sys::barrier;
+    pub(crate) use mp_core::word::fence;
     use mp_core::word::{AtomicU64, Ordering};
 
-    /// Two words on cache lines of their own (those are fetched in pairs).
+    /// A few words on cache lines of their own (those are fetched in pairs).
     #[repr(C, align(128))]
     #[derive(Debug, Default)]
     pub(crate) struct Line {
         pub(crate) word: AtomicU64,
         pub(crate) second: AtomicU64,
-        unused: [AtomicU64; 14],
+        /// Those on the same line of 64 bytes.
+        pub(crate) rest: [AtomicU64; 6],
+        unused: [AtomicU64; 8],
     }
 
     /// Stores `value`, before the SeqCst load that has to follow.
@@ -170,12 +173,14 @@ mod imp {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use mp_core::model::is_without;
-    use mp_core::word::{AtomicU64, Ordering, fence};
+    pub(crate) use mp_core::word::fence;
+    use mp_core::word::{AtomicU64, Ordering};
 
     #[derive(Debug, Default)]
     pub(crate) struct Line {
         pub(crate) word: AtomicU64,
         pub(crate) second: AtomicU64,
+        pub(crate) rest: [AtomicU64; 3],
     }
 
     pub(crate) fn publish_lightly(word: &AtomicU64, value: u64) {

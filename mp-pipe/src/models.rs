@@ -10,7 +10,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use crate::memory::Memory;
-use crate::ring::{Backing, Consumer, Control, Lane, Producer};
+use crate::ring::{Backing, Consumer, Control, Lane, Producer, SHORT};
 
 /// With no more than three preemptions.
 fn explore(model: fn(), needed: &[&'static str]) {
@@ -121,8 +121,16 @@ fn receive(consumer: &Consumer<Arc<Control>>, bells: (&Doorbell, &Doorbell)) -> 
             continue;
         };
         let mut bytes = vec![0; record.len];
-        consumer.read(&record, &mut bytes);
-        if consumer.consume(&record) {
+        let writer_waits = if let Some((at, len)) = consumer.short() {
+            let mut short = [0; SHORT];
+            let writer_waits = consumer.take_short(at, len, &mut short);
+            bytes.copy_from_slice(&short[..len]);
+            writer_waits
+        } else {
+            consumer.read(&record, &mut bytes);
+            consumer.consume(&record)
+        };
+        if writer_waits {
             to_writer.ring();
         }
         return bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
@@ -160,7 +168,7 @@ fn transfer(read: u64, unread: u64, last: &[&'static [u64]]) {
 fn a_reader_that_waits_gets_each_message_whole() {
     explore(
         || transfer(0, 0, &[&[1], &[2]]),
-        &["TailStore", "TailLoad", "SleeperFence", "RingReader"],
+        &["TailStore", "TailLoad", "SleeperFence", "RingReader", "LetterStamped", "LetterWhole"],
     );
 }
 

@@ -23,6 +23,11 @@
 //! A record with descriptors has 8 more bytes behind its header, the number under which they were sent through the
 //! socket. A record that is marked so is a fragment: the message goes on in the next one.
 //!
+//! A short message has a copy beside the tail, a letter: a reader that has read all before it finds the message with the
+//! tail, where it would have to fetch another cache line from the writer's CPU. The record in the ring is there as well,
+//! for a reader that is not so far: the next letter is written over the last, read or not. So a letter begins with a
+//! stamp that no other has, written before it and looked at behind it, which says of which tail it is and how long.
+//!
 //! What lies in the area belongs to the writer again once the head is behind its record; where it goes next is for
 //! the writer alone to know. So a reader believes nothing but the record, and that only within the area.
 
@@ -32,7 +37,7 @@ use std::collections::VecDeque;
 use mp_core::crash_point;
 
 use crate::memory::{
-    self, Line, Memory, Ordering, announce, ordering, publish, publish_lightly, taken,
+    self, Line, Memory, Ordering, announce, fence, ordering, publish, publish_lightly, taken,
 };
 
 /// The words of one direction.
@@ -42,7 +47,8 @@ pub(crate) struct Control {
     /// Up to where there are records: stored by the writer with Release (and stronger, see `publish`), loaded by the
     /// reader with Acquire.
     ///
-    /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader.
+    /// The second word is 1 while the writer sends so much that it leaves its barriers to the reader. The others are the
+    /// last letter, and its stamp before it.
     tail: Line,
     /// Up to where they are read: stored by the reader, loaded by the writer; orders as the tail.
     ///
@@ -50,7 +56,8 @@ pub(crate) struct Control {
     head: Line,
     /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
     ///
-    /// The second word is the CPU it ran on last, plus one; 0 if that is not known.
+    /// The second word is the CPU it ran on last, plus one; 0 if that is not known. The third is 1 while it wants no
+    /// letters.
     reader_sleeps: Line,
     /// 1: the same of the writer, who waits for room. The second word is its CPU.
     writer_sleeps: Line,
@@ -84,6 +91,8 @@ const WINDOW: usize = 4 * FRAGMENT;
 pub(crate) const SHORT: usize = 128;
 
 const HEADER: usize = 8;
+/// Bodies up to this long go into letters.
+const LETTER: usize = if cfg!(mp_loom) { 16 } else { 40 };
 /// Room that records leave in the ring, for an abort.
 const SLACK: usize = HEADER;
 /// No ring has seen so many bytes: at 10 GiB a second that takes 13 years.
@@ -105,6 +114,11 @@ const MORE: u64 = 1 << 8;
 /// What a header says, as the number that lies in the ring: kind, marks, count of descriptors, length.
 fn header(kind: Kind, more: bool, fds: u16, len: u32) -> u64 {
     kind as u64 | if more { MORE } else { 0 } | u64::from(fds) << 16 | u64::from(len) << 32
+}
+
+/// What a letter of `len` bytes begins with that belongs to the record before `tail`, a multiple of 8.
+fn stamp(tail: u64, len: usize) -> u64 {
+    tail << 3 | len as u64
 }
 
 /// Why a step cannot be made.
@@ -426,12 +440,42 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             return None;
         }
         ring.store(at, header(Kind::Inline, false, 0, bytes.len() as u32));
+        let wants_letter = self.lane.control.reader_sleeps.rest[0].load(Ordering::Relaxed) == 0;
         match bytes.try_into() {
-            Ok(word) => ring.store(at + HEADER, u64::from_ne_bytes(word)),
-            Err(_) => ring.write(at + HEADER, bytes),
+            Ok(word) => {
+                let word = u64::from_ne_bytes(word);
+                ring.store(at + HEADER, word);
+                if wants_letter {
+                    self.write_letter(tail + size as u64, 8, [word]);
+                }
+            }
+            Err(_) => {
+                ring.write(at + HEADER, bytes);
+                if wants_letter && bytes.len() <= LETTER {
+                    let mut whole = [0; LETTER];
+                    whole[..bytes.len()].copy_from_slice(bytes);
+                    let words = whole.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+                    self.write_letter(tail + size as u64, bytes.len(), words);
+                }
+            }
         }
         crash_point!("send: a short message is written");
         Some(self.publish(tail + size as u64))
+    }
+
+    /// Writes a message beside the tail, which is about to be stored.
+    #[inline]
+    fn write_letter(&self, tail: u64, len: usize, body: impl IntoIterator<Item = u64>) {
+        let [first, words @ ..] = &self.lane.control.tail.rest;
+        first.store(stamp(tail, len), Ordering::Relaxed);
+        // A reader that sees any of what follows sees the stamp too, and leaves the letter before this one.
+        if taken!(LetterStamped) {
+            fence(Ordering::Release);
+        }
+        crash_point!("send: a letter is begun");
+        for (word, value) in words.iter().zip(body) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Takes back the fragments sent so far; says whether the reader is to be rung for.
@@ -483,6 +527,11 @@ pub(crate) struct Consumer<C> {
     published: Cell<u64>,
     /// The tail as it was when last looked at.
     tail: Cell<u64>,
+    /// A copy of the letter, of the record at that head, and its length.
+    letter: [Cell<u64>; LETTER / 8],
+    letter_at: Cell<Option<u64>>,
+    letter_len: Cell<usize>,
+    wants_letters: Cell<bool>,
 }
 
 impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
@@ -495,7 +544,17 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         let can_make_barriers = memory::barrier_for_both();
         lane.control.head.second.store(u64::from(!can_make_barriers), Ordering::Relaxed);
         let (published, tail) = (Cell::new(head), Cell::new(head));
-        Ok(Self { lane, head: Cell::new(head), published, tail })
+        lane.control.reader_sleeps.rest[0].store(0, Ordering::Relaxed);
+        Ok(Self {
+            lane,
+            head: Cell::new(head),
+            published,
+            tail,
+            letter: Default::default(),
+            letter_at: Cell::new(None),
+            letter_len: Cell::new(0),
+            wants_letters: Cell::new(true),
+        })
     }
 
     /// The next record, which stays where it is.
@@ -513,9 +572,16 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
                     return Err(Broken::Damaged("the ring's tail is out of range"));
                 }
                 self.tail.set(tail);
+                self.take_letter();
             }
             let capacity = self.lane.ring.len();
             let at = head as usize & (capacity - 1);
+            if self.has_letter() {
+                let len = self.letter_len.get();
+                let (size, body) = (HEADER + len.next_multiple_of(8), at + HEADER);
+                let (kind, more, tag) = (Kind::Inline, false, Tag::default());
+                return Ok(Some(Record { kind, more, tag, len, body, size }));
+            }
             // Within the ring and within what is written.
             let room = (capacity - at).min((self.tail.get() - head) as usize);
             let header = self.lane.ring.load(at);
@@ -530,6 +596,47 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
             }
             return self.record(header, at, room).map(Some);
         }
+    }
+
+    /// Copies the letter, if it is all that is unread.
+    #[inline]
+    fn take_letter(&self) {
+        let (head, tail, capacity) = (self.head.get(), self.tail.get(), self.lane.ring.len());
+        if tail - head > (HEADER + LETTER) as u64 {
+            return;
+        }
+        let [first, words @ ..] = &self.lane.control.tail.rest;
+        let seen = first.load(Ordering::Relaxed);
+        let len = seen as usize & 63;
+        let size = HEADER + len.next_multiple_of(8);
+        let at = head as usize & (capacity - 1);
+        if seen != stamp(tail, len) || size as u64 != tail - head || at + size > capacity {
+            return;
+        }
+        for (to, from) in self.letter.iter().zip(words) {
+            to.set(from.load(Ordering::Relaxed));
+        }
+        fence(Ordering::Acquire);
+        // Else the writer is at the next one already.
+        if first.load(Ordering::Relaxed) == seen || !taken!(LetterWhole) {
+            self.letter_at.set(Some(head));
+            self.letter_len.set(len);
+        }
+    }
+
+    /// Says whether this end is as fast as the writer, so that letters are of use.
+    #[inline]
+    pub(crate) fn want_letters(&self, wanted: bool) {
+        if self.wants_letters.replace(wanted) != wanted {
+            let flag = &self.lane.control.reader_sleeps.rest[0];
+            flag.store(u64::from(!wanted), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the next record's letter was taken.
+    #[inline]
+    fn has_letter(&self) -> bool {
+        self.letter_at.get() == Some(self.head.get())
     }
 
     #[inline]
@@ -673,6 +780,9 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
             return None;
         }
         let at = head as usize & (self.lane.ring.len() - 1);
+        if self.has_letter() {
+            return Some((at + HEADER, self.letter_len.get()));
+        }
         let header = self.lane.ring.load(at);
         let len = (header >> 32) as usize;
         let size = HEADER + len.next_multiple_of(8);
@@ -684,14 +794,21 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
     /// As [`take_short`](Self::take_short), of 8 bytes.
     #[inline]
     pub(crate) fn take_word(&self, at: usize) -> ([u8; 8], bool) {
-        let word = self.lane.ring.load(at).to_ne_bytes();
+        let word = if self.has_letter() { self.letter[0].get() } else { self.lane.ring.load(at) }
+            .to_ne_bytes();
         (word, self.advance(HEADER + 8, false))
     }
 
     /// Copies such a message to the start of `bytes` and consumes it; as [`consume`](Self::consume).
     #[inline]
     pub(crate) fn take_short(&self, at: usize, len: usize, bytes: &mut [u8; SHORT]) -> bool {
-        self.lane.ring.read(at, &mut bytes[..len]);
+        if self.has_letter() {
+            for (to, word) in bytes.chunks_exact_mut(8).zip(&self.letter) {
+                to.copy_from_slice(&word.get().to_ne_bytes());
+            }
+        } else {
+            self.lane.ring.read(at, &mut bytes[..len]);
+        }
         crash_point!("receive: a short message is read");
         self.advance(HEADER + len.next_multiple_of(8), false)
     }
@@ -751,7 +868,7 @@ pub(crate) mod bench {
             Self { control: Arc::default(), words }
         }
 
-        /// Writes any bytes: the four words of a direction, then ring and area over and over.
+        /// Writes any bytes: the four words of a direction, then letter, ring and area over and over.
         pub(crate) fn scribble(&self, bytes: &[u8]) {
             let words: Vec<u64> = bytes
                 .chunks(8)
@@ -767,8 +884,10 @@ pub(crate) mod bench {
             {
                 line.word.store(*word, Ordering::Relaxed);
             }
-            for (cell, word) in self.words.iter().zip(rest.iter().cycle()) {
-                cell.store(*word, Ordering::Relaxed);
+            for cells in [&tail.rest[..], &self.words] {
+                for (cell, word) in cells.iter().zip(rest.iter().cycle()) {
+                    cell.store(*word, Ordering::Relaxed);
+                }
             }
         }
 
@@ -992,6 +1111,21 @@ mod tests {
         }
 
         #[test]
+        fn letters_that_are_almost_right_do_so_too(
+            tail in 0_u64..9,
+            len in 0_usize..64,
+            off in prop_oneof![4 => Just(0_u64), 1 => any::<u64>()],
+            words in prop::collection::vec(any::<u64>(), 0..9),
+        ) {
+            let tail = tail * 8;
+            let mut bytes = Vec::new();
+            for word in [tail, 0, 0, 0, stamp(tail, len) ^ off].into_iter().chain(words) {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            run_on(&bytes);
+        }
+
+        #[test]
         fn bytes_that_are_almost_right_do_so_too(
             tail in 0_u64..RING as u64 / 8,
             words in prop::collection::vec(
@@ -1052,6 +1186,42 @@ mod tests {
             };
             assert!(matches!(error, Broken::Damaged(_)), "{head}");
         }
+    }
+
+    /// Sends `messages`, damages their records in the ring, and gives the first that is received.
+    fn first_of_damaged(messages: &[&[u8]], wants_letters: bool) -> Option<Vec<u8>> {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        consumer.want_letters(wants_letters);
+        for message in messages {
+            producer.push(message).unwrap();
+        }
+        for word in 0..16 {
+            producer.lane.ring.store(word * 8, u64::MAX);
+        }
+        let record = consumer.next().ok()??;
+        let (at, len) = consumer.short().unwrap();
+        assert_eq!(len, record.len);
+        let mut bytes = [0; SHORT];
+        if len == 8 {
+            bytes[..8].copy_from_slice(&consumer.take_word(at).0);
+        } else {
+            consumer.take_short(at, len, &mut bytes);
+        }
+        assert!(consumer.next().unwrap().is_none(), "it is received once");
+        Some(bytes[..len].to_vec())
+    }
+
+    #[test]
+    fn a_short_message_that_is_alone_comes_with_the_tail() {
+        for len in 0..=LETTER as u64 {
+            let body = body(len, len as usize);
+            assert_eq!(first_of_damaged(&[&body], true).as_ref(), Some(&body));
+            // It is not there for who wants none, nor any more if it is not the last one.
+            assert_eq!(first_of_damaged(&[&body], false), None);
+            assert_eq!(first_of_damaged(&[&body, b"another"], true), None);
+        }
+        assert_eq!(first_of_damaged(&[&[0; LETTER + 1]], true), None, "too long for a letter");
     }
 
     #[test]

@@ -37,18 +37,23 @@ struct Pace {
     /// After how many times without a pause one is tried, and how many are left.
     interval: Cell<u32>,
     left: Cell<u32>,
+    /// How many messages in a row came alone.
+    alone: Cell<u32>,
 }
 
 impl Pace {
     const SHORTEST: u32 = 4;
-    const LONGEST: u32 = 32;
+    const LONGEST: u32 = 64;
     /// So many at a time are enough.
-    const ENOUGH: u32 = 16;
+    const ENOUGH: u32 = 32;
     const RARELY: u32 = 4096;
+    /// So many that come alone are no accident.
+    const OFTEN: u32 = 64;
 
     fn new() -> Self {
         let (interval, left) = (Cell::new(16), Cell::new(16));
-        Self { received: Cell::new(0), pause: Cell::new(0), interval, left }
+        let (received, pause, alone) = (Cell::new(0), Cell::new(0), Cell::new(Self::OFTEN));
+        Self { received, pause, interval, left, alone }
     }
 
     #[inline]
@@ -56,9 +61,10 @@ impl Pace {
         self.received.set(self.received.get().wrapping_add(1));
     }
 
-    /// The ring is empty.
-    fn pause(&self) {
+    /// The ring is empty. Gives whether messages come one at a time.
+    fn pause(&self) -> bool {
         let received = self.received.replace(0);
+        self.alone.set(if received > 1 { 0 } else { self.alone.get().saturating_add(1) });
         let pause = match self.pause.get() {
             0 => {
                 let left = self.left.get().saturating_sub(1);
@@ -80,6 +86,7 @@ impl Pace {
         for _ in 0..pause {
             std::hint::spin_loop();
         }
+        self.alone.get() >= Self::OFTEN
     }
 }
 
@@ -282,7 +289,7 @@ impl RingReceiver {
                 None => Err(Error::Disconnected),
             };
         }
-        self.pace.pause();
+        self.consumer.want_letters(self.pace.pause());
         if self.state.get() == State::Open
             && let Some(found) =
                 look(|mine| self.consumer.exchange_cpus(mine), || ready().transpose())
