@@ -1,11 +1,13 @@
 //! What survives a SIGKILL, and what is not left behind by it.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multiprocess::{Error, Fd, Process, StartMethod, parent_process, start_method};
+use multiprocess::core::sys::process;
+use multiprocess::{Child, Error, Fd, Process, StartMethod, parent_process, start_method};
 
 use crate::support::leak::{Inventory, children_of, processes};
 use crate::support::{
@@ -32,6 +34,8 @@ pub(crate) const CASES: (&str, &[Case]) = (
         case("a_killed_fork_server_is_replaced_and_its_children_live_on", ONCE, killed_fork_server),
         case("a_stopped_fork_server_delays_no_join_of_an_ended_child", ONCE, stopped_fork_server),
         case("a_fork_server_that_is_held_up_still_tells_how_a_child_ended", ONCE, late_fork_server),
+        case("how_each_of_many_children_ended_is_known", ONCE, many_children),
+        case("how_many_children_of_a_killed_fork_server_ended_is_known", ONCE, many_orphans),
         long("children_killed_while_they_start_hang_nobody", EACH, children_killed_in_start),
         long("fork_servers_killed_while_they_serve_hang_nobody", ONCE, fork_servers_killed),
         long("a_start_says_that_each_fork_server_was_killed", ONCE, fork_servers_all_killed),
@@ -222,6 +226,74 @@ fn killed_fork_server() -> Outcome {
     // Who reaped it does not tell; the kernel does since Linux 6.15.
     assert!(matches!(status.exit_code(), Some(7) | None), "{status}");
     assert!(!survivor.is_alive());
+    Ok(())
+}
+
+/// Whether the kernel tells how a process ended that somebody else has reaped.
+fn kernel_tells() -> bool {
+    let mut child = Command::new("true").spawn().expect("starts");
+    let pidfd = process::pidfd_open(child.id()).expect("it was not reaped");
+    child.wait().expect("is a child");
+    process::exit_after_reaping(pidfd.as_fd()).is_some()
+}
+
+/// Starts 60 children that end when the pipe does, each in its own way.
+fn start_many(gate: &io::PipeReader) -> Result<Vec<Child<i32>>, Box<dyn std::error::Error>> {
+    fn end(gate: Fd, number: i32) -> i32 {
+        let _ = io::PipeReader::from(gate).read(&mut [0]);
+        match number % 3 {
+            0 => std::process::exit(number),
+            1 => kill(std::process::id(), libc::SIGTERM),
+            _ => {}
+        }
+        number
+    }
+    let start = |number| Ok(Process::new(end, (Fd::from(gate.try_clone()?), number)).start()?);
+    (0..60).map(start).collect()
+}
+
+fn check_many(children: Vec<Child<i32>>) -> Outcome {
+    for (number, child) in (0..).zip(children) {
+        let status = child.join()?;
+        let expected = [(Some(number), None), (None, Some(libc::SIGTERM)), (Some(0), None)];
+        assert_eq!((status.code(), status.signal()), expected[number as usize % 3], "{number}");
+        if number % 3 == 2 {
+            assert_eq!(child.result()?, number);
+        }
+    }
+    Ok(())
+}
+
+fn many_children() -> Outcome {
+    let (gate, open) = io::pipe()?;
+    let open_in_server = || -> io::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", fork_server()))?.count())
+    };
+    let first = start_many(&gate)?;
+    let before = open_in_server()?;
+    let second = start_many(&gate)?;
+    let more = open_in_server()?.saturating_sub(before);
+    // Each new child would be born with them.
+    assert!(more == 0 || !kernel_tells(), "it has {more} more open for 60 more children");
+    drop((gate, open));
+    check_many(first)?;
+    check_many(second)
+}
+
+fn many_orphans() -> Outcome {
+    let (gate, open) = io::pipe()?;
+    let children = start_many(&gate)?;
+    let server = fork_server();
+    kill(server, libc::SIGKILL);
+    eventually("the fork server is gone", || !runs(server))?;
+    drop((gate, open));
+    if kernel_tells() {
+        check_many(children)?;
+    } else {
+        children.iter().try_for_each(|child| child.join().map(drop))?;
+    }
+    // The next start finds out about the server.
+    Process::new(nothing, ()).start()?.join()?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! A process after its start.
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -158,8 +159,8 @@ pub(crate) struct Inner {
 pub(crate) enum Reaper {
     /// This process: it is its child.
     Us,
-    /// The fork server, which then tells over the channel.
-    ForkServer,
+    /// The fork server. It then `tells` over the channel, or leaves that to the kernel.
+    ForkServer { tells: bool },
 }
 
 /// What is known so far.
@@ -304,13 +305,19 @@ impl AnyChild {
                     }
                 }
             },
-            Reaper::ForkServer => {
+            Reaper::ForkServer { tells } => {
                 let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
                 state.drain(Deadline::PASSED);
                 if ended && state.exit.is_none() {
                     for time in GRACE {
-                        state.drain(Deadline::after(time));
-                        if state.exit.is_some() || state.channel.is_none() {
+                        let is_over = if tells {
+                            state.drain(Deadline::after(time));
+                            state.channel.is_none()
+                        } else {
+                            self.learn(&mut state, Deadline::after(time)).map_err(refused)?;
+                            false
+                        };
+                        if state.exit.is_some() || is_over {
                             break;
                         }
                     }
@@ -324,6 +331,26 @@ impl AnyChild {
             family::forget(self);
         }
         Ok(state.exit)
+    }
+
+    /// Waits until the kernel tells how it ended, which it does of who is reaped; or the fork server does, as of the last
+    /// ones that it forked.
+    fn learn(&self, state: &mut State, deadline: Deadline) -> io::Result<()> {
+        // A fork server that has ended may have left it to this process.
+        let exit = match process::reap(self.as_fd())? {
+            Reaped::Ended(exit) => Some(exit),
+            _ => process::exit_after_reaping(self.as_fd()),
+        };
+        if let Some(exit) = exit {
+            state.exit = Some(exit.into());
+            return Ok(());
+        }
+        // Since Linux 6.9 a process descriptor hangs up when the process is reaped (pidfd_open(2)).
+        let mut fds = vec![PollFd::hung_up(self.as_fd())];
+        fds.extend(state.channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
+        poll(&mut fds, deadline)?;
+        state.drain(Deadline::PASSED);
+        Ok(())
     }
 
     /// How it ended, where it was reaped by somebody who does not tell.

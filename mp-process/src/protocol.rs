@@ -187,15 +187,18 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     Ok(Request { profile, address, surroundings, parent, lifeline, streams, arguments })
 }
 
-/// Hands over a process that waits for a request: our end of its channel, and its process descriptor.
+/// Hands over a process that waits for a request: our end of its channel, and its process descriptor. `tells`: how it
+/// ended will be told through the channel.
 pub(crate) fn send_spare(
     control: &Channel,
     pid: u32,
+    tells: bool,
     channel: BorrowedFd<'_>,
     pidfd: BorrowedFd<'_>,
 ) -> CoreResult<()> {
     let mut writer = Writer::new();
     writer.u32(pid);
+    writer.u32(tells.into());
     control.send(READY, &[&writer.into_bytes()], &[channel, pidfd])
 }
 
@@ -203,6 +206,7 @@ pub(crate) fn send_spare(
 pub(crate) fn send_no_spare(control: &Channel, error: &io::Error) -> CoreResult<()> {
     let mut writer = Writer::new();
     writer.u32(error.raw_os_error().unwrap_or(libc::EAGAIN) as u32);
+    writer.u32(0);
     control.send(READY, &[&writer.into_bytes()], &[])
 }
 
@@ -213,12 +217,12 @@ pub(crate) fn receive_spare(
 ) -> CoreResult<io::Result<Spare>> {
     let packet = control.receive(deadline)?;
     let mut reader = Reader::new(&packet.body);
-    let number = reader.u32()?;
+    let (number, tells) = (reader.u32()?, reader.u32()? != 0);
     reader.finish()?;
     let mut fds = packet.fds.into_iter();
     match (packet.kind, fds.next(), fds.next()) {
         (READY, Some(channel), Some(pidfd)) => {
-            Ok(Ok(Spare { channel: channel.into(), pid: number, pidfd }))
+            Ok(Ok(Spare { channel: channel.into(), pid: number, pidfd, tells }))
         }
         (READY, None, None) => Ok(Err(io::Error::from_raw_os_error(number as i32))),
         _ => Err(CoreError::Protocol("another message than a process that is ready")),
@@ -403,8 +407,11 @@ mod tests {
     fn a_spare_and_the_lack_of_one_come_back_as_sent() {
         let (near, mut far) = Channel::pair().unwrap();
         let us = pidfd_open(std::process::id()).unwrap();
-        send_spare(&near, 7, us.as_fd(), us.as_fd()).unwrap();
-        assert_eq!(receive_spare(&mut far, Deadline::PASSED).unwrap().unwrap().pid, 7);
+        for tells in [true, false] {
+            send_spare(&near, 7, tells, us.as_fd(), us.as_fd()).unwrap();
+            let spare = receive_spare(&mut far, Deadline::PASSED).unwrap().unwrap();
+            assert_eq!((spare.pid, spare.tells), (7, tells));
+        }
         send_no_spare(&near, &io::Error::from_raw_os_error(libc::ENOMEM)).unwrap();
         let error = receive_spare(&mut far, Deadline::PASSED).unwrap().err().unwrap();
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));

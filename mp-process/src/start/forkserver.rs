@@ -111,7 +111,7 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
             }
         };
         crash_point!("parent: a spare has the request");
-        let Spare { mut channel, pid, pidfd } = spare;
+        let Spare { mut channel, pid, pidfd, tells } = spare;
         // No hello, so the target did not run: what was killed can be tried again.
         match listen(&mut channel, Deadline::after(START_LIMIT)) {
             Ok(Answer::Hello(_)) => {
@@ -119,7 +119,8 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
                 ask_for_next(generation);
                 crash_point!("parent: the next spare is asked for");
                 let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
-                return Ok(AnyChild::new(name, pid, daemon, Reaper::ForkServer, pidfd, channel));
+                let reaper = Reaper::ForkServer { tells };
+                return Ok(AnyChild::new(name, pid, daemon, reaper, pidfd, channel));
             }
             Ok(Answer::Ended(status)) => last = Error::DiedAtStart(status),
             Ok(Answer::Silence) => {
@@ -150,6 +151,8 @@ pub(crate) struct Spare {
     pub(crate) channel: Channel,
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
+    /// Whether the helper tells through the channel how it ended; else only of one that has not said hello.
+    pub(crate) tells: bool,
 }
 
 /// What came of asking the helper.

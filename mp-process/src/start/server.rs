@@ -6,8 +6,10 @@
 //! after hello, asks for the next spare (`MORE`), to be forked while this one already works. So a start does
 //! not wait for a fork, and the server reads no requests.
 //!
-//! The server keeps a copy of each child's end of its channel until it has reaped the child, and writes there
-//! how it ended: the process it serves cannot wait for one that is not its own child.
+//! The process served cannot wait for one that is not its own child, so the server reaps it. Since Linux 6.15 the kernel
+//! then tells whoever has the process's descriptor how it ended. Where it does not, and of the last few children, for
+//! those that end before their hello, the server keeps a copy of the child's end of its channel and writes it there.
+//! Not of each: all that the server has open each new child is born with, and has to close.
 //!
 //! Who may die when:
 //! - A spare, or a child before its hello: its channel says so, and the next spare gets the request.
@@ -16,7 +18,7 @@
 //! - The process served: the server ends, and the spare, whose channel is closed.
 #![expect(unsafe_code, reason = "fork, and closing what was inherited")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -50,14 +52,22 @@ struct Server {
     signals: OwnedFd,
     /// What is sent to a whole group of processes, by a terminal say, must not end it before its parent.
     ignored: [Ignored; 3],
-    /// The children that were not reaped, with the copies of their channels.
-    children: HashMap<u32, Channel>,
+    /// The children that were not reaped, with the copies of their channels while they are kept.
+    children: HashMap<u32, Option<Channel>>,
+    /// The last ones whose channels are not kept for ever.
+    untold: VecDeque<u32>,
+    /// Whether the kernel tells how they ended.
+    kernel_tells: bool,
     /// When to look at all children, because some may have ended of whom no signal tells.
     look: Option<Deadline>,
 }
 
 /// So many children are all looked at with each signal.
 const FEW: usize = 32;
+
+/// The channels of so many are kept: those of all that may be on their way to a hello, unless more threads start
+/// processes at once.
+const KEPT: usize = 16;
 
 /// How long it takes until more are looked at after a signal: the kernel goes through all, so not with each.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -82,14 +92,27 @@ impl Server {
         })?;
         // What is read and bound at first use is so once, here.
         warm_up();
-        let (pid, children) = (std::process::id(), HashMap::new());
-        Ok(Self { control, clean, pid, others, parent, signals, ignored, children, look: None })
+        Ok(Self {
+            control,
+            clean,
+            pid: std::process::id(),
+            others,
+            parent,
+            signals,
+            ignored,
+            children: HashMap::new(),
+            untold: VecDeque::new(),
+            kernel_tells: false,
+            look: None,
+        })
     }
 
     /// Serves until the parent has ended or closed its socket.
     fn run(&mut self) -> io::Result<()> {
         crash_point!("server: set up");
         self.make_spare();
+        // While the first one is at work.
+        self.kernel_tells = kernel_tells();
         loop {
             let mut fds = [
                 PollFd::readable(self.control.as_fd()),
@@ -142,7 +165,7 @@ impl Server {
     /// Tells how a child ended that is reaped.
     fn tell(&mut self, pid: u32, exit: Exit) {
         crash_point!("server: a child is reaped");
-        if let Some(channel) = self.children.remove(&pid) {
+        if let Some(Some(channel)) = self.children.remove(&pid) {
             // Fails where the parent has let go of the child: nobody wants to know.
             let _ = protocol::send_status(&channel, exit);
             crash_point!("server: its status is sent");
@@ -156,12 +179,13 @@ impl Server {
                 crash_point!("server: about to hand a spare over");
                 // Too many descriptors of this user may be under way: then that is why there is none, and the spare
                 // ends, as nobody has its channel.
-                protocol::send_spare(&self.control, pid, channel.as_fd(), pidfd.as_fd()).or_else(
-                    |error| match error {
+                let (tells, channel, pidfd) = (!self.kernel_tells, channel.as_fd(), pidfd.as_fd());
+                protocol::send_spare(&self.control, pid, tells, channel, pidfd).or_else(|error| {
+                    match error {
                         CoreError::Io(error) => protocol::send_no_spare(&self.control, &error),
                         other => Err(other),
-                    },
-                )
+                    }
+                })
             }
             Err(error) => protocol::send_no_spare(&self.control, &error),
         };
@@ -182,7 +206,7 @@ impl Server {
             Forked::Parent(pid) => match process::pidfd_open(pid) {
                 Ok(pidfd) => {
                     crash_point!("server: a spare is forked");
-                    self.children.insert(pid, far);
+                    self.keep(pid, far);
                     Ok((pid, near, pidfd))
                 }
                 Err(error) => {
@@ -190,6 +214,21 @@ impl Server {
                     Err(error)
                 }
             },
+        }
+    }
+
+    /// Remembers a child that was forked.
+    fn keep(&mut self, pid: u32, channel: Channel) {
+        self.children.insert(pid, Some(channel));
+        if !self.kernel_tells {
+            return;
+        }
+        self.untold.push_back(pid);
+        if self.untold.len() > KEPT
+            && let Some(pid) = self.untold.pop_front()
+            && let Some(channel) = self.children.get_mut(&pid)
+        {
+            *channel = None;
         }
     }
 
@@ -230,6 +269,19 @@ impl Server {
             own.into_iter().try_for_each(|own| fd::replace(null.as_fd(), own.as_raw_fd()))
         }
     }
+}
+
+/// Whether the kernel tells how a process ended after it was reaped: asked of one that is forked for it.
+fn kernel_tells() -> bool {
+    // SAFETY: this process has one thread: it starts none. The child ends at once.
+    let Ok(forked) = (unsafe { fork() }) else { return false };
+    let pid = match forked {
+        Forked::Child => process::exit_now(0),
+        Forked::Parent(pid) => pid,
+    };
+    let pidfd = process::pidfd_open(pid);
+    process::kill_child(pid);
+    pidfd.is_ok_and(|pidfd| process::exit_after_reaping(pidfd.as_fd()).is_some())
 }
 
 /// Goes the way of a request once, so that what is allocated, bound and copied at first use is.
