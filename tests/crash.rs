@@ -35,7 +35,7 @@ pub(crate) const CASES: (&str, &[Case]) = (
         case("a_stopped_fork_server_delays_no_join_of_an_ended_child", ONCE, stopped_fork_server),
         case("a_fork_server_that_is_held_up_still_tells_how_a_child_ended", ONCE, late_fork_server),
         case("how_each_of_many_children_ended_is_known", ONCE, many_children),
-        case("how_many_children_of_a_killed_fork_server_ended_is_known", ONCE, many_orphans),
+        case("many_children_of_a_killed_fork_server_are_joined", ONCE, many_orphans),
         long("children_killed_while_they_start_hang_nobody", EACH, children_killed_in_start),
         long("fork_servers_killed_while_they_serve_hang_nobody", ONCE, fork_servers_killed),
         long("a_start_says_that_each_fork_server_was_killed", ONCE, fork_servers_all_killed),
@@ -252,9 +252,12 @@ fn start_many(gate: &io::PipeReader) -> Result<Vec<Child<i32>>, Box<dyn std::err
     (0..60).map(start).collect()
 }
 
-fn check_many(children: Vec<Child<i32>>) -> Outcome {
+fn check_many(children: Vec<Child<i32>>, is_known: bool) -> Outcome {
     for (number, child) in (0..).zip(children) {
         let status = child.join()?;
+        if !is_known && (status.code(), status.signal()) == (None, None) {
+            continue;
+        }
         let expected = [(Some(number), None), (None, Some(libc::SIGTERM)), (Some(0), None)];
         assert_eq!((status.code(), status.signal()), expected[number as usize % 3], "{number}");
         if number % 3 == 2 {
@@ -276,8 +279,8 @@ fn many_children() -> Outcome {
     // Each new child would be born with them.
     assert!(more == 0 || !kernel_tells(), "it has {more} more open for 60 more children");
     drop((gate, open));
-    check_many(first)?;
-    check_many(second)
+    check_many(first, true)?;
+    check_many(second, true)
 }
 
 fn many_orphans() -> Outcome {
@@ -287,11 +290,8 @@ fn many_orphans() -> Outcome {
     kill(server, libc::SIGKILL);
     eventually("the fork server is gone", || !runs(server))?;
     drop((gate, open));
-    if kernel_tells() {
-        check_many(children)?;
-    } else {
-        children.iter().try_for_each(|child| child.join().map(drop))?;
-    }
+    // Who takes them over may reap them late, or not at all.
+    check_many(children, false)?;
     // The next start finds out about the server.
     Process::new(nothing, ()).start()?.join()?;
     Ok(())

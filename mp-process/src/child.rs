@@ -15,6 +15,7 @@ use mp_core::{Deadline, Error as CoreError, crash_point};
 use serde::de::DeserializeOwned;
 
 use crate::entry::Outcome;
+use crate::start::forkserver;
 use crate::sync::lock;
 use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 
@@ -159,8 +160,8 @@ pub(crate) struct Inner {
 pub(crate) enum Reaper {
     /// This process: it is its child.
     Us,
-    /// The fork server. It then `tells` over the channel, or leaves that to the kernel.
-    ForkServer { tells: bool },
+    /// The fork server of that generation. It then `tells` over the channel, or leaves that to the kernel.
+    ForkServer { tells: bool, generation: u64 },
 }
 
 /// What is known so far.
@@ -305,7 +306,7 @@ impl AnyChild {
                     }
                 }
             },
-            Reaper::ForkServer { tells } => {
+            Reaper::ForkServer { tells, generation } => {
                 let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
                 state.drain(Deadline::PASSED);
                 if ended && state.exit.is_none() {
@@ -315,7 +316,8 @@ impl AnyChild {
                             state.channel.is_none()
                         } else {
                             self.learn(&mut state, Deadline::after(time)).map_err(refused)?;
-                            false
+                            // Who takes over its orphans may not reap them.
+                            forkserver::has_ended(generation)
                         };
                         if state.exit.is_some() || is_over {
                             break;

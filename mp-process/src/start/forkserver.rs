@@ -119,7 +119,7 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
                 ask_for_next(generation);
                 crash_point!("parent: the next spare is asked for");
                 let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
-                let reaper = Reaper::ForkServer { tells };
+                let reaper = Reaper::ForkServer { tells, generation };
                 return Ok(AnyChild::new(name, pid, daemon, reaper, pidfd, channel));
             }
             Ok(Answer::Ended(status)) => last = Error::DiedAtStart(status),
@@ -325,6 +325,13 @@ fn discard_if_ended(generation: u64) -> Option<ExitStatus> {
     let helper = slot.helper.take_if(ended);
     drop(slot);
     helper.map(|helper| helper.made.end(Duration::from_secs(1)))
+}
+
+/// Whether the helper of that generation has ended; no, while another thread has to do with the helper.
+pub(crate) fn has_ended(generation: u64) -> bool {
+    let Ok(slot) = SLOT.try_lock() else { return false };
+    let is_gone = |helper: &Helper| helper.generation != generation || helper.made.has_ended();
+    slot.helper.as_ref().is_none_or(is_gone)
 }
 
 /// Ends the helper with the program.
