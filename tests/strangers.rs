@@ -292,12 +292,14 @@ fn kill(pid: u32) {
 /// Has a child wait at a server through TCP, which `end` ends, and looks what the child gets.
 fn ends_while_one_waits(end: fn(&Manager)) -> Outcome {
     let (manager, address) = serve_here()?;
-    let (queue, ready) = (manager.queue::<i32>(0)?, manager.event()?);
-    manager.publish("all", &(&queue, &ready))?;
-    let task = |address: String| {
+    let queue = manager.queue::<i32>(0)?;
+    manager.publish("queue", &queue)?;
+    // Not by an event of the manager's: it would end while that is being answered.
+    let (ready, is_ready) = simplex::<()>()?;
+    let task = |address: String, is_ready: Sender<()>| {
         let manager = Manager::connect(address.as_str(), &key()).unwrap();
-        let (queue, ready): (Queue<i32>, Event) = manager.find("all").unwrap();
-        ready.set().unwrap();
+        let queue: Queue<i32> = manager.find("queue").unwrap();
+        is_ready.send(()).unwrap();
         let ended = queue.get().unwrap_err();
         let elapsed = Instant::now();
         let again = queue.put(1).unwrap_err().reason;
@@ -308,8 +310,8 @@ fn ends_while_one_waits(end: fn(&Manager)) -> Outcome {
         }
         assert!(elapsed.elapsed() < PROMPT);
     };
-    let child = Process::new(task, (address.clone(),)).start()?;
-    ready.wait()?;
+    let child = Process::new(task, (address.clone(), is_ready)).start()?;
+    ready.recv()?;
     std::thread::sleep(Duration::from_millis(20));
     let start = Instant::now();
     end(&manager);
