@@ -19,7 +19,7 @@ use crate::start::forkserver;
 use crate::sync::lock;
 use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 
-/// How long the end of a process may be known before the fork server has told how it ended: so many times so long, as a
+/// How long the end of a process may be known before the fork server has told how it ended, or has reaped it: so many times so long, as a
 /// machine that stood still meanwhile has used up one of them, and not the time that the fork server needs.
 const GRACE: [Duration; 20] = [Duration::from_millis(250); 20];
 
@@ -317,7 +317,7 @@ impl AnyChild {
                         } else {
                             self.learn(&mut state, Deadline::after(time)).map_err(refused)?;
                             // Who takes over its orphans may not reap them.
-                            forkserver::has_ended(generation)
+                            state.exit.is_none() && forkserver::has_ended(generation)
                         };
                         if state.exit.is_some() || is_over {
                             break;
@@ -338,16 +338,11 @@ impl AnyChild {
     /// Waits until the kernel tells how it ended, which it does of who is reaped; or the fork server does, as of the last
     /// ones that it forked.
     fn learn(&self, state: &mut State, deadline: Deadline) -> io::Result<()> {
-        // A fork server that has ended may have left it to this process.
-        let exit = match process::reap(self.as_fd())? {
-            Reaped::Ended(exit) => Some(exit),
-            _ => process::exit_after_reaping(self.as_fd()),
-        };
-        if let Some(exit) = exit {
+        if let Some(exit) = process::exit_after_reaping(self.as_fd()) {
             state.exit = Some(exit.into());
             return Ok(());
         }
-        // Since Linux 6.9 a process descriptor hangs up when the process is reaped (pidfd_open(2)).
+        // A process descriptor hangs up when the process is reaped (since Linux 6.9; `pidfd_poll` in fs/pidfs.c).
         let mut fds = vec![PollFd::hung_up(self.as_fd())];
         fds.extend(state.channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
         poll(&mut fds, deadline)?;
@@ -357,7 +352,12 @@ impl AnyChild {
 
     /// How it ended, where it was reaped by somebody who does not tell.
     fn guess(&self, state: &State) -> ExitStatus {
-        match (process::exit_after_reaping(self.as_fd()), &state.outcome) {
+        let exit = match process::reap(self.as_fd()) {
+            // Left to this process by a fork server that has ended.
+            Ok(Reaped::Ended(exit)) => Some(exit),
+            _ => process::exit_after_reaping(self.as_fd()),
+        };
+        match (exit, &state.outcome) {
             (Some(exit), _) => exit.into(),
             (None, Some(outcome)) => ExitStatus::from_code(protocol::exit_code(outcome)),
             (None, None) => ExitStatus::UNKNOWN,
