@@ -49,7 +49,8 @@
 //! | was to receive, or to make room | has [`Error::Disconnected`] at once, if it waits or looks |
 //!
 //! It is all the same whether the end was dropped or closed, or its process returned, exited, panicked or was killed.
-//! Who sends thousands of messages in a millisecond learns of it within a tick of the kernel's clock, 1 to 10 ms.
+//! Who sends thousands of messages in a millisecond learns of it within a tick of the kernel's clock, 1 to 10 ms; and of a
+//! kill, who has waited for less than 5 ms by then, within that time.
 //!
 //! # What differs from Python
 //!

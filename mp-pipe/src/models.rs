@@ -8,9 +8,11 @@
 
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use mp_core::Deadline;
+use mp_core::word::Woken;
 
 use crate::memory::Memory;
-use crate::ring::{Backing, Consumer, Control, Lane, Producer, SHORT};
+use crate::ring::{Backing, Consumer, Control, Lane, Producer, SHORT, Sleep};
 
 /// With no more than three preemptions.
 fn explore(model: fn(), needed: &[&'static str]) {
@@ -62,25 +64,43 @@ const RING: usize = 128;
 struct Pipe {
     producer: Producer<Arc<Control>, Always>,
     consumer: Consumer<Arc<Control>>,
-    to_reader: Arc<Doorbell>,
-    to_writer: Arc<Doorbell>,
+    bells: Arc<Bells>,
 }
 
-fn pipe() -> Pipe {
+/// How each end sleeps, and where.
+struct Bells {
+    sleep: Sleep,
+    to_reader: Doorbell,
+    to_writer: Doorbell,
+}
+
+impl Bells {
+    fn sleep(&self, bell: &Doorbell, nap: impl FnOnce(Deadline) -> Woken) {
+        match self.sleep {
+            Sleep::AtBell => bell.wait(),
+            // A lost wake-up is never made good for here.
+            Sleep::OnWord => _ = nap(Deadline::NEVER),
+        }
+    }
+}
+
+fn pipe(sleep: Sleep) -> Pipe {
     let control = Arc::new(Control::default());
     let (ring, area) = (Memory::new(RING), Memory::new(0));
     let lane = || Lane { control: Arc::clone(&control), ring: ring.clone(), area: area.clone() };
     Pipe {
         producer: Producer::new(lane(), Always, 0).unwrap(),
         consumer: Consumer::new(lane()).unwrap(),
-        to_reader: Arc::default(),
-        to_writer: Arc::default(),
+        bells: Arc::new(Bells {
+            sleep,
+            to_reader: Doorbell::default(),
+            to_writer: Doorbell::default(),
+        }),
     }
 }
 
 /// As a sender does, without looking for a while first.
-fn send(producer: &Producer<Arc<Control>, Always>, bells: (&Doorbell, &Doorbell), words: &[u64]) {
-    let (to_reader, to_writer) = bells;
+fn send(producer: &Producer<Arc<Control>, Always>, bells: &Bells, words: &[u64]) {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     loop {
         let attempt = || {
@@ -91,14 +111,14 @@ fn send(producer: &Producer<Arc<Control>, Always>, bells: (&Doorbell, &Doorbell)
             })
         };
         let done = attempt().or_else(|| {
-            producer.announce();
+            producer.announce(bells.sleep);
             attempt()
         });
         match done {
-            Some(true) => return to_reader.ring(),
+            Some(true) => return bells.to_reader.ring(),
             Some(false) => return,
             None => {
-                to_writer.wait();
+                bells.sleep(&bells.to_writer, |until| producer.nap(until));
                 producer.retract();
             }
         }
@@ -106,18 +126,17 @@ fn send(producer: &Producer<Arc<Control>, Always>, bells: (&Doorbell, &Doorbell)
 }
 
 /// As a receiver does, without looking for a while first.
-fn receive(consumer: &Consumer<Arc<Control>>, bells: (&Doorbell, &Doorbell)) -> Vec<u64> {
-    let (to_reader, to_writer) = bells;
+fn receive(consumer: &Consumer<Arc<Control>>, bells: &Bells) -> Vec<u64> {
     loop {
         let record = match consumer.next().unwrap() {
             None => {
-                consumer.announce();
+                consumer.announce(bells.sleep);
                 consumer.next().unwrap()
             }
             found => found,
         };
         let Some(record) = record else {
-            to_reader.wait();
+            bells.sleep(&bells.to_reader, |until| consumer.nap(until));
             continue;
         };
         let mut bytes = vec![0; record.len];
@@ -131,35 +150,35 @@ fn receive(consumer: &Consumer<Arc<Control>>, bells: (&Doorbell, &Doorbell)) -> 
             consumer.consume(&record)
         };
         if writer_waits {
-            to_writer.ring();
+            bells.to_writer.ring();
         }
         return bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
     }
 }
 
 /// `read` messages were there and are read, `unread` lie in the ring, `last` are sent while all are received.
-fn transfer(read: u64, unread: u64, last: &[&'static [u64]]) {
-    let Pipe { producer, consumer, to_reader, to_writer } = pipe();
-    let bells = (Arc::clone(&to_reader), Arc::clone(&to_writer));
+fn transfer(sleep: Sleep, read: u64, unread: u64, last: &[&'static [u64]]) {
+    let Pipe { producer, consumer, bells } = pipe(sleep);
+    let theirs = Arc::clone(&bells);
     for number in 0..read {
-        send(&producer, (&bells.0, &bells.1), &[number]);
-        assert_eq!(receive(&consumer, (&to_reader, &to_writer)), [number]);
+        send(&producer, &bells, &[number]);
+        assert_eq!(receive(&consumer, &bells), [number]);
     }
     consumer.publish();
     for number in 0..unread {
-        send(&producer, (&bells.0, &bells.1), &[number]);
+        send(&producer, &bells, &[number]);
     }
     let messages = last.to_vec();
     let writer = thread::spawn(move || {
         for message in messages {
-            send(&producer, (&bells.0, &bells.1), message);
+            send(&producer, &theirs, message);
         }
     });
     for number in 0..unread {
-        assert_eq!(receive(&consumer, (&to_reader, &to_writer)), [number]);
+        assert_eq!(receive(&consumer, &bells), [number]);
     }
     for message in last {
-        assert_eq!(receive(&consumer, (&to_reader, &to_writer)), *message);
+        assert_eq!(receive(&consumer, &bells), *message);
     }
     writer.join().unwrap();
 }
@@ -167,8 +186,16 @@ fn transfer(read: u64, unread: u64, last: &[&'static [u64]]) {
 #[test]
 fn a_reader_that_waits_gets_each_message_whole() {
     explore(
-        || transfer(0, 0, &[&[1], &[2]]),
+        || transfer(Sleep::AtBell, 0, 0, &[&[1], &[2]]),
         &["TailStore", "TailLoad", "SleeperFence", "RingReader", "LetterStamped", "LetterWhole"],
+    );
+}
+
+#[test]
+fn a_reader_that_sleeps_on_its_word_is_woken() {
+    explore(
+        || transfer(Sleep::OnWord, 0, 0, &[&[1], &[2]]),
+        &["TailStore", "TailLoad", "SleeperFence", "RingReader", "WordWakes"],
     );
 }
 
@@ -176,7 +203,15 @@ fn a_reader_that_waits_gets_each_message_whole() {
 fn a_writer_that_waits_for_room_gets_it_and_overwrites_nothing_unread() {
     explore(
         // The first lies where one that is unread lay.
-        || transfer(4, 7, &[&[1, 2, 3], &[4]]),
+        || transfer(Sleep::AtBell, 4, 7, &[&[1, 2, 3], &[4]]),
         &["HeadStore", "HeadLoad", "SleeperFence", "RingWriter"],
+    );
+}
+
+#[test]
+fn a_writer_that_sleeps_on_its_word_is_woken() {
+    explore(
+        || transfer(Sleep::OnWord, 4, 7, &[&[1, 2, 3], &[4]]),
+        &["HeadStore", "HeadLoad", "SleeperFence", "RingWriter", "WordWakes"],
     );
 }

@@ -34,7 +34,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use mp_core::crash_point;
+use mp_core::word::{self, AtomicU64, Woken};
+use mp_core::{Deadline, crash_point};
 
 use crate::memory::{
     self, Line, Memory, Ordering, announce, fence, ordering, publish, publish_lightly, taken,
@@ -54,12 +55,12 @@ pub(crate) struct Control {
     ///
     /// The second word is 1 where the reader cannot make barriers for the writer.
     head: Line,
-    /// 1: the reader sleeps, or is about to, and wants to be rung for; whoever makes it 0 rings.
+    /// Whether, and [how](Sleep), the reader sleeps or is about to; whoever makes it 0 wakes it.
     ///
     /// The second word is the CPU it ran on last, plus one; 0 if that is not known. The third is 1 while it wants no
     /// letters.
     reader_sleeps: Line,
-    /// 1: the same of the writer, who waits for room. The second word is its CPU.
+    /// The same of the writer, who waits for room. The second word is its CPU.
     writer_sleeps: Line,
 }
 
@@ -119,6 +120,47 @@ fn header(kind: Kind, more: bool, fds: u16, len: u32) -> u64 {
 /// What a letter of `len` bytes begins with that belongs to the record before `tail`, a multiple of 8.
 fn stamp(tail: u64, len: usize) -> u64 {
     tail << 3 | len as u64
+}
+
+/// How an end sleeps, as the word says that is 0 while it is awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Sleep {
+    /// At the doorbell: it is to be rung for.
+    AtBell = 1,
+    /// On the word itself: half as dear for both, but it does not hear of the other end's death.
+    OnWord = 2,
+}
+
+/// Takes away what an end says that it sleeps, which is then to be woken.
+#[inline]
+fn roused(sleeps: &AtomicU64) -> Option<Sleep> {
+    if sleeps.load(Ordering::SeqCst) == 0 {
+        return None;
+    }
+    match sleeps.swap(0, Ordering::SeqCst) {
+        0 => None,
+        how if how == Sleep::OnWord as u64 => Some(Sleep::OnWord),
+        _ => Some(Sleep::AtBell),
+    }
+}
+
+#[cold]
+fn wake(sleeps: &AtomicU64) {
+    if taken!(WordWakes) {
+        word::wake(sleeps, 1);
+    }
+}
+
+impl Control {
+    /// Wakes an end that sleeps on its word: the other one is gone.
+    pub(crate) fn part(&self) {
+        for sleeps in [&self.reader_sleeps.word, &self.writer_sleeps.word] {
+            if sleeps.load(Ordering::SeqCst) == Sleep::OnWord as u64 {
+                wake(sleeps);
+            }
+        }
+    }
 }
 
 /// Why a step cannot be made.
@@ -191,6 +233,8 @@ pub(crate) struct Producer<C, B> {
     /// Whether the reader can make the barriers for this end, and whether it does now.
     may_rush: bool,
     rushes: Cell<bool>,
+    /// Whether the reader was woken since that was last decided.
+    roused: Cell<bool>,
 }
 
 impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
@@ -209,6 +253,7 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
             bodies: RefCell::default(),
             may_rush: memory::allow_barriers(),
             rushes: Cell::new(false),
+            roused: Cell::new(false),
         };
         producer.lane.control.tail.second.store(0, Ordering::Release);
         producer.look()?;
@@ -396,20 +441,29 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         }
         crash_point!("send: the tail is stored");
         let sleeps = &self.lane.control.reader_sleeps.word;
-        let wanted = taken!(RingReader)
-            && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0;
-        if wanted {
-            crash_point!("send: the reader is about to be rung for");
+        let Some(sleep) = roused(sleeps).filter(|_| taken!(RingReader)) else { return false };
+        self.roused.set(true);
+        match sleep {
+            Sleep::AtBell => {
+                crash_point!("send: the reader is about to be rung for");
+                true
+            }
+            Sleep::OnWord => {
+                crash_point!("send: the reader is about to be woken");
+                wake(sleeps);
+                false
+            }
         }
-        wanted
     }
 
     /// Says whether this end sends message after message: then the reader, before it sleeps, makes the barriers
     /// that this end would need for each. A barrier costs as much as all the rest of a short message.
     pub(crate) fn rush(&self, rushes: bool) {
-        let rushes =
-            rushes && self.may_rush && self.lane.control.head.second.load(Ordering::Relaxed) == 0;
+        // A reader that sleeps every few messages would make more barriers than it saves.
+        let rushes = rushes
+            && !self.roused.replace(false)
+            && self.may_rush
+            && self.lane.control.head.second.load(Ordering::Relaxed) == 0;
         if self.rushes.get() == rushes {
             return;
         }
@@ -489,9 +543,14 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
     }
 
     /// Says that this end is about to sleep until there is room. Look once more before doing so.
-    pub(crate) fn announce(&self) {
-        announce(&self.lane.control.writer_sleeps.word, 1);
+    pub(crate) fn announce(&self, sleep: Sleep) {
+        announce(&self.lane.control.writer_sleeps.word, sleep as u64);
         crash_point!("send: the wait for room is announced");
+    }
+
+    /// Sleeps on the word, as announced.
+    pub(crate) fn nap(&self, until: Deadline) -> Woken {
+        word::sleep(&self.lane.control.writer_sleeps.word, Sleep::OnWord as u64, until)
     }
 
     /// Says that it is awake again.
@@ -753,22 +812,32 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
         publish(&self.lane.control.head.word, head, ordering!(HeadStore, Release));
         crash_point!("receive: the head is stored");
         let sleeps = &self.lane.control.writer_sleeps.word;
-        let wanted = taken!(RingWriter)
-            && sleeps.load(Ordering::SeqCst) != 0
-            && sleeps.swap(0, Ordering::SeqCst) != 0;
-        if wanted {
-            crash_point!("receive: the writer is about to be rung for");
+        match roused(sleeps).filter(|_| taken!(RingWriter)) {
+            None => false,
+            Some(Sleep::AtBell) => {
+                crash_point!("receive: the writer is about to be rung for");
+                true
+            }
+            Some(Sleep::OnWord) => {
+                crash_point!("receive: the writer is about to be woken");
+                wake(sleeps);
+                false
+            }
         }
-        wanted
     }
 
     /// Says that this end is about to sleep until there is a record. Look once more before doing so.
     ///
     /// Gives whether the writer is sure to see it. If not, sleep for moments only.
-    pub(crate) fn announce(&self) -> bool {
-        announce(&self.lane.control.reader_sleeps.word, 1);
+    pub(crate) fn announce(&self, sleep: Sleep) -> bool {
+        announce(&self.lane.control.reader_sleeps.word, sleep as u64);
         crash_point!("receive: the wait is announced");
         self.lane.control.tail.second.load(Ordering::Acquire) == 0 || memory::barrier_for_both()
+    }
+
+    /// Sleeps on the word, as announced.
+    pub(crate) fn nap(&self, until: Deadline) -> Woken {
+        word::sleep(&self.lane.control.reader_sleeps.word, Sleep::OnWord as u64, until)
     }
 
     /// Where the next message is and how long, if it is a short one that can be taken in the quickest way.
@@ -953,6 +1022,7 @@ pub(crate) mod bench {
 #[cfg(all(test, not(mp_loom)))]
 mod tests {
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -1229,14 +1299,57 @@ mod tests {
         let bench = Bench::new();
         let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
         assert_eq!(producer.push(b"nobody waits"), Some(false));
-        consumer.announce();
+        consumer.announce(Sleep::AtBell);
         assert_eq!(producer.push(b"the reader waits"), Some(true));
         assert_eq!(producer.push(b"it is rung for"), Some(false));
-        producer.announce();
+        producer.announce(Sleep::AtBell);
         let record = consumer.next().unwrap().unwrap();
         assert!(consumer.consume(&record), "the writer waits");
         let record = consumer.next().unwrap().unwrap();
         assert!(!consumer.consume(&record), "it is rung for");
+    }
+
+    #[test]
+    fn who_sleeps_on_its_word_is_woken_and_not_rung_for() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        let late = || Deadline::after(Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            consumer.announce(Sleep::OnWord);
+            let reader = scope.spawn(move || {
+                while consumer.next().unwrap().is_none() {
+                    assert_ne!(consumer.nap(late()), Woken::TimedOut);
+                }
+                consumer
+            });
+            assert_eq!(producer.push(b"it is woken"), Some(false));
+            let consumer = reader.join().unwrap();
+            producer.announce(Sleep::OnWord);
+            let writer = scope.spawn(move || assert_ne!(producer.nap(late()), Woken::TimedOut));
+            let record = consumer.next().unwrap().unwrap();
+            assert!(!consumer.consume(&record));
+            writer.join().unwrap();
+            consumer.announce(Sleep::OnWord);
+            let reader = scope.spawn(move || assert_ne!(consumer.nap(late()), Woken::TimedOut));
+            while !reader.is_finished() {
+                // It may not be asleep yet.
+                bench.control.part();
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_every_few_messages_makes_no_barriers() {
+        let bench = Bench::new();
+        let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
+        consumer.announce(Sleep::AtBell);
+        assert_eq!(producer.push(b"wakes it"), Some(true));
+        producer.rush(true);
+        assert!(!producer.rushes.get());
+        assert_eq!(producer.push(b"it is awake"), Some(false));
+        producer.rush(true);
+        assert_eq!(producer.rushes.get(), producer.may_rush);
     }
 
     #[test]
@@ -1245,9 +1358,9 @@ mod tests {
         let (producer, consumer) = (bench.producer(0).unwrap(), bench.consumer().unwrap());
         producer.rush(true);
         assert_eq!(producer.push(b"quick"), Some(false));
-        assert!(consumer.announce() || !producer.may_rush);
+        assert!(consumer.announce(Sleep::AtBell) || !producer.may_rush);
         assert_eq!(producer.push(b"quick"), Some(true));
         producer.rush(false);
-        assert!(consumer.announce());
+        assert!(consumer.announce(Sleep::OnWord));
     }
 }

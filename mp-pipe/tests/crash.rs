@@ -211,6 +211,7 @@ mod scenes {
         });
         for number in 0..10 {
             victim.await_sleep();
+            other_sleeps(number);
             match sender.send(number) {
                 Ok(()) => {}
                 Err(error) => {
@@ -271,7 +272,7 @@ mod scenes {
         let victim = stage.victim(|| {
             for number in 0..10 {
                 let _ = sender.as_ref().unwrap().send(number);
-                sleeper_sleeps();
+                other_sleeps(number);
             }
         });
         drop(sender);
@@ -281,9 +282,9 @@ mod scenes {
         assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
     }
 
-    /// So that the other end goes to sleep again.
-    fn sleeper_sleeps() {
-        std::thread::sleep(Duration::from_millis(1));
+    /// So that the other end goes to sleep again: on its word, as it does at first, or at its bell.
+    fn other_sleeps(number: u64) {
+        std::thread::sleep(Duration::from_millis([1, 10][number as usize % 2]));
     }
 
     fn makes_room_for_a_sleeper(stage: &Stage) {
@@ -303,7 +304,7 @@ mod scenes {
             for number in 0..3 {
                 let bytes = receiver.as_ref().unwrap().recv_bytes_timeout(HANG).unwrap();
                 assert!(bytes == long(number), "torn");
-                sleeper_sleeps();
+                other_sleeps(number);
             }
         });
         drop(receiver);
@@ -314,12 +315,13 @@ mod scenes {
     }
 
     fn receives_what_is_left(stage: &Stage) {
-        let (receiver, sender) = simplex::<u64>().unwrap();
+        let (receiver, sender) = simplex::<(u64, u64)>().unwrap();
         stage.dies_at("send: the tail is stored", 5, || {
-            (0..10).for_each(|number| sender.send(number).unwrap());
+            (0..10).for_each(|number| sender.send((number, 1)).unwrap());
         });
         let (victim, receiver) = victim_with(stage, receiver, sender, |receiver| {
-            assert_eq!(receiver.iter().collect::<Vec<u64>>(), [0, 1, 2, 3, 4]);
+            let received: Vec<(u64, u64)> = receiver.iter().collect();
+            assert_eq!(received, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]);
         });
         // Nobody is left who could be held up.
         drop(receiver);

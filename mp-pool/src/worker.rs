@@ -10,9 +10,8 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use mp_core::sys::clock::monotonic_nanos;
-use mp_core::sys::fd::wait_readable;
 use mp_core::sys::process;
-use mp_core::{Deadline, Decoder, Encoder, Message, crash_point};
+use mp_core::{Decoder, Encoder, Message, crash_point};
 use mp_pipe::{Connection, Sender};
 use mp_process::Function;
 use mp_shmem::RawArray;
@@ -137,9 +136,7 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
                 if monotonic_nanos().saturating_sub(since) < PATIENCE_NANOS {
                     // The pool's threads may want this processor: to watch the pipe would deny it to them.
                     thread::yield_now();
-                } else if let Some(bell) = receiver.bell()
-                    && wait_readable(bell, Deadline::NEVER).is_err()
-                {
+                } else if receiver.sleep().is_err() {
                     return;
                 }
             }

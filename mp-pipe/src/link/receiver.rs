@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use mp_core::sys::fd::wait_readable;
 use mp_core::sys::{mem, socket};
+use mp_core::word::Woken;
 use mp_core::{Deadline, Segment, crash_point};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, EMFILE, ENOMEM, InUse, KEPT, MOST_BELLS, Passed, Received, State,
-    answer, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, EMFILE, ENOMEM, InUse, KEPT, MOST_BELLS, NAP, Parting, Passed,
+    Received, State, answer, look, mapped, open, place, received_socket, ring,
 };
-use crate::ring::{Broken, Consumer, Kind, Record, SHORT, Tag};
+use crate::ring::{Broken, Consumer, Kind, Record, SHORT, Sleep, Tag};
 use crate::watch::Watch;
 use crate::{Error, Result};
 
@@ -105,10 +106,12 @@ enum Ready {
 /// The end that receives.
 #[derive(Debug)]
 pub(crate) struct RingReceiver {
+    socket: OwnedFd,
+    /// Behind the socket, which is closed by then.
+    parting: Parting,
     consumer: Consumer<ControlRef>,
     pub(super) segment: Arc<Segment>,
     pub(super) lane: usize,
-    socket: OwnedFd,
     in_use: Cell<bool>,
     state: Cell<State>,
     /// The fragments of a message so far, or all of them.
@@ -133,6 +136,7 @@ impl RingReceiver {
             segment: Arc::clone(segment),
             lane,
             socket,
+            parting: Parting(mapped::lane(segment, lane)?.control),
             in_use: Cell::new(false),
             state: Cell::new(State::Open),
             fragments: RefCell::default(),
@@ -305,8 +309,14 @@ impl RingReceiver {
         deadline: Deadline,
         ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
     ) -> Result<T> {
+        if self.checks.is_due() {
+            // It may be over already.
+            self.listen_to_all()?;
+        }
+        let mut sleep = Sleep::OnWord;
+        let nap = deadline.min(Deadline::after(NAP));
         loop {
-            let is_sure = self.state.get() != State::Open || self.consumer.announce();
+            let is_sure = self.state.get() != State::Open || self.consumer.announce(sleep);
             if let Some(ready) = self.step(ready())? {
                 self.consumer.retract();
                 return Ok(ready);
@@ -314,11 +324,26 @@ impl RingReceiver {
             if self.state.get() != State::Open {
                 return Err(Error::Disconnected);
             }
-            let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
             crash_point!("receive: about to sleep");
-            if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
-                self.listen()?;
-                crash_point!("receive: a bell is taken");
+            if sleep == Sleep::OnWord {
+                if self.consumer.nap(nap) == Woken::TimedOut {
+                    sleep = Sleep::AtBell;
+                } else if let Some(ready) = self.step(ready())? {
+                    self.consumer.retract();
+                    return Ok(ready);
+                } else {
+                    // The other end may have gone. Or there is no end of such wake-ups.
+                    self.listen_to_all()?;
+                    if nap.has_passed() {
+                        sleep = Sleep::AtBell;
+                    }
+                }
+            } else {
+                let slice = if is_sure { Deadline::NEVER } else { Deadline::after(SLICE) };
+                if wait_readable(self.socket.as_fd(), deadline.min(slice))? {
+                    self.listen()?;
+                    crash_point!("receive: a bell is taken");
+                }
             }
             // Also after a bell: there may be no end of them.
             if deadline.has_passed() {
@@ -598,6 +623,7 @@ impl RingReceiver {
     pub(crate) fn close(&self) {
         self.state.set(State::Closed);
         socket::shut_down(self.socket.as_fd());
+        self.parting.0.part();
     }
 
     /// A descriptor that can be read while a message is there, or none will come any more.
@@ -644,7 +670,7 @@ impl RingReceiver {
         }
         // What lies in the socket is of messages long received; what rings from here on is not.
         let _ = self.listen_to_all();
-        self.consumer.announce();
+        self.consumer.announce(Sleep::AtBell);
         !matches!(self.ready(), Ok(None)) || self.state.get() != State::Open
     }
 }

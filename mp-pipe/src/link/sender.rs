@@ -10,24 +10,27 @@ use std::time::Duration;
 use mp_core::sys::fd::{PollFd, poll, wait_readable};
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
+use mp_core::word::Woken;
 use mp_core::{Deadline, Segment, crash_point};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, Pages, Passed, Received, State, answer,
-    look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, NAP, Pages, Parting, Passed, Received,
+    State, answer, look, mapped, open, place, received_socket, ring,
 };
-use crate::ring::{Broken, FRAGMENT, Producer, Slot, Tag};
+use crate::ring::{Broken, FRAGMENT, Producer, Sleep, Slot, Tag};
 use crate::{Error, Result};
 
 /// The end that sends.
 #[derive(Debug)]
 pub(crate) struct RingSender {
+    socket: OwnedFd,
+    /// Behind the socket, which is closed by then.
+    parting: Parting,
     producer: Producer<ControlRef, Pages>,
     pub(super) segment: Arc<Segment>,
     pub(super) lane: usize,
-    socket: OwnedFd,
     in_use: Cell<bool>,
     state: Cell<State>,
     /// How many messages with descriptors there were, those that failed too.
@@ -50,6 +53,7 @@ impl RingSender {
             segment: Arc::clone(segment),
             lane,
             socket,
+            parting: Parting(mapped::lane(segment, lane)?.control),
             in_use: Cell::new(false),
             state: Cell::new(State::Open),
             number: Cell::new(0),
@@ -225,6 +229,8 @@ impl RingSender {
         deadline: Deadline,
         attempt: impl Fn() -> std::result::Result<Option<T>, Broken>,
     ) -> Result<T> {
+        let mut sleep = if deadline == Deadline::PASSED { Sleep::AtBell } else { Sleep::OnWord };
+        let mut nap = None;
         loop {
             if let Some(found) = self.step(attempt())? {
                 return Ok(found);
@@ -236,7 +242,7 @@ impl RingSender {
                 return self.step(found);
             }
             // Who only tries says so too: from now on each message that is received makes room at once.
-            self.producer.announce();
+            self.producer.announce(sleep);
             if let Some(found) = self.step(attempt())? {
                 return Ok(found);
             }
@@ -244,14 +250,27 @@ impl RingSender {
                 return self.check_peer().and(Err(Error::TimedOut));
             }
             crash_point!("send: about to sleep");
-            let woken = wait_readable(self.socket.as_fd(), deadline)?;
-            self.producer.retract();
-            crash_point!("send: woken");
-            if !woken {
-                return self.step(attempt())?.ok_or(Error::TimedOut);
-            }
-            if let Bell::Ended = self.answer()? {
-                return Err(self.ended());
+            if sleep == Sleep::OnWord {
+                let until = *nap.get_or_insert_with(|| deadline.min(Deadline::after(NAP)));
+                let woken = self.producer.nap(until) != Woken::TimedOut;
+                self.producer.retract();
+                if let Some(found) = self.step(attempt())? {
+                    return Ok(found);
+                }
+                if woken {
+                    // By the other end, which may have gone.
+                    self.check_peer()?;
+                }
+                if !woken || until.has_passed() {
+                    sleep = Sleep::AtBell;
+                }
+            } else {
+                let woken = wait_readable(self.socket.as_fd(), deadline)?;
+                self.producer.retract();
+                crash_point!("send: woken");
+                if woken && let Bell::Ended = self.answer()? {
+                    return Err(self.ended());
+                }
             }
             if deadline.has_passed() {
                 return self.step(attempt())?.ok_or(Error::TimedOut);
@@ -284,6 +303,7 @@ impl RingSender {
     pub(crate) fn close(&self) {
         self.state.set(State::Closed);
         socket::shut_down(self.socket.as_fd());
+        self.parting.0.part();
     }
 
     pub(crate) fn is_open(&self) -> bool {
