@@ -348,6 +348,7 @@ impl RingReceiver {
             // Also after a bell: there may be no end of them.
             if deadline.has_passed() {
                 self.consumer.retract();
+                self.listen_to_all()?;
                 return match self.step(ready())? {
                     Some(ready) => Ok(ready),
                     None if self.state.get() == State::Open => Err(Error::TimedOut),

@@ -273,7 +273,10 @@ impl RingSender {
                 }
             }
             if deadline.has_passed() {
-                return self.step(attempt())?.ok_or(Error::TimedOut);
+                return match self.step(attempt())? {
+                    Some(found) => Ok(found),
+                    None => self.check_peer().and(Err(Error::TimedOut)),
+                };
             }
         }
     }

@@ -25,6 +25,10 @@ use crate::{AnyChild, Error, ExitStatus, Result, boot, family};
 /// How often a start is tried whose helper is killed under it: a death may take two, until it is known for one.
 const ATTEMPTS: usize = 10;
 
+/// So many processes the helper has ready, or is about to make. With one, it and the helper would take turns where starts
+/// follow each other: a new process needs about as long until it waits for its request as the helper needs to fork it.
+const AHEAD: usize = 2;
+
 /// The helper, from the side of the process it serves.
 struct Helper {
     made: Made,
@@ -228,22 +232,24 @@ fn ask_for_next(generation: u64) {
 }
 
 impl Helper {
-    /// Asks for a process, unless one is awaited.
+    /// Asks for processes, unless enough are awaited.
     fn ask(&mut self) -> mp_core::Result<()> {
-        if self.awaited == 0 {
+        while self.awaited < AHEAD {
             crash_point!("parent: about to ask the server");
             self.made.control().send(protocol::MORE, &[], &[])?;
-            self.awaited = 1;
+            self.awaited += 1;
         }
         Ok(())
     }
 
     /// Takes a process, which is there at once if the last start is a moment ago.
     fn take(&mut self) -> mp_core::Result<io::Result<Spare>> {
-        self.ask()?;
+        if self.awaited == 0 {
+            self.ask()?;
+        }
         crash_point!("parent: waits for a spare, about to sleep");
         let spare = protocol::receive_spare(self.made.control(), Deadline::after(START_LIMIT));
-        self.awaited = 0;
+        self.awaited -= 1;
         spare
     }
 }

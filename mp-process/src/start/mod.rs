@@ -35,7 +35,7 @@ pub enum StartMethod {
     /// The helper comes to be at the first start: by executing this program again where
     /// [`init`](crate::init) was called, else as a fork of this process while that has one thread. It ends
     /// when this process does, however that ends, and is replaced when it dies; its children live on. It keeps
-    /// one child forked ahead, so that a start does not wait for a fork.
+    /// two children forked ahead, so that a start does not wait for a fork.
     ///
     /// A child has this process's working directory, environment, standard output and error of the moment it
     /// is started, and limits, priority and umask of the moment the helper was.

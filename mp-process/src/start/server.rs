@@ -1,10 +1,10 @@
-//! The fork server: a small, single-threaded process that has a child ready for the one it serves.
+//! The fork server: a small, single-threaded process that has children ready for the one it serves.
 //!
 //! A *spare* is a child without a target. It has already paid for what a new process pays for (pages, mostly:
 //! each one that it writes to for the first time costs microseconds) and sleeps on its channel. The server
 //! hands the other end of the channel to the process it serves (`READY`), which sends the request there and,
-//! after hello, asks for the next spare (`MORE`), to be forked while this one already works. So a start does
-//! not wait for a fork, and the server reads no requests.
+//! after hello, asks for another spare (`MORE`), to be forked while this one already works; a second one waits
+//! meanwhile. So a start does not wait for a fork, and the server reads no requests.
 //!
 //! The process served cannot wait for one that is not its own child, so the server reaps it. Since Linux 6.15 the kernel
 //! then tells whoever has the process's descriptor how it ended. Where it does not, and of the last few children, for
@@ -13,9 +13,9 @@
 //!
 //! Who may die when:
 //! - A spare, or a child before its hello: its channel says so, and the next spare gets the request.
-//! - The server: the kernel kills its spare (PR_SET_PDEATHSIG: the server has one thread, so the signal means
+//! - The server: the kernel kills its spares (PR_SET_PDEATHSIG: the server has one thread, so the signal means
 //!   its end). One with a request puts that off before its hello, and lives on.
-//! - The process served: the server ends, and the spare, whose channel is closed.
+//! - The process served: the server ends, and the spares, whose channels are closed.
 #![expect(unsafe_code, reason = "fork, and closing what was inherited")]
 
 use std::collections::{HashMap, VecDeque};
