@@ -51,6 +51,14 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// For so long after the last result the thread only lets others run before it looks again.
 const PATIENCE_NANOS: u64 = 50_000;
+/// Where all workers have enough to do, the thread leaves them the processors for so long before it looks again. To let
+/// others run instead would be to take turns with them: with two workers on two processors, one would be worth a half.
+const REST: Duration = Duration::from_micros(50);
+/// What enough is: in times as long, and in tasks.
+const ENOUGH: u64 = 4;
+const FEW: u64 = 4;
+/// A longer time without results says no more of the next one.
+const LONG_NANOS: u64 = 1_000_000;
 /// So many results are taken from a worker at a time.
 const MOST_RESULTS: usize = 512;
 
@@ -802,26 +810,43 @@ impl Dispatcher {
     }
 
     fn run(mut self) {
-        let mut last_heard = 0;
+        let mut last_heard = monotonic_nanos();
+        // How long it takes until there is another result, as it was of late.
+        let mut each = 0;
         loop {
             let heard = self.listen();
             let deadline = match self.look_after() {
                 Next::Sleep(deadline) => deadline,
                 Next::End => return,
             };
-            if heard {
-                last_heard = monotonic_nanos();
-            } else if monotonic_nanos().saturating_sub(last_heard) < PATIENCE_NANOS {
+            let silence = monotonic_nanos().saturating_sub(last_heard);
+            if heard > 0 {
+                last_heard += silence;
+                each = (3 * each + silence.min(LONG_NANOS) / heard as u64) / 4;
+            } else if silence >= PATIENCE_NANOS {
+                if !self.share() {
+                    self.sleep(deadline);
+                }
+            } else if self.have_enough(each) {
+                thread::sleep(REST);
+            } else {
                 thread::yield_now();
-            } else if !self.share() {
-                self.sleep(deadline);
             }
         }
     }
 
-    /// Takes results, and sends what there is room for then. Whether there were some.
-    fn listen(&mut self) -> bool {
-        let mut heard = false;
+    /// Whether no worker will have done what it has for a while, if there is a result each so many nanoseconds.
+    fn have_enough(&self, each: u64) -> bool {
+        let state = lock(&self.engine.state);
+        let workers = state.workers.iter().filter(|worker| !worker.leaving);
+        let least = workers.map(|worker| worker.sent.len() as u64).min().unwrap_or(0);
+        let left = each * least * state.workers.len() as u64;
+        least >= FEW && left >= ENOUGH * REST.as_nanos() as u64
+    }
+
+    /// Takes results, and sends what there is room for then. How many there were.
+    fn listen(&mut self) -> usize {
+        let mut heard = 0;
         for index in 0..self.links.len() {
             let mut reports = std::mem::take(&mut self.reports);
             let link = &mut self.links[index];
@@ -839,7 +864,7 @@ impl Dispatcher {
                 }
             }
             if !reports.is_empty() {
-                heard = true;
+                heard += reports.len();
                 crash_point!("pool: results are received");
                 self.settle(index, &mut reports);
             }

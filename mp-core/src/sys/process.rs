@@ -336,7 +336,7 @@ fn exit_of(status: i32) -> Exit {
 ///
 /// # Errors
 ///
-/// As [`poll`](crate::sys::fd::poll).
+/// As [`poll`].
 pub fn wait_ended(pidfd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<bool> {
     crate::sys::fd::wait_readable(pidfd, deadline)
 }
