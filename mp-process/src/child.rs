@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
-use mp_core::sys::process::{self, Exit, Reaped};
+use mp_core::sys::process::{self, Reaped};
 use mp_core::{Deadline, Error as CoreError, crash_point};
 use serde::de::DeserializeOwned;
 
@@ -342,24 +342,12 @@ impl AnyChild {
             state.exit = Some(exit.into());
             return Ok(());
         }
-        if let Some(exit) = self.exit_before_reaping(state.outcome.as_ref()) {
-            state.exit = Some(exit.into());
-            return Ok(());
-        }
         // A process descriptor hangs up when the process is reaped (since Linux 6.9; `pidfd_poll` in fs/pidfs.c).
         let mut fds = vec![PollFd::hung_up(self.as_fd())];
         fds.extend(state.channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
         poll(&mut fds, deadline)?;
         state.drain(Deadline::PASSED);
         Ok(())
-    }
-
-    /// How it ended, while the fork server is busy with the next ones and has yet to reap it.
-    fn exit_before_reaping(&self, outcome: Option<&Outcome>) -> Option<Exit> {
-        let exit = process::exit_before_reaping(self.pid(), self.as_fd())?;
-        // It says 0 too where it does not want to tell; so then the child has to have said that it returned.
-        let returned = outcome.is_some_and(|outcome| protocol::exit_code(outcome) == 0);
-        (returned || exit != Exit::Code(0)).then_some(exit)
     }
 
     /// How it ended, where it was reaped by somebody who does not tell.

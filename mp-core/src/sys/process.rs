@@ -7,7 +7,6 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::Deadline;
-use crate::sys::fd::{PollFd, poll};
 use crate::sys::{check, retry};
 
 /// How a process ended.
@@ -306,37 +305,11 @@ pub fn exit_after_reaping(pidfd: BorrowedFd<'_>) -> Option<Exit> {
     }
 }
 
-/// How the process `pid` behind `pidfd` ended that nobody has reaped yet; `None` where that is not so or cannot be told.
-///
-/// `Code(0)` also where this process may not look: proc_pid_stat(5), `exit_code`. Needs Linux 6.9, with which a process
-/// descriptor hangs up when the process is reaped (`pidfd_poll` in fs/pidfs.c): until then the number is its own.
-#[must_use]
-pub fn exit_before_reaping(pid: u32, pidfd: BorrowedFd<'_>) -> Option<Exit> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    if poll(&mut [PollFd::hung_up(pidfd)], Deadline::PASSED).ok()? > 0 {
-        return None;
-    }
-    // The name may have any bytes; behind it are the state first and the status last.
-    let name = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = str::from_utf8(&stat[name + 1..]).ok()?.split_ascii_whitespace();
-    let (state, status) = (fields.next()?, fields.next_back()?);
-    (state == "Z").then_some(exit_of(status.parse().ok()?))
-}
-
-/// What a status says, as wait(2) has it.
-fn exit_of(status: i32) -> Exit {
-    if libc::WIFEXITED(status) {
-        Exit::Code(libc::WEXITSTATUS(status))
-    } else {
-        Exit::Signal(libc::WTERMSIG(status))
-    }
-}
-
 /// Waits until the process behind `pidfd` has ended: true; or the deadline passes: false.
 ///
 /// # Errors
 ///
-/// As [`poll`].
+/// As [`poll`](crate::sys::fd::poll).
 pub fn wait_ended(pidfd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<bool> {
     crate::sys::fd::wait_readable(pidfd, deadline)
 }
