@@ -315,7 +315,9 @@ impl AnyChild {
                             state.drain(Deadline::after(time));
                             state.channel.is_none()
                         } else {
-                            self.learn(&mut state, Deadline::after(time)).map_err(refused)?;
+                            let is_orphan = forkserver::has_ended(generation);
+                            self.learn(&mut state, is_orphan, Deadline::after(time))
+                                .map_err(refused)?;
                             // Who takes over its orphans may not reap them.
                             state.exit.is_none() && forkserver::has_ended(generation)
                         };
@@ -336,9 +338,10 @@ impl AnyChild {
     }
 
     /// Waits until the kernel tells how it ended, which it does of who is reaped; or the fork server does, as of the last
-    /// ones that it forked.
-    fn learn(&self, state: &mut State, deadline: Deadline) -> io::Result<()> {
-        if let Some(exit) = process::exit_after_reaping(self.as_fd()) {
+    /// ones that it forked. An orphan may never be reaped, but can be looked at.
+    fn learn(&self, state: &mut State, is_orphan: bool, deadline: Deadline) -> io::Result<()> {
+        let before = is_orphan.then(|| process::exit_before_reaping(self.pid(), self.as_fd()));
+        if let Some(exit) = before.flatten().or_else(|| process::exit_after_reaping(self.as_fd())) {
             state.exit = Some(exit.into());
             return Ok(());
         }
@@ -355,7 +358,8 @@ impl AnyChild {
         let exit = match process::reap(self.as_fd()) {
             // Left to this process by a fork server that has ended.
             Ok(Reaped::Ended(exit)) => Some(exit),
-            _ => process::exit_after_reaping(self.as_fd()),
+            _ => process::exit_before_reaping(self.pid(), self.as_fd())
+                .or_else(|| process::exit_after_reaping(self.as_fd())),
         };
         match (exit, &state.outcome) {
             (Some(exit), _) => exit.into(),

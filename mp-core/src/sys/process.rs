@@ -297,11 +297,37 @@ pub fn exit_after_reaping(pidfd: BorrowedFd<'_>) -> Option<Exit> {
     if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
         return None;
     }
-    let status = info.exit_code;
+    Some(exit_of(info.exit_code))
+}
+
+/// How the process behind `pidfd`, whose number is `pid`, ended that nobody has reaped yet; `None` where that is not so, or
+/// this process may not know. proc_pid_stat(5), `exit_code`.
+#[must_use]
+pub fn exit_before_reaping(pid: u32, pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // Who may not know is told 0. That is who may not see its namespaces either, "governed by a ptrace access mode" as
+    // that is (proc_pid_ns(5)).
+    let seen = fs::read_link(format!("/proc/{pid}/ns/user"));
+    if seen.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        return None;
+    }
+    // While it is not reaped the number was its own. pidfd_send_signal(2): ESRCH from then on.
+    if !pidfd_send_signal(pidfd, 0).is_ok_and(|is_there| is_there) {
+        return None;
+    }
+    // The name may have any bytes; behind it are the state first and the status last.
+    let name = stat.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = str::from_utf8(&stat[name + 1..]).ok()?.split_ascii_whitespace();
+    let (state, status) = (fields.next()?, fields.next_back()?);
+    (state == "Z").then_some(exit_of(status.parse().ok()?))
+}
+
+/// What a status says, as wait(2) has it.
+fn exit_of(status: i32) -> Exit {
     if libc::WIFEXITED(status) {
-        Some(Exit::Code(libc::WEXITSTATUS(status)))
+        Exit::Code(libc::WEXITSTATUS(status))
     } else {
-        Some(Exit::Signal(libc::WTERMSIG(status)))
+        Exit::Signal(libc::WTERMSIG(status))
     }
 }
 
@@ -483,7 +509,7 @@ fn affinity_count() -> Option<usize> {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
     use std::time::Duration;
 
     #[test]
@@ -507,6 +533,28 @@ mod tests {
         child.wait().unwrap();
         let exit = exit_after_reaping(pidfd.as_fd());
         assert!(matches!(exit, None | Some(Exit::Code(7))), "{exit:?}");
+    }
+
+    #[test]
+    fn an_exit_is_seen_before_it_is_reaped() {
+        let ends =
+            [("exit 7", Exit::Code(7)), ("exit 0", Exit::Code(0)), ("kill -9 $$", Exit::Signal(9))];
+        for (command, expected) in ends {
+            let mut child = Command::new("sh")
+                .args(["-c", &format!("read -r line; {command}")])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let (pid, pidfd) = (child.id(), pidfd_open(child.id()).unwrap());
+            assert_eq!(exit_before_reaping(pid, pidfd.as_fd()), None, "it runs");
+            drop(child.stdin.take());
+            assert!(wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(60))).unwrap());
+            assert_eq!(exit_before_reaping(pid, pidfd.as_fd()), Some(expected));
+            // As if that number were another's by now.
+            assert_eq!(exit_before_reaping(std::process::id(), pidfd.as_fd()), None);
+            child.wait().unwrap();
+            assert_eq!(exit_before_reaping(pid, pidfd.as_fd()), None, "it is reaped");
+        }
     }
 
     #[test]
