@@ -511,6 +511,20 @@ mod tests {
         assert_eq!(array.text(), b"xy");
     }
 
+    #[test]
+    fn many_values_are_there_as_few_are() {
+        let bytes: Vec<[u8; 3]> = (0..50_000_u32).map(|n| [n as u8, (n >> 8) as u8, 7]).collect();
+        let numbers: Vec<u64> = (0..50_000).collect();
+        let lock = Lock::new().unwrap();
+        let (one, two) =
+            (Array::from_slice(&bytes).unwrap(), Array::with_lock(&bytes, &lock).unwrap());
+        assert!(one.to_vec() == bytes && two.to_vec() == bytes);
+        one.set(49_999, [0; 3]).unwrap();
+        assert_eq!(one.lock()[49_998..], [bytes[49_998], [0; 3]]);
+        let raw = crate::RawArray::from_slice(&numbers).unwrap();
+        assert_eq!(raw.to_vec(), numbers);
+    }
+
     proptest! {
         #[test]
         fn it_does_what_a_vector_does(

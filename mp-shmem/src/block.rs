@@ -37,6 +37,9 @@ const MAGIC: u32 = u32::from_le_bytes(*b"mpel");
 /// The size of a cache line.
 const LINE: usize = 64;
 
+/// From so many bytes on, elements are filled in past the mapping.
+const MANY: usize = 64 << 10;
+
 /// Where the lock is that guards the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -172,6 +175,18 @@ impl<T: Plain> Block<T> {
         T: Copy,
     {
         assert_eq!(values.len(), self.len, "a block is made for its values");
+        // SAFETY: Plain has no padding, so each byte of a value is one.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
+        };
+        let written = bytes.len() >= MANY
+            && self.segment.address(Segment::HEADER, 0).is_ok_and(|first| {
+                let offset = Segment::HEADER + self.data.addr().get() - first.addr().get();
+                self.segment.write_past_mapping(offset, bytes).is_ok()
+            });
+        if written {
+            return;
+        }
         // SAFETY: as long as the slice, apart from it, aligned; nobody else has the segment yet.
         unsafe { self.data.as_ptr().copy_from_nonoverlapping(values.as_ptr(), values.len()) };
     }
