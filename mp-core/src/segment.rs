@@ -8,10 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
 use static_assertions::const_assert_eq;
 
-use crate::sys::mem;
+use crate::sys::mem::{self, Mapping, page_size};
 use crate::{Atomic, Error, Plain, Result};
 
 /// A sealed mapping of memory that other processes can map too.
@@ -39,8 +38,10 @@ use crate::{Atomic, Error, Plain, Result};
 /// ```
 #[derive(Debug)]
 pub struct Segment {
-    map: MmapRaw,
+    map: Mapping,
     fd: OwnedFd,
+    /// Its memory lies on huge pages.
+    huge: bool,
 }
 
 /// What every segment begins with. Written once by the creator, before anybody else has the segment.
@@ -68,6 +69,9 @@ impl Segment {
     pub const HEADER: usize = 64;
 
     /// Makes a segment of `size` bytes (with the 64 of its own), zeroed and reserved.
+    ///
+    /// Of 2 MiB and more it gets huge pages as far as the system has some: they are quicker to get, to map and to give
+    /// back. (256 MiB were made and filled in 38 ms instead of 110, and mapped and read in 19 instead of 36.)
     ///
     /// `name` shows in `/proc/PID/maps`; `kind` is checked by whoever opens it. The size is rounded up to
     /// whole pages.
@@ -99,9 +103,11 @@ impl Segment {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
         let fd = mem::memfd(&name)?;
         mem::set_len(fd.as_fd(), size as u64)?;
+        let map = Mapping::new(fd.as_fd(), size)?;
+        let huge = map.gather(fd.as_fd(), reserved);
         mem::reserve(fd.as_fd(), 0, reserved.max(Self::HEADER) as u64)?;
         mem::seal(fd.as_fd(), mem::SEAL_SIZE)?;
-        let segment = Self { map: map(&fd, size)?, fd };
+        let segment = Self { map, fd, huge };
         let header = Header { magic: MAGIC, kind, size: size as u64, reserved: [0; 5] };
         // SAFETY: the mapping is at least a header long, page-aligned, and no other process has it yet.
         unsafe { segment.map.as_mut_ptr().cast::<Header>().write(header) };
@@ -131,10 +137,10 @@ impl Segment {
         if size < Self::HEADER || !size.is_multiple_of(page_size()) {
             return bad(format!("{size} bytes are no whole pages"));
         }
-        let segment = Self { map: map(&fd, size)?, fd };
+        let segment = Self { map: Mapping::new(fd.as_fd(), size)?, fd, huge: false };
         // SAFETY: the mapping is at least a header long and page-aligned; any bits are a Header. It is
         // read once, volatile because a faulty peer may write meanwhile, and only the copy is used.
-        let header = unsafe { segment.map.as_ptr().cast::<Header>().read_volatile() };
+        let header = unsafe { segment.map.as_mut_ptr().cast::<Header>().read_volatile() };
         if header.magic != MAGIC {
             return bad("it does not begin as a segment does".to_string());
         }
@@ -151,6 +157,12 @@ impl Segment {
     #[must_use]
     pub fn size(&self) -> usize {
         self.map.len()
+    }
+
+    /// Whether this process has made it and got huge pages for all of it.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.huge
     }
 
     /// Another descriptor for the segment, to hand on.
@@ -221,9 +233,11 @@ impl Segment {
         })
     }
 
-    /// Copies `bytes` to `offset`, past the mapping: for many, of which this process has not touched the pages yet.
+    /// Copies `bytes` to `offset`, past the mapping: for many, of which this process has not touched the pages yet, where
+    /// these are not [huge](Self::is_huge).
     ///
-    /// The kernel then makes no entry in the page table for each page. (256 MiB took 50 ms so, 110 by the mapping.)
+    /// The kernel then makes no entry in the page table for each page. (256 MiB took 50 ms so, 110 by the mapping; on
+    /// huge pages 24 by the mapping.)
     ///
     /// # Errors
     ///
@@ -257,19 +271,6 @@ impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn map(fd: &OwnedFd, size: usize) -> io::Result<MmapRaw> {
-    MmapOptions::new().len(size).map_raw(fd)
-}
-
-fn page_size() -> usize {
-    use std::sync::OnceLock;
-    static SIZE: OnceLock<usize> = OnceLock::new();
-    *SIZE.get_or_init(|| {
-        // SAFETY: takes a number only (sysconf(3)).
-        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-    })
 }
 
 /// Opens a memory file that `bytes` describe as a segment, and looks into it wherever they say.
@@ -321,7 +322,7 @@ mod tests {
         let one = Segment::create("test", 3, 100_000).unwrap();
         let two = Segment::open(one.try_clone_fd().unwrap(), 3).unwrap();
         assert_eq!(one.size(), 102_400);
-        assert_ne!(one.map.as_ptr(), two.map.as_ptr());
+        assert_ne!(one.map.as_mut_ptr(), two.map.as_mut_ptr());
         one.at::<AtomicU32>(64).unwrap().store(9, Ordering::Relaxed);
         assert_eq!(two.at::<AtomicU32>(64).unwrap().load(Ordering::Relaxed), 9);
     }
@@ -338,6 +339,24 @@ mod tests {
         assert!(Segment::open(segment.try_clone_fd().unwrap(), 7).is_ok());
         let end = segment.size();
         assert!(matches!(segment.write_past_mapping(end - 1, &[1; 2]), Err(Error::BadSegment(_))));
+    }
+
+    #[test]
+    fn what_is_large_begins_where_a_huge_page_does() {
+        use std::os::unix::fs::MetadataExt;
+        const SIZE: usize = (5 << 20) + 4096;
+        let segment = Segment::create("test", 7, SIZE).unwrap();
+        assert_eq!((segment.map.as_mut_ptr().addr() % (2 << 20), segment.size()), (0, SIZE));
+        // Whether there were such pages or not: all is there, and zero.
+        let words = segment.slice_at::<AtomicU64>(64, SIZE / 8 - 8).unwrap();
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        let file = File::from(segment.try_clone_fd().unwrap());
+        assert!(file.metadata().unwrap().blocks() * 512 >= SIZE as u64);
+        words[words.len() - 1].store(7, Ordering::Relaxed);
+        let again = Segment::open(segment.try_clone_fd().unwrap(), 7).unwrap();
+        assert_eq!(again.map.as_mut_ptr().addr() % (2 << 20), 0);
+        assert_eq!(again.at::<AtomicU64>(SIZE - 8).unwrap().load(Ordering::Relaxed), 7);
+        assert!(!again.is_huge(), "who opens it does not ask");
     }
 
     #[test]

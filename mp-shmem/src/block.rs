@@ -180,6 +180,7 @@ impl<T: Plain> Block<T> {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
         };
         let written = bytes.len() >= MANY
+            && !self.segment.is_huge()
             && self.segment.address(Segment::HEADER, 0).is_ok_and(|first| {
                 let offset = Segment::HEADER + self.data.addr().get() - first.addr().get();
                 self.segment.write_past_mapping(offset, bytes).is_ok()

@@ -20,8 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use memmap2::{MmapOptions, MmapRaw};
-use mp_core::sys::mem;
+use mp_core::sys::mem::{self, Mapping};
 use mp_core::{Atomic, Fd};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -81,7 +80,7 @@ pub struct SharedMemory {
 }
 
 struct Inner {
-    map: MmapRaw,
+    map: Mapping,
     /// Holds the shared flock.
     file: File,
     name: String,
@@ -156,11 +155,16 @@ impl SharedMemory {
             return Err(Error::NotFound { name: name.to_string() });
         }
         let unfinished = Unfinished(&path);
-        mem::set_len(file.as_fd(), size as u64).map_err(|e| Error::reserving(size, e))?;
-        mem::reserve(file.as_fd(), 0, size as u64).map_err(|e| Error::reserving(size, e))?;
-        let memory = Self::map(file, name, size)?;
+        let made = || {
+            mem::set_len(file.as_fd(), size as u64)?;
+            let map = Mapping::new(file.as_fd(), size)?;
+            map.gather(file.as_fd(), size);
+            mem::reserve(file.as_fd(), 0, size as u64)?;
+            Ok(map)
+        };
+        let map = made().map_err(|error| Error::reserving(size, error))?;
         std::mem::forget(unfinished);
-        Ok(memory)
+        Ok(Self::with(file, name, map))
     }
 
     /// Opens the shared memory named `name`, whoever created it.
@@ -193,9 +197,13 @@ impl SharedMemory {
     }
 
     fn map(file: File, name: &str, size: usize) -> Result<Self> {
-        let map = MmapOptions::new().len(size).map_raw(&file)?;
+        let map = Mapping::new(file.as_fd(), size)?;
+        Ok(Self::with(file, name, map))
+    }
+
+    fn with(file: File, name: &str, map: Mapping) -> Self {
         let inner = Inner { map, file, name: name.to_string(), owner: AtomicU32::new(0) };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Shared memory that holds `bytes`, and whose name is nobody's.

@@ -1,10 +1,13 @@
-//! Anonymous files in memory, and what seals them.
-#![expect(unsafe_code, reason = "memfd_create, fcntl seals, fallocate")]
+//! Anonymous files in memory, what seals them, and views of them.
+#![expect(unsafe_code, reason = "memfd_create, fcntl seals, fallocate, mmap")]
 
 use std::ffi::CStr;
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 
 use crate::sys::{check, retry};
 
@@ -47,11 +50,16 @@ fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<OwnedFd> {
 ///
 /// `ENOSPC` or `ENOMEM` where memory is short, `EPERM` where a seal forbids growth.
 pub fn reserve(fd: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<()> {
-    const LARGE: u64 = 16 << 20;
-    if len >= LARGE && available().is_some_and(|available| len > available) {
+    if !enough(len) {
         return Err(io::Error::from_raw_os_error(libc::ENOMEM));
     }
     fallocate(fd, 0, start, len)
+}
+
+/// Whether so much memory may be asked for: what is little always, and what is available.
+fn enough(len: u64) -> bool {
+    const LARGE: u64 = 16 << 20;
+    len < LARGE || available().is_none_or(|available| len <= available)
 }
 
 /// How many bytes this process could still get: of the machine and of its control group, whichever is
@@ -104,6 +112,128 @@ fn fallocate(fd: BorrowedFd<'_>, mode: i32, start: u64, len: u64) -> io::Result<
         check(unsafe { libc::fallocate(fd.as_raw_fd(), mode, start, len) })
     })?;
     Ok(())
+}
+
+/// The size of a page.
+pub(crate) fn page_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    *SIZE.get_or_init(|| {
+        // SAFETY: takes a number only (sysconf(3)).
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    })
+}
+
+/// What x86-64, and aarch64 with pages of 4 KiB, can map as one page.
+const HUGE: usize = 2 << 20;
+
+/// The bytes of a file, to read and to write, shared with all who have it.
+///
+/// Where they are many they lie such that huge pages can be mapped as what they are. mmap(2).
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to its process and to no thread of it; what may be done to the bytes is for those to say who
+// use the pointer.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` where the address space is short, `EACCES` where the file is not open for reading and writing, `EINVAL`
+    /// for no bytes.
+    pub fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        if len < HUGE {
+            return map_shared(ptr::null_mut(), 0, fd, len);
+        }
+        // Room for the bytes wherever a huge page begins in it; what is over goes back.
+        let short = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let pages = len.checked_next_multiple_of(page_size()).ok_or_else(short)?;
+        let room = reserve_addresses(pages.checked_add(HUGE).ok_or_else(short)?)?;
+        let before = room.start.as_ptr().align_offset(HUGE);
+        let start = room.start.as_ptr().wrapping_add(before);
+        let mapping = map_shared(start, libc::MAP_FIXED, fd, len)?;
+        let room = ManuallyDrop::new(room);
+        unmap(room.start.as_ptr(), before);
+        unmap(start.wrapping_add(pages), HUGE - before);
+        Ok(mapping)
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// How many bytes are mapped.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it has bytes")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts huge pages under the first `len` bytes of a file that nothing was written to yet, as far as the system has some;
+    /// whether all of it is on such pages, but for an end that fills none.
+    ///
+    /// They are quicker to get, to map and to give back. `MADV_COLLAPSE` makes them whatever is set for
+    /// memory in files; Linux before 6.1 does not know it (madvise(2)).
+    pub fn gather(&self, fd: BorrowedFd<'_>, len: usize) -> bool {
+        let len = len.min(self.len) / HUGE * HUGE;
+        // Of an extent without any page it makes none.
+        len > 0
+            && enough(len as u64)
+            && (0..len).step_by(HUGE).all(|at| fallocate(fd, 0, at as u64, 1).is_ok())
+            // SAFETY: within the mapping; the bytes stay as they are.
+            && unsafe { libc::madvise(self.start.as_ptr().cast(), len, MADV_COLLAPSE) } == 0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.start.as_ptr(), self.len);
+    }
+}
+
+/// `libc` has it for some systems only. asm-generic/mman-common.h
+const MADV_COLLAPSE: i32 = 25;
+
+fn map_shared(at: *mut u8, flags: i32, fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, or one over addresses that the caller has reserved.
+    let start =
+        unsafe { libc::mmap(at.cast(), len, access, libc::MAP_SHARED | flags, fd.as_raw_fd(), 0) };
+    mapping(start, len)
+}
+
+/// Addresses that nothing else is mapped to, and nothing lies behind.
+fn reserve_addresses(len: usize) -> io::Result<Mapping> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+    mapping(start, len)
+}
+
+fn mapping(start: *mut libc::c_void, len: usize) -> io::Result<Mapping> {
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // Nothing is mapped at zero that was not asked for.
+    let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(Mapping { start, len })
+}
+
+fn unmap(start: *mut u8, len: usize) {
+    if len > 0 {
+        // SAFETY: pages that this module has mapped and nobody uses any more.
+        unsafe { libc::munmap(start.cast(), len) };
+    }
 }
 
 /// Sets the file's size; new pages are zeros and not reserved. ftruncate(2).

@@ -8,15 +8,14 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use memmap2::{MmapOptions, MmapRaw};
-
-use crate::sys::mem::memfd;
+use crate::sys::mem::{Mapping, memfd};
 use crate::sys::process::{self, Forked};
 
 #[cfg(mp_crash)]
@@ -235,7 +234,7 @@ pub fn numbers(count: usize) -> &'static [AtomicU64] {
 
 /// The numbers that a file is of. They stay mapped, the file can be closed.
 fn shared(file: &File, count: usize) -> &'static [AtomicU64] {
-    let map: MmapRaw = MmapOptions::new().len(8 * count).map_raw(file).expect("mmap");
+    let map = Mapping::new(file.as_fd(), 8 * count).expect("mmap");
     let start = map.as_mut_ptr().cast::<AtomicU64>();
     std::mem::forget(map);
     // SAFETY: a mapping of that length which is never undone, page-aligned, of a file that does not
