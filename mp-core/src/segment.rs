@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr::NonNull;
 
 use static_assertions::const_assert_eq;
@@ -97,15 +97,18 @@ impl Segment {
 
     fn make(name: &str, kind: u64, size: usize, reserved: usize) -> Result<Self> {
         let name = CString::new(format!("mp-{name}")).map_err(io::Error::from)?;
-        let size = size
-            .max(Self::HEADER)
-            .checked_next_multiple_of(page_size())
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let pages = |bytes: usize| {
+            bytes
+                .max(Self::HEADER)
+                .checked_next_multiple_of(page_size())
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))
+        };
+        let (size, reserved) = (pages(size)?, pages(reserved)?);
         let fd = mem::memfd(&name)?;
         mem::set_len(fd.as_fd(), size as u64)?;
-        let map = Mapping::new(fd.as_fd(), size)?;
+        let map = map(&fd, size, reserved as u64)?;
         let huge = map.gather(fd.as_fd(), reserved);
-        mem::reserve(fd.as_fd(), 0, reserved.max(Self::HEADER) as u64)?;
+        mem::reserve(fd.as_fd(), 0, reserved as u64)?;
         mem::seal(fd.as_fd(), mem::SEAL_SIZE)?;
         let segment = Self { map, fd, huge };
         let header = Header { magic: MAGIC, kind, size: size as u64, reserved: [0; 5] };
@@ -129,7 +132,8 @@ impl Segment {
         }
         // Sealed, so this cannot change any more.
         let file = File::from(fd);
-        let size = file.metadata()?.len();
+        let about = file.metadata()?;
+        let (size, taken) = (about.len(), about.blocks().saturating_mul(512));
         let fd = OwnedFd::from(file);
         let Ok(size) = usize::try_from(size) else {
             return bad(format!("{size} bytes do not fit into the address space"));
@@ -137,7 +141,7 @@ impl Segment {
         if size < Self::HEADER || !size.is_multiple_of(page_size()) {
             return bad(format!("{size} bytes are no whole pages"));
         }
-        let segment = Self { map: Mapping::new(fd.as_fd(), size)?, fd, huge: false };
+        let segment = Self { map: map(&fd, size, taken)?, fd, huge: false };
         // SAFETY: the mapping is at least a header long and page-aligned; any bits are a Header. It is
         // read once, volatile because a faulty peer may write meanwhile, and only the copy is used.
         let header = unsafe { segment.map.as_mut_ptr().cast::<Header>().read_volatile() };
@@ -273,6 +277,15 @@ impl AsFd for Segment {
     }
 }
 
+/// Maps a file of which so much is taken: what is sparse has no huge pages.
+fn map(fd: &OwnedFd, size: usize, taken: u64) -> io::Result<Mapping> {
+    if taken < size as u64 {
+        Mapping::new(fd.as_fd(), size)
+    } else {
+        Mapping::aligned(fd.as_fd(), size)
+    }
+}
+
 /// Opens a memory file that `bytes` describe as a segment, and looks into it wherever they say.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn run_on(bytes: &[u8]) {
@@ -343,9 +356,8 @@ mod tests {
 
     #[test]
     fn what_is_large_begins_where_a_huge_page_does() {
-        use std::os::unix::fs::MetadataExt;
         const SIZE: usize = (5 << 20) + 4096;
-        let segment = Segment::create("test", 7, SIZE).unwrap();
+        let segment = Segment::create("test", 7, SIZE - 100).unwrap();
         assert_eq!((segment.map.as_mut_ptr().addr() % (2 << 20), segment.size()), (0, SIZE));
         // Whether there were such pages or not: all is there, and zero.
         let words = segment.slice_at::<AtomicU64>(64, SIZE / 8 - 8).unwrap();
@@ -408,7 +420,6 @@ mod tests {
 
     #[test]
     fn a_sparse_segment_takes_memory_as_it_is_reserved_and_gives_it_back() {
-        use std::os::unix::fs::MetadataExt;
         let segment = Segment::create_sparse("test", 3, 1 << 40, 4096).unwrap();
         let taken = || {
             let file = std::fs::File::from(segment.try_clone_fd().unwrap());

@@ -157,7 +157,7 @@ impl SharedMemory {
         let unfinished = Unfinished(&path);
         let made = || {
             mem::set_len(file.as_fd(), size as u64)?;
-            let map = Mapping::new(file.as_fd(), size)?;
+            let map = Mapping::aligned(file.as_fd(), size)?;
             map.gather(file.as_fd(), size);
             mem::reserve(file.as_fd(), 0, size as u64)?;
             Ok(map)
@@ -197,7 +197,7 @@ impl SharedMemory {
     }
 
     fn map(file: File, name: &str, size: usize) -> Result<Self> {
-        let map = Mapping::new(file.as_fd(), size)?;
+        let map = Mapping::aligned(file.as_fd(), size)?;
         Ok(Self::with(file, name, map))
     }
 
