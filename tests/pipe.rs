@@ -39,6 +39,7 @@ crate::cases! {
         wait_tells_all_that_are_ready
         what_can_be_watched_is_readable_while_messages_remain
         who_sleeps_is_woken_by_each_message
+        it_is_known_whether_the_other_end_has_the_same_cpu
         sleepers_use_no_processor_time
         one_processor_is_enough
         signals_do_not_disturb
@@ -1469,6 +1470,14 @@ fn who_sleeps_is_woken_by_each_message() -> Outcome {
     receiver.sleep()?;
     assert!(receiver.is_empty() && receiver.recv().is_err());
     child.result()?;
+    Ok(())
+}
+
+fn it_is_known_whether_the_other_end_has_the_same_cpu() -> Outcome {
+    let (here, there) = duplex::<u32, u32>()?;
+    assert!(!here.shares_cpu(), "the other has not said where it runs");
+    // This thread may be moved in between, but is not each time.
+    eventually("the same one", || here.shares_cpu() && there.shares_cpu())?;
     Ok(())
 }
 

@@ -401,7 +401,7 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
-            wait(receiver);
+            wait(&client.connection);
         }
         let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
             Ok(next) => next,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
-use crate::either::{Both, deserialize_both};
+use crate::either::{self, Both, deserialize_both};
 use crate::link::{self, RingReceiver, RingSender};
 use crate::stream::{StreamReceiver, StreamSender};
 use crate::{Receiver, Result, SendError, Sender};
@@ -110,6 +110,37 @@ impl<S, R> Connection<S, R> {
             self.sender.link().settle();
         }
         &self.sender
+    }
+
+    /// Whether the other end, when it last asked this or waited, ran on the CPU that this thread runs on. A hint.
+    ///
+    /// For those who look often before they wait: while both have one CPU, nothing comes however often one looks, and it
+    /// is better to give way. Asks the kernel nothing; `false` where it is not known, as through a [`Client`](crate::Client).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (here, there) = mp_pipe::duplex::<u32, u32>()?;
+    /// let doubles = std::thread::spawn(move || there.send(there.recv()? * 2));
+    /// here.send(21)?;
+    /// for _ in 0..100 {
+    ///     if !here.receiver().is_empty() {
+    ///         break;
+    ///     } else if here.shares_cpu() {
+    ///         std::thread::yield_now();
+    ///     } else {
+    ///         std::hint::spin_loop();
+    ///     }
+    /// }
+    /// assert_eq!(here.recv()?, 42); // which waits, if that was not enough
+    /// # doubles.join().unwrap().unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn shares_cpu(&self) -> bool {
+        either::share_cpu(self.sender.link(), self.receiver.link())
     }
 
     /// The half that receives.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mp_core::Deadline;
+use mp_core::sys::process::current_cpu;
 use serde::de::{Deserializer, Error as _};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,14 @@ impl RxLink {
             }
         }
     }
+}
+
+/// Notes for the other end which CPU this one runs on; whether the other was there when it last did so.
+pub(crate) fn share_cpu(sender: &TxLink, receiver: &RxLink) -> bool {
+    let (TxLink::Ring(sender), RxLink::Ring(receiver)) = (sender, receiver) else { return false };
+    let mine = current_cpu();
+    receiver.exchange_cpus(mine);
+    mine.is_some() && sender.exchange_cpus(mine) == mine
 }
 
 /// An end as it travels: through which of the two.

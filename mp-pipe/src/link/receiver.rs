@@ -597,6 +597,11 @@ impl RingReceiver {
         }
     }
 
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        self.consumer.exchange_cpus(mine)
+    }
+
     /// Whether no whole message is there, as far as memory tells.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {

@@ -80,11 +80,16 @@ impl RingSender {
         if self.checks.is_skipped() { Ok(()) } else { self.check_clock() }
     }
 
+    /// Notes the CPU this end runs on; gives the one the other end ran on last.
+    pub(crate) fn exchange_cpus(&self, mine: Option<usize>) -> Option<usize> {
+        self.producer.exchange_cpus(mine)
+    }
+
     #[cold]
     fn check_clock(&self) -> Result<()> {
         let due = self.checks.is_due();
         self.producer.rush(!due);
-        self.producer.exchange_cpus(current_cpu());
+        self.exchange_cpus(current_cpu());
         if due { self.check_peer() } else { Ok(()) }
     }
 
