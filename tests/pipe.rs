@@ -1477,7 +1477,7 @@ fn it_is_known_whether_the_other_end_has_the_same_cpu() -> Outcome {
     let (here, there) = duplex::<u32, u32>()?;
     assert!(!here.shares_cpu(), "the other has not said where it runs");
     // This thread may be moved in between, but is not each time.
-    eventually("the same one", || here.shares_cpu() && there.shares_cpu())?;
+    eventually("the same one", || here.shares_cpu() & there.shares_cpu())?;
     Ok(())
 }
 
