@@ -90,8 +90,12 @@ impl Server {
         let (others, parent, signals, ignored) = own().inspect_err(|error| {
             let _ = protocol::send_no_spare(&control, error);
         })?;
-        // What is read and bound at first use is so once, here.
+        // What is read and bound at first use is so once, here; the rest of the way each child goes again.
         warm_up();
+        if let Ok((near, mut far)) = Channel::pair() {
+            let _ = near.send(protocol::MORE, &[&[0; 256]], &[]);
+            let _ = far.try_receive();
+        }
         Ok(Self {
             control,
             clean,
@@ -288,8 +292,4 @@ fn kernel_tells() -> bool {
 fn warm_up() {
     entry::warm_up();
     boot::flush();
-    if let Ok((near, mut far)) = Channel::pair() {
-        let _ = near.send(protocol::MORE, &[&[0; 256]], &[]);
-        let _ = far.try_receive();
-    }
 }
