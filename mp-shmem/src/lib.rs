@@ -61,6 +61,11 @@
 //! Constructors reserve all they need. Lack of memory is [`Error::NoMemory`] from them, and no signal
 //! later.
 //!
+//! # Much memory
+//!
+//! Arrays and [`SharedMemory`] of 2 MiB and more get huge pages, as far as the system has some (Linux 6.1): they are quicker to
+//! make, to send and to drop. Who keeps one and fills it again spares even that.
+//!
 //! # Limits
 //!
 //! Linux on x86-64 and aarch64. Each value, array and list has a descriptor and at least a page of memory:
