@@ -4,7 +4,6 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -148,11 +147,11 @@ impl Mapping {
     /// `ENOMEM` where the address space is short, `EACCES` where the file is not open for reading and writing, `EINVAL`
     /// for no bytes.
     pub fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        map_shared(ptr::null_mut(), 0, fd, len)
+        map_shared(ptr::null_mut(), fd, len)
     }
 
-    /// As [`new`](Self::new), at an address at which huge pages of the file can be mapped as what they are: for files that
-    /// may have some, as this takes 8 us longer.
+    /// As [`new`](Self::new), at an address at which huge pages of the file can be mapped as what they are, if there is one:
+    /// for files that may have such pages, as this takes some microseconds longer.
     ///
     /// # Errors
     ///
@@ -161,20 +160,16 @@ impl Mapping {
         if len < HUGE {
             return Self::new(fd, len);
         }
-        // Room for the bytes wherever a huge page begins in it; what is over goes back.
-        let short = || io::Error::from_raw_os_error(libc::ENOMEM);
-        let pages = len.checked_next_multiple_of(page_size()).ok_or_else(short)?;
-        let room = reserve_addresses(pages.checked_add(HUGE).ok_or_else(short)?)?;
-        let before = room.start.as_ptr().align_offset(HUGE);
-        let start = room.start.as_ptr().wrapping_add(before);
-        let mapping = map_shared(start, libc::MAP_FIXED, fd, len)?;
-        let room = ManuallyDrop::new(room);
-        unmap(room.start.as_ptr(), before);
-        unmap(start.wrapping_add(pages), HUGE - before);
-        Ok(mapping)
+        // Where there was room a moment ago. If somebody else has come there, the kernel takes another place.
+        let room =
+            len.checked_add(HUGE).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let room = reserve_addresses(room)?;
+        let start = room.start.as_ptr();
+        drop(room);
+        map_shared(start.wrapping_add(start.align_offset(HUGE)), fd, len)
     }
 
-    /// The first byte.
+    /// The first byte: there for as long as the mapping is.
     #[must_use]
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
@@ -205,22 +200,23 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        unmap(self.start.as_ptr(), self.len);
+        // SAFETY: mapped by this module, and used for no longer than self, as as_mut_ptr asks.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 
 /// `libc` has it for some systems only. asm-generic/mman-common.h
 const MADV_COLLAPSE: i32 = 25;
 
-fn map_shared(at: *mut u8, flags: i32, fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+/// Maps a file, at this address if that is free.
+fn map_shared(at: *mut u8, fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping, or one over addresses that the caller has reserved.
-    let start =
-        unsafe { libc::mmap(at.cast(), len, access, libc::MAP_SHARED | flags, fd.as_raw_fd(), 0) };
+    // SAFETY: a new mapping, which takes nobody else's place without MAP_FIXED.
+    let start = unsafe { libc::mmap(at.cast(), len, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
     mapping(start, len)
 }
 
-/// Addresses that nothing else is mapped to, and nothing lies behind.
+/// Addresses that nothing else is mapped to, with nothing behind them.
 fn reserve_addresses(len: usize) -> io::Result<Mapping> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping.
@@ -235,13 +231,6 @@ fn mapping(start: *mut libc::c_void, len: usize) -> io::Result<Mapping> {
     // Nothing is mapped at zero that was not asked for.
     let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok(Mapping { start, len })
-}
-
-fn unmap(start: *mut u8, len: usize) {
-    if len > 0 {
-        // SAFETY: pages that this module has mapped and nobody uses any more.
-        unsafe { libc::munmap(start.cast(), len) };
-    }
 }
 
 /// Sets the file's size; new pages are zeros and not reserved. ftruncate(2).
