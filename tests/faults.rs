@@ -445,15 +445,19 @@ fn works(arguments: &[String]) {
     mp::init();
     match arguments[0].as_str() {
         "refused" => {
-            let call = |one: &[String]| Call {
-                number: one[0].parse().expect("a number"),
-                error: one[1].parse().expect("a number"),
-                only: match one[2].parse().expect("a number") {
-                    0 => Only::All,
-                    bits => Only::Bits(one[3].parse().expect("a number"), bits),
-                },
+            let call = |one: &[String]| {
+                let number = |index: usize| one[index].parse().expect("a number");
+                Call {
+                    number: one[0].parse().expect("a number"),
+                    error: one[1].parse().expect("a number"),
+                    only: match one[2].as_str() {
+                        "bits" => Only::Bits(number(3), number(4)),
+                        "is" => Only::Is(number(3), number(4)),
+                        _ => Only::All,
+                    },
+                }
             };
-            let calls: Vec<Call> = arguments[1..].chunks(4).map(call).collect();
+            let calls: Vec<Call> = arguments[1..].chunks(5).map(call).collect();
             seccomp::refuse(&calls).expect("a filter");
         }
         "descriptors" => limit(libc::RLIMIT_NOFILE, number(1)),
@@ -528,18 +532,21 @@ fn run_works(arguments: &[&str]) -> Result<Vec<String>, String> {
 fn run_refused(calls: &[Call]) -> Result<Vec<String>, String> {
     let mut arguments = vec!["refused".to_string()];
     for call in calls {
-        let (index, bits) = match call.only {
-            Only::Bits(index, bits) => (index, bits),
-            Only::All | Only::Is(..) => (0, 0),
+        let (what, index, value) = match call.only {
+            Only::All => ("all", 0, 0),
+            Only::Bits(index, bits) => ("bits", index, bits),
+            Only::Is(index, value) => ("is", index, value),
         };
-        let numbers = [call.number, call.error.into(), bits.into(), index.into()];
-        arguments.extend(numbers.map(|number| number.to_string()));
+        arguments.extend([call.number.to_string(), call.error.to_string(), what.to_string()]);
+        arguments.extend([index, value].map(|number| number.to_string()));
     }
     run_works(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Calls that old kernels do not have and containers forbid.
 fn without_calls() -> Outcome {
+    // _IOWR(0xFF, 11, struct pidfd_info), by which the kernel tells how a process ended that was reaped.
+    const PIDFD_GET_INFO: u32 = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
     let no_exec = Only::Bits(1, libc::MFD_NOEXEC_SEAL);
     let all = Only::All;
     // What is done without, and what is an error.
@@ -553,6 +560,7 @@ fn without_calls() -> Outcome {
         ("memfd_create", libc::SYS_memfd_create, all, false),
         ("pidfd_open", libc::SYS_pidfd_open, all, false),
         ("pidfd_send_signal", libc::SYS_pidfd_send_signal, all, false),
+        ("ioctl of a process", libc::SYS_ioctl, Only::Is(1, PIDFD_GET_INFO), true),
         ("eventfd2", libc::SYS_eventfd2, all, false),
         ("epoll_create1", libc::SYS_epoll_create1, all, false),
         ("signalfd4", libc::SYS_signalfd4, all, false),
@@ -566,6 +574,7 @@ fn without_calls() -> Outcome {
         let errors: &[i32] = match name {
             "memfd_create with MFD_NOEXEC_SEAL" => &[libc::EINVAL],
             "fallocate" => &[libc::EOPNOTSUPP],
+            "ioctl of a process" => &[libc::ENOTTY],
             // Where it is forbidden, libc takes that for an answer.
             "clone3" => &[libc::ENOSYS],
             _ => &[libc::ENOSYS, libc::EPERM],

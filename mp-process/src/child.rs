@@ -337,8 +337,8 @@ impl AnyChild {
         Ok(state.exit)
     }
 
-    /// Waits until the kernel tells how it ended, which it does of who is reaped; or the fork server does, as of the last
-    /// ones that it forked. An orphan may never be reaped, but can be looked at.
+    /// Waits until the kernel tells how it ended, which it does of who is reaped. An orphan may never be reaped, but can be
+    /// looked at.
     fn learn(&self, state: &mut State, is_orphan: bool, deadline: Deadline) -> io::Result<()> {
         let before = is_orphan.then(|| process::exit_before_reaping(self.pid(), self.as_fd()));
         if let Some(exit) = before.flatten().or_else(|| process::exit_after_reaping(self.as_fd())) {
@@ -346,10 +346,7 @@ impl AnyChild {
             return Ok(());
         }
         // A process descriptor hangs up when the process is reaped (since Linux 6.9; `pidfd_poll` in fs/pidfs.c).
-        let mut fds = vec![PollFd::hung_up(self.as_fd())];
-        fds.extend(state.channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
-        poll(&mut fds, deadline)?;
-        state.drain(Deadline::PASSED);
+        poll(&mut [PollFd::hung_up(self.as_fd())], deadline)?;
         Ok(())
     }
 

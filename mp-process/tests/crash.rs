@@ -39,6 +39,15 @@ mod scenes {
             name: "a forked fork server",
             play: |stage| starts(stage, false, StartMethod::ForkServer),
         },
+        Scene {
+            name: "a fork server that reaps",
+            play: |stage| {
+                // As on an older kernel; the children of this process have it.
+                // SAFETY: this process has one thread.
+                unsafe { std::env::set_var("MP_KERNEL_TELLS_NOTHING", "1") };
+                starts(stage, true, StartMethod::ForkServer);
+            },
+        },
         Scene { name: "a fork server anew", play: |stage| replaces_its_server(stage, false) },
         Scene { name: "after a fork server", play: |stage| replaces_its_server(stage, true) },
         Scene { name: "spawn", play: |stage| starts(stage, true, StartMethod::Spawn) },

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::Deadline;
 use crate::sys::{check, retry};
@@ -270,34 +270,58 @@ fn reap_id(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<(u32, Opti
     Ok(Some((pid as u32, Some(exit))))
 }
 
-/// How the process behind `pidfd` ended, after somebody else reaped it; `None` where the kernel cannot
-/// tell. Since Linux 6.15: ioctl `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT` (include/uapi/linux/pidfd.h).
+/// What the kernel tells about the process behind a descriptor: `struct pidfd_info` in its first published size.
+/// Since Linux 6.13: ioctl `PIDFD_GET_INFO` (include/uapi/linux/pidfd.h).
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup_id: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ids: [u32; 8],
+    exit_code: i32,
+}
+
+static_assertions::const_assert_eq!(size_of::<Info>(), 64);
+
+impl Info {
+    const PID: u64 = 1 << 0;
+    /// Since Linux 6.15.
+    const EXIT: u64 = 1 << 3;
+
+    /// `None` where the kernel does not tell all of `wanted`.
+    fn of(pidfd: BorrowedFd<'_>, wanted: u64) -> Option<Self> {
+        // _IOWR(0xFF, 11, struct pidfd_info)
+        const PIDFD_GET_INFO: u64 =
+            (3 << 30) | ((size_of::<Info>() as u64) << 16) | (0xFF << 8) | 11;
+        let mut info = Self { mask: wanted, ..Self::default() };
+        // SAFETY: info is as long as the request says.
+        let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+        (result == 0 && info.mask & wanted == wanted).then_some(info)
+    }
+}
+
+/// How the process behind `pidfd` ended, after somebody else, or the kernel, reaped it; `None` where the kernel cannot
+/// tell. Since Linux 6.15.
 #[must_use]
 pub fn exit_after_reaping(pidfd: BorrowedFd<'_>) -> Option<Exit> {
-    /// `struct pidfd_info` in its first published size.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        mask: u64,
-        cgroup_id: u64,
-        pid: u32,
-        tgid: u32,
-        ppid: u32,
-        ids: [u32; 8],
-        exit_code: i32,
-    }
-    static_assertions::const_assert_eq!(size_of::<Info>(), 64);
-    const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    // _IOWR(0xFF, 11, struct pidfd_info)
-    const PIDFD_GET_INFO: u64 = (3 << 30) | ((size_of::<Info>() as u64) << 16) | (0xFF << 8) | 11;
+    Info::of(pidfd, Info::EXIT).map(|info| exit_of(info.exit_code))
+}
 
-    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
-    // SAFETY: info is as long as the request says.
-    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-    if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
-        return None;
+/// Opens a descriptor for a child that the kernel reaps as soon as it ends, if it has not: its number may then be
+/// another's. Since Linux 6.13.
+///
+/// # Errors
+///
+/// `ESRCH` where it has ended; else as [`pidfd_open`].
+pub fn pidfd_open_child(pid: u32) -> io::Result<OwnedFd> {
+    let pidfd = pidfd_open(pid)?;
+    match Info::of(pidfd.as_fd(), Info::PID) {
+        Some(info) if info.ppid == std::process::id() => Ok(pidfd),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
     }
-    Some(exit_of(info.exit_code))
 }
 
 /// How the process behind `pidfd`, whose number is `pid`, ended that nobody has reaped yet; `None` where that is not so, or

@@ -115,25 +115,22 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
             }
         };
         crash_point!("parent: a spare has the request");
-        let Spare { mut channel, pid, pidfd, tells } = spare;
+        let mut spare = spare;
         // No hello, so the target did not run: what was killed can be tried again.
-        match listen(&mut channel, Deadline::after(START_LIMIT)) {
+        match listen(&mut spare.channel, Deadline::after(START_LIMIT)) {
             Ok(Answer::Hello(_)) => {
                 crash_point!("parent: a spare has said hello");
                 ask_for_next(generation);
                 crash_point!("parent: the next spare is asked for");
-                let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
-                let reaper = Reaper::ForkServer { tells, generation };
-                return Ok(AnyChild::new(name, pid, daemon, reaper, pidfd, channel));
+                return Ok(spare.child(order, generation));
             }
             Ok(Answer::Ended(status)) => last = Error::DiedAtStart(status),
-            Ok(Answer::Silence) => {
-                if let Some(status) = discard_if_ended(generation) {
-                    last = check_lost(status)?;
-                }
-            }
+            Ok(Answer::Silence) => match discard_if_ended(generation) {
+                Some(status) => last = check_lost(status)?,
+                None => last = Error::DiedAtStart(spare.end()),
+            },
             Err(Error::StartTimedOut) => {
-                let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                let _ = process::pidfd_send_signal(spare.pidfd.as_fd(), libc::SIGKILL);
                 return Err(Error::StartTimedOut);
             }
             Err(error) => return Err(error),
@@ -155,8 +152,39 @@ pub(crate) struct Spare {
     pub(crate) channel: Channel,
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
-    /// Whether the helper tells through the channel how it ended; else only of one that has not said hello.
+    /// Whether the helper tells through the channel how it ended; else the kernel does.
     pub(crate) tells: bool,
+}
+
+impl Spare {
+    /// It has said hello.
+    fn child(self, order: &Order, generation: u64) -> AnyChild {
+        let Self { channel, pid, pidfd, tells } = self;
+        let (name, daemon) = (order.profile.name.clone(), order.profile.daemon);
+        let reaper = Reaper::ForkServer { tells, generation };
+        AnyChild::new(name, pid, daemon, reaper, pidfd, channel)
+    }
+
+    /// How it ended, whose channel is closed at the other end. Unknown where the helper tells, which then has ended too.
+    fn end(&self) -> ExitStatus {
+        let pidfd = self.pidfd.as_fd();
+        // The channel is closed a moment before the end, and that is a moment before the kernel reaps it.
+        let ended = process::wait_ended(pidfd, Deadline::after(Duration::from_secs(1)));
+        if self.tells || !ended.unwrap_or(false) {
+            return ExitStatus::UNKNOWN;
+        }
+        for pause in [1, 10, 100] {
+            // An orphan may be reaped by nobody.
+            let exit = process::exit_after_reaping(pidfd)
+                .or_else(|| process::exit_before_reaping(self.pid, pidfd));
+            if let Some(exit) = exit {
+                return exit.into();
+            }
+            let pause = Deadline::after(Duration::from_millis(pause));
+            let _ = fd::poll(&mut [fd::PollFd::hung_up(pidfd)], pause);
+        }
+        ExitStatus::UNKNOWN
+    }
 }
 
 /// What came of asking the helper.
@@ -215,7 +243,7 @@ fn hand_over(order: &Order, surroundings: &Surroundings, mut spare: Spare) -> Re
         Err(error) => Err(match listen(&mut spare.channel, Deadline::PASSED) {
             Err(refused @ Error::Refused(_)) => refused,
             Ok(Answer::Ended(status)) => Error::DiedAtStart(status),
-            Ok(Answer::Silence) => Error::DiedAtStart(ExitStatus::UNKNOWN),
+            Ok(Answer::Silence) => Error::DiedAtStart(spare.end()),
             _ => error,
         }),
     }

@@ -6,10 +6,10 @@
 //! after hello, asks for another spare (`MORE`), to be forked while this one already works; a second one waits
 //! meanwhile. So a start does not wait for a fork, and the server reads no requests.
 //!
-//! The process served cannot wait for one that is not its own child, so the server reaps it. Since Linux 6.15 the kernel
-//! then tells whoever has the process's descriptor how it ended. Where it does not, and of the last few children, for
-//! those that end before their hello, the server keeps a copy of the child's end of its channel and writes it there.
-//! Not of each: all that the server has open each new child is born with, and has to close.
+//! The process served cannot wait for one that is not its own child. Since Linux 6.15 the kernel tells whoever has its
+//! descriptor how it ended, once it is reaped, which the kernel does too: the server ignores SIGCHLD, and has nothing to do
+//! with an end. Elsewhere the server reaps, keeps a copy of the child's end of its channel, and writes there how it
+//! ended.
 //!
 //! Who may die when:
 //! - A spare, or a child before its hello: its channel says so, and the next spare gets the request.
@@ -18,7 +18,7 @@
 //! - The process served: the server ends, and the spares, whose channels are closed.
 #![expect(unsafe_code, reason = "fork, and closing what was inherited")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -48,26 +48,25 @@ struct Server {
     others: Vec<RawFd>,
     /// The process it serves.
     parent: OwnedFd,
+    /// What the server does with signals, and a child of it does not. What is sent to a whole group of processes, by a
+    /// terminal say, must not end the server before its parent.
+    ignored: Vec<Ignored>,
+    /// Who reaps; nothing where the kernel does, and tells.
+    ends: Option<Ends>,
+}
+
+/// The ends of children, where the server has to see to them.
+struct Ends {
     /// Readable when a child has ended.
     signals: OwnedFd,
-    /// What is sent to a whole group of processes, by a terminal say, must not end it before its parent.
-    ignored: [Ignored; 3],
-    /// The children that were not reaped, with the copies of their channels while they are kept.
-    children: HashMap<u32, Option<Channel>>,
-    /// The last ones whose channels are not kept for ever.
-    untold: VecDeque<u32>,
-    /// Whether the kernel tells how they ended.
-    kernel_tells: bool,
+    /// The children that were not reaped, and where to write how they ended.
+    children: HashMap<u32, Channel>,
     /// When to look at all children, because some may have ended of whom no signal tells.
     look: Option<Deadline>,
 }
 
 /// So many children are all looked at with each signal.
 const FEW: usize = 32;
-
-/// The channels of so many are kept: those of all that may be on their way to a hello, unless more threads start
-/// processes at once.
-const KEPT: usize = 16;
 
 /// How long it takes until more are looked at after a signal: the kernel goes through all, so not with each.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -79,15 +78,22 @@ impl Server {
             let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
             others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
             let parent = process::pidfd_open(process::parent_id())?;
-            let signals = process::child_signals()?;
-            let ignored = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(process::ignore_signal);
+            let mut signals = vec![libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+            let ends = if kernel_tells() {
+                signals.push(libc::SIGCHLD);
+                None
+            } else {
+                let signals = process::child_signals()?;
+                Some(Ends { signals, children: HashMap::new(), look: None })
+            };
+            let ignored = signals.into_iter().map(process::ignore_signal).collect();
             let null = fd::null()?;
             for stream in 0..3 {
                 fd::place(null.as_fd(), stream)?;
             }
-            Ok((others, parent, signals, ignored))
+            Ok((others, parent, ignored, ends))
         };
-        let (others, parent, signals, ignored) = own().inspect_err(|error| {
+        let (others, parent, ignored, ends) = own().inspect_err(|error| {
             let _ = protocol::send_no_spare(&control, error);
         })?;
         // What is read and bound at first use is so once, here; the rest of the way each child goes again.
@@ -96,41 +102,24 @@ impl Server {
             let _ = near.send(protocol::MORE, &[&[0; 256]], &[]);
             let _ = far.try_receive();
         }
-        Ok(Self {
-            control,
-            clean,
-            pid: std::process::id(),
-            others,
-            parent,
-            signals,
-            ignored,
-            children: HashMap::new(),
-            untold: VecDeque::new(),
-            kernel_tells: false,
-            look: None,
-        })
+        Ok(Self { control, clean, pid: std::process::id(), others, parent, ignored, ends })
     }
 
     /// Serves until the parent has ended or closed its socket.
     fn run(&mut self) -> io::Result<()> {
         crash_point!("server: set up");
         self.make_spare();
-        // While the first one is at work.
-        self.kernel_tells = kernel_tells();
         loop {
-            let mut fds = [
-                PollFd::readable(self.control.as_fd()),
-                PollFd::readable(self.signals.as_fd()),
-                PollFd::readable(self.parent.as_fd()),
-            ];
+            let mut fds =
+                vec![PollFd::readable(self.control.as_fd()), PollFd::readable(self.parent.as_fd())];
+            fds.extend(self.ends.as_ref().map(|ends| PollFd::readable(ends.signals.as_fd())));
             crash_point!("server: about to sleep");
-            poll(&mut fds, self.look.unwrap_or(Deadline::NEVER))?;
-            let [asked, ended, orphaned] = fds.map(|fd| fd.is_ready());
-            if ended {
-                self.reap_one()?;
-            }
-            if self.look.is_some_and(Deadline::has_passed) {
-                self.reap_all()?;
+            let look = self.ends.as_ref().and_then(|ends| ends.look);
+            poll(&mut fds, look.unwrap_or(Deadline::NEVER))?;
+            let ready: Vec<_> = fds.iter().map(PollFd::is_ready).collect();
+            let (asked, orphaned) = (ready[0], ready[1]);
+            if let Some(ends) = &mut self.ends {
+                ends.see(ready[2])?;
             }
             if orphaned {
                 return Ok(());
@@ -146,36 +135,6 @@ impl Server {
         }
     }
 
-    /// Reaps the child that a signal tells of, and sees to it that others are who ended with it.
-    fn reap_one(&mut self) -> io::Result<()> {
-        if let Some(pid) = process::read_child_signal(self.signals.as_fd())
-            && let Some(exit) = process::reap_child(pid)?
-        {
-            self.tell(pid, exit);
-        }
-        let pause = if self.children.len() <= FEW { Duration::ZERO } else { PAUSE };
-        self.look.get_or_insert_with(|| Deadline::after(pause));
-        Ok(())
-    }
-
-    fn reap_all(&mut self) -> io::Result<()> {
-        self.look = None;
-        while let Some((pid, exit)) = process::reap_any()? {
-            self.tell(pid, exit);
-        }
-        Ok(())
-    }
-
-    /// Tells how a child ended that is reaped.
-    fn tell(&mut self, pid: u32, exit: Exit) {
-        crash_point!("server: a child is reaped");
-        if let Some(Some(channel)) = self.children.remove(&pid) {
-            // Fails where the parent has let go of the child: nobody wants to know.
-            let _ = protocol::send_status(&channel, exit);
-            crash_point!("server: its status is sent");
-        }
-    }
-
     /// Forks a spare and hands it over, or says why there is none.
     fn make_spare(&mut self) {
         let sent = match self.fork_spare() {
@@ -183,7 +142,7 @@ impl Server {
                 crash_point!("server: about to hand a spare over");
                 // Too many descriptors of this user may be under way: then that is why there is none, and the spare
                 // ends, as nobody has its channel.
-                let (tells, channel, pidfd) = (!self.kernel_tells, channel.as_fd(), pidfd.as_fd());
+                let (tells, channel, pidfd) = (self.ends.is_some(), channel.as_fd(), pidfd.as_fd());
                 protocol::send_spare(&self.control, pid, tells, channel, pidfd).or_else(|error| {
                     match error {
                         CoreError::Io(error) => protocol::send_no_spare(&self.control, &error),
@@ -207,32 +166,23 @@ impl Server {
                 drop(near);
                 self.become_spare(far)
             }
-            Forked::Parent(pid) => match process::pidfd_open(pid) {
-                Ok(pidfd) => {
-                    crash_point!("server: a spare is forked");
-                    self.keep(pid, far);
-                    Ok((pid, near, pidfd))
+            Forked::Parent(pid) => {
+                crash_point!("server: a spare is forked");
+                match &mut self.ends {
+                    // If it has ended, its number may be another's by now.
+                    None => Ok((pid, near, process::pidfd_open_child(pid)?)),
+                    Some(ends) => match process::pidfd_open(pid) {
+                        Ok(pidfd) => {
+                            ends.children.insert(pid, far);
+                            Ok((pid, near, pidfd))
+                        }
+                        Err(error) => {
+                            process::kill_child(pid);
+                            Err(error)
+                        }
+                    },
                 }
-                Err(error) => {
-                    process::kill_child(pid);
-                    Err(error)
-                }
-            },
-        }
-    }
-
-    /// Remembers a child that was forked.
-    fn keep(&mut self, pid: u32, channel: Channel) {
-        self.children.insert(pid, Some(channel));
-        if !self.kernel_tells {
-            return;
-        }
-        self.untold.push_back(pid);
-        if self.untold.len() > KEPT
-            && let Some(pid) = self.untold.pop_front()
-            && let Some(channel) = self.children.get_mut(&pid)
-        {
-            *channel = None;
+            }
         }
     }
 
@@ -259,7 +209,7 @@ impl Server {
         }
         process::unblock_signals();
         if self.clean {
-            mem::forget(mem::take(&mut self.children));
+            mem::forget(self.ends.take());
             let mut keep = mem::take(&mut self.others);
             keep.push(channel.as_fd().as_raw_fd());
             // SAFETY: what is open and not kept was opened by this server, so it belongs to `self`, which
@@ -267,16 +217,56 @@ impl Server {
             unsafe { fd::close_others(&keep) }
         } else {
             // Objects of the parent may own descriptors here too, so only our own are let go of.
-            self.children.clear();
             let null = fd::null()?;
-            let own = [self.control.as_fd(), self.parent.as_fd(), self.signals.as_fd()];
+            let mut own = vec![self.control.as_fd(), self.parent.as_fd()];
+            if let Some(ends) = &mut self.ends {
+                ends.children.clear();
+                own.push(ends.signals.as_fd());
+            }
             own.into_iter().try_for_each(|own| fd::replace(null.as_fd(), own.as_raw_fd()))
+        }
+    }
+}
+
+impl Ends {
+    /// Sees to those who have ended. `told`: a signal says that somebody has.
+    fn see(&mut self, told: bool) -> io::Result<()> {
+        if told {
+            if let Some(pid) = process::read_child_signal(self.signals.as_fd())
+                && let Some(exit) = process::reap_child(pid)?
+            {
+                self.tell(pid, exit);
+            }
+            let pause = if self.children.len() <= FEW { Duration::ZERO } else { PAUSE };
+            self.look.get_or_insert_with(|| Deadline::after(pause));
+        }
+        if self.look.is_some_and(Deadline::has_passed) {
+            self.look = None;
+            while let Some((pid, exit)) = process::reap_any()? {
+                self.tell(pid, exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells how a child ended that is reaped.
+    fn tell(&mut self, pid: u32, exit: Exit) {
+        crash_point!("server: a child is reaped");
+        if let Some(channel) = self.children.remove(&pid) {
+            // Fails where the parent has let go of the child: nobody wants to know.
+            let _ = protocol::send_status(&channel, exit);
+            crash_point!("server: its status is sent");
         }
     }
 }
 
 /// Whether the kernel tells how a process ended after it was reaped: asked of one that is forked for it.
 fn kernel_tells() -> bool {
+    // As an older one.
+    #[cfg(mp_crash)]
+    if std::env::var_os("MP_KERNEL_TELLS_NOTHING").is_some() {
+        return false;
+    }
     // SAFETY: this process has one thread: it starts none. The child ends at once.
     let Ok(forked) = (unsafe { fork() }) else { return false };
     let pid = match forked {
