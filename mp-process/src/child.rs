@@ -23,6 +23,9 @@ use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 /// machine that stood still meanwhile has used up one of them, and not the time that the fork server needs.
 const GRACE: [Duration; 20] = [Duration::from_millis(250); 20];
 
+/// For how long a wait for the end of a process is for its being reaped.
+const SOON: Duration = Duration::from_millis(10);
+
 /// A started process whose target returns `R`.
 ///
 /// Has every method of [`AnyChild`], and [`result`](Self::result). All of them may be called from any
@@ -170,6 +173,8 @@ struct State {
     /// Where the outcome, and the fork server's report, come from. `None` once both ends are done with it.
     channel: Option<Channel>,
     outcome: Option<Outcome>,
+    /// Whether the report comes there, behind the outcome.
+    is_told: bool,
     exit: Option<ExitStatus>,
     closed: bool,
 }
@@ -183,7 +188,8 @@ impl AnyChild {
         pidfd: OwnedFd,
         channel: Channel,
     ) -> Self {
-        let state = State { channel: Some(channel), ..State::default() };
+        let is_told = matches!(reaper, Reaper::ForkServer { tells: true, .. });
+        let state = State { channel: Some(channel), is_told, ..State::default() };
         let owner = std::process::id();
         Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
     }
@@ -258,15 +264,22 @@ impl AnyChild {
         if lock(&self.0.state).closed {
             return Err(Error::Closed);
         }
+        // That it is reaped follows on its end, where the kernel does that: then once is enough to be woken. Not where
+        // its fork server has ended.
+        let kernel_reaps = matches!(self.0.reaper, Reaper::ForkServer { tells: false, .. });
+        let mut soon = kernel_reaps.then(|| Deadline::after(SOON));
         loop {
             if let Some(status) = self.look()? {
                 return Ok(Some(status));
             }
             let channel = self.channel()?;
-            let mut fds = vec![PollFd::readable(self.as_fd())];
+            let end = if soon.is_some() { PollFd::hung_up } else { PollFd::readable };
+            let mut fds = vec![end(self.as_fd())];
             fds.extend(channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
             crash_point!("parent: waits for an end, about to sleep");
-            if poll(&mut fds, deadline).map_err(Error::io("wait for a process"))? == 0 {
+            let limit = soon.map_or(deadline, |soon| soon.min(deadline));
+            let ready = poll(&mut fds, limit).map_err(Error::io("wait for a process"))?;
+            if ready == 0 && soon.take().is_none() {
                 return Ok(None);
             }
         }
@@ -432,7 +445,12 @@ impl State {
         while let Some(channel) = &mut self.channel {
             match channel.receive(deadline) {
                 Ok(packet) => match packet.kind {
-                    protocol::OUTCOME => self.outcome = protocol::read_outcome(packet).ok(),
+                    protocol::OUTCOME => {
+                        self.outcome = protocol::read_outcome(packet).ok();
+                        if !self.is_told {
+                            self.channel = None;
+                        }
+                    }
                     protocol::STATUS => {
                         self.exit = protocol::read_status(&packet.body).ok();
                         return;
