@@ -54,7 +54,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const SLOW: &[StartMethod] = ONCE;
 
 /// The limit for one of [`SLOW`].
-pub(crate) const SLOW_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const SLOW_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a wait may take before it counts as hung.
 pub(crate) const HANG: Duration = Duration::from_secs(30);
