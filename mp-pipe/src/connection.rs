@@ -122,7 +122,10 @@ impl<S, R> Connection<S, R> {
     /// ```
     /// # fn main() -> mp_pipe::Result<()> {
     /// let (here, there) = mp_pipe::duplex::<u32, u32>()?;
-    /// let doubles = std::thread::spawn(move || there.send(there.recv()? * 2));
+    /// let doubles = std::thread::spawn(move || {
+    ///     let number = there.recv().unwrap();
+    ///     there.send(number * 2).unwrap();
+    /// });
     /// here.send(21)?;
     /// for _ in 0..100 {
     ///     if !here.receiver().is_empty() {
@@ -134,7 +137,7 @@ impl<S, R> Connection<S, R> {
     ///     }
     /// }
     /// assert_eq!(here.recv()?, 42); // which waits, if that was not enough
-    /// # doubles.join().unwrap().unwrap();
+    /// # doubles.join().unwrap();
     /// # Ok(())
     /// # }
     /// ```
