@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_millis(10);
 /// thread, several at a time.
 ///
 /// Dropping it detaches the process: it goes on, its result is lost, and it is still joined (a daemon:
-/// terminated) when this program ends. No zombie stays behind: the fork server reaps its children at once;
+/// terminated) when this program ends. No zombie stays behind: children of the fork server are reaped at once;
 /// one made by `Spawn` or `Fork` that ends after it was detached is reaped when this program next starts,
 /// joins or lists processes.
 ///

@@ -169,8 +169,8 @@ impl Spare {
     fn end(&self) -> ExitStatus {
         let pidfd = self.pidfd.as_fd();
         // The channel is closed a moment before the end, and that is a moment before the kernel reaps it.
-        let ended = process::wait_ended(pidfd, Deadline::after(Duration::from_secs(1)));
-        if self.tells || !ended.unwrap_or(false) {
+        let ended = || process::wait_ended(pidfd, Deadline::after(Duration::from_secs(1)));
+        if self.tells || !ended().unwrap_or(false) {
             return ExitStatus::UNKNOWN;
         }
         for pause in [1, 10, 100] {

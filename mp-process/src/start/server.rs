@@ -7,8 +7,8 @@
 //! meanwhile. So a start does not wait for a fork, and the server reads no requests.
 //!
 //! The process served cannot wait for one that is not its own child. Since Linux 6.15 the kernel tells whoever has its
-//! descriptor how it ended, once it is reaped, which the kernel does too: the server ignores SIGCHLD, and has nothing to do
-//! with an end. Elsewhere the server reaps, keeps a copy of the child's end of its channel, and writes there how it
+//! descriptor how it ended, once it is reaped, which the kernel does too: the server ignores SIGCHLD (wait(2), notes), and has
+//! nothing to do with an end. Elsewhere the server reaps, keeps a copy of the child's end of its channel, and writes there how it
 //! ended.
 //!
 //! Who may die when:
@@ -78,15 +78,15 @@ impl Server {
             let mut others = if clean { fd::open_descriptors()? } else { Vec::new() };
             others.retain(|&fd| fd > 2 && fd != control.as_fd().as_raw_fd());
             let parent = process::pidfd_open(process::parent_id())?;
-            let mut signals = vec![libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+            let groups = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+            let mut ignored = Vec::from(groups.map(process::ignore_signal));
             let ends = if kernel_tells() {
-                signals.push(libc::SIGCHLD);
+                ignored.push(process::ignore_signal(libc::SIGCHLD));
                 None
             } else {
                 let signals = process::child_signals()?;
                 Some(Ends { signals, children: HashMap::new(), look: None })
             };
-            let ignored = signals.into_iter().map(process::ignore_signal).collect();
             let null = fd::null()?;
             for stream in 0..3 {
                 fd::place(null.as_fd(), stream)?;
