@@ -243,6 +243,7 @@ mod scenes {
         let mut received = 0;
         let end = loop {
             victim.await_sleep();
+            other_sleeps(received);
             match receiver.recv_bytes_timeout(HANG) {
                 Ok(bytes) => {
                     assert!(bytes == long(received), "torn");
