@@ -13,6 +13,7 @@ use std::hint::black_box;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -20,8 +21,8 @@ use std::{fs, thread};
 use multiprocess::manager::Dict;
 use multiprocess::sync::{Barrier, Event};
 use multiprocess::{
-    Array, Connection, Fd, Lock, Manager, Pool, Process, Queue, Semaphore, SharedMemory, Value,
-    duplex, simplex,
+    Array, Connection, Fd, Lock, Manager, Pool, Process, Queue, RawArray, Semaphore, SharedMemory,
+    Value, duplex, simplex,
 };
 
 /// How much is done.
@@ -366,6 +367,52 @@ fn client(dict: Dict<u64, u64>, gate: Barrier, time: Duration) -> u64 {
     count
 }
 
+/// In a client's first word it asks, and in its second it is answered; each has a cache line of its own.
+type Words = RawArray<AtomicU64>;
+
+fn words_of(words: &Words, client: usize) -> [&AtomicU64; 2] {
+    [&words[16 * client], &words[16 * client + 8]]
+}
+
+/// Looks for what is awaited, and lets others run after a while.
+fn look(mut found: impl FnMut() -> bool) {
+    let mut looks = 0;
+    while !found() {
+        looks += 1;
+        if looks > 64 { thread::yield_now() } else { std::hint::spin_loop() }
+    }
+}
+
+/// The same by bare words.
+fn word_client(words: Words, client: usize, gate: Barrier, time: Duration) -> u64 {
+    let [asked, answered] = words_of(&words, client);
+    gate.wait().expect("begins");
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < time {
+        for _ in 0..16 {
+            count += 1;
+            asked.store(count, Ordering::Release);
+            look(|| answered.load(Ordering::Acquire) == count);
+        }
+    }
+    count
+}
+
+/// A thread that serves one such client.
+fn word_thread(map: &Mutex<HashMap<u64, u64>>, words: Words, client: usize, end: &AtomicBool) {
+    let [asked, answered] = words_of(&words, client);
+    let mut last = 0;
+    loop {
+        look(|| asked.load(Ordering::Acquire) != last || end.load(Ordering::Relaxed));
+        if end.load(Ordering::Relaxed) {
+            return;
+        }
+        last = asked.load(Ordering::Acquire);
+        map.lock().expect("is whole").insert(last % 16, last);
+        answered.store(last, Ordering::Release);
+    }
+}
+
 /// The same through a socket: who has nothing to do sleeps in the kernel.
 fn bare_client(socket: Fd, gate: Barrier, time: Duration) -> u64 {
     let mut socket = UnixStream::from(OwnedFd::from(socket));
@@ -395,7 +442,7 @@ fn bare_thread(map: &Mutex<HashMap<u64, u64>>, mut socket: UnixStream) {
 fn manager(effort: Effort) {
     head(
         "Clients that set entries of one dict of a manager",
-        &["clients", "M sets/s", "us a set", "by threads and sockets"],
+        &["clients", "M sets/s", "us a set", "by threads and words", "and sockets"],
     );
     let rate = |clients: Vec<multiprocess::Child<u64>>, gate: &Barrier| {
         gate.wait().expect("begins");
@@ -403,7 +450,7 @@ fn manager(effort: Effort) {
         let done: u64 = clients.into_iter().map(|one| one.result().expect("counts")).sum();
         [micros(begin) / done as f64]
     };
-    for count in steps(&[1, 2, 4, 8, 16, 32, 64], effort) {
+    for count in steps(&[1, 2, 4, 8, 16, 32, 64, 128], effort) {
         let ours = || {
             let manager = Manager::new().expect("a manager");
             let dict = manager.dict().expect("a dict");
@@ -426,8 +473,35 @@ fn manager(effort: Effort) {
             };
             rate((0..count).map(start).collect(), &gate)
         };
-        let [[each], [bare]] = medians(effort, ours, bare);
-        line(&[&count, &short(1.0 / each), &short(each), &short(bare)]);
+        let by_words = || {
+            let words = Words::zeroed(16 * count).expect("memory");
+            let (map, end) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
+            let gate = Barrier::new(count + 1).expect("a barrier");
+            let start = |client| {
+                let arguments = (words.clone(), client, gate.clone(), effort.time);
+                Process::new(word_client, arguments).start().expect("starts")
+            };
+            thread::scope(|scope| {
+                for client in 0..count {
+                    let (map, words, end) = (&map, words.clone(), &end);
+                    scope.spawn(move || word_thread(map, words, client, end));
+                }
+                let rate = rate((0..count).map(start).collect(), &gate);
+                end.store(true, Ordering::Relaxed);
+                rate
+            })
+        };
+        let mut all_by_words = Vec::new();
+        let both = || {
+            all_by_words.push(by_words());
+            ours()
+        };
+        let [[each], [bare]] = medians(effort, both, bare);
+        let mut all_by_words = all_by_words.into_iter();
+        let [by_words] = median(effort, || all_by_words.next().expect("as many"));
+        let columns = [1.0 / each, each, by_words, bare].map(short);
+        let [rate, each, by_words, bare] = &columns;
+        line(&[&count, rate, each, by_words, bare]);
     }
 }
 

@@ -88,7 +88,28 @@ pub fn look<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// As [`look`], also where this thread may use one CPU only, if whoever is waited for runs `elsewhere`: on
 /// another CPU than this thread.
-pub fn look_beside<T>(elsewhere: bool, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn look_beside<T>(elsewhere: bool, ready: impl FnMut() -> Option<T>) -> Option<T> {
+    look_for(elsewhere, wake_up, ready)
+}
+
+/// As [`look_beside`], for as long as `time` says.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use mp_core::spin;
+///
+/// let found = spin::look_for(true, || Duration::from_micros(10), || Some(1));
+/// // Nothing where all that this process may use is one CPU.
+/// assert!(found.is_none_or(|found| found == 1));
+/// ```
+pub fn look_for<T>(
+    elsewhere: bool,
+    time: impl FnOnce() -> Duration,
+    mut ready: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let several = if elsewhere {
         several_cpus(granted_cpus, &GRANTED)
     } else {
@@ -104,7 +125,7 @@ pub fn look_beside<T>(elsewhere: bool, mut ready: impl FnMut() -> Option<T>) -> 
         }
         spin_loop();
     }
-    let end = monotonic_nanos() + wake_up().as_nanos() as u64;
+    let end = monotonic_nanos() + time().as_nanos() as u64;
     loop {
         for _ in 0..32 {
             if let Some(value) = ready() {
