@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use mp_core::packet::Channel;
-use mp_core::sys::fd::{self, PollFd, poll};
+use mp_core::sys::fd::{self, PollFd, poll, wait_readable};
 use mp_core::sys::process::{self, Exit, Forked, Ignored, fork};
 use mp_core::{Deadline, Error as CoreError, crash_point};
 
@@ -70,6 +70,8 @@ const FEW: usize = 32;
 
 /// How long it takes until more are looked at after a signal: the kernel goes through all, so not with each.
 const PAUSE: Duration = Duration::from_millis(1);
+/// So long a spare that cannot become a child waits for who wants to know why.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Server {
     /// Where it cannot be, the process to be served is told why.
@@ -193,6 +195,8 @@ impl Server {
             // Where the server has ended, it is another's turn.
             if error.raw_os_error() != Some(libc::ESRCH) {
                 let _ = protocol::send_refusal(&channel, &Error::io("become a child")(error));
+                // Not before it is called for: the server has to find it there, or the reason is lost.
+                let _ = wait_readable(channel.as_fd(), Deadline::after(PATIENCE));
             }
             process::exit_now(1);
         }
