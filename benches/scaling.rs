@@ -398,6 +398,15 @@ fn word_client(words: Words, client: usize, gate: Barrier, time: Duration) -> u6
     count
 }
 
+/// Ends the threads that serve such clients, when dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A thread that serves one such client.
 fn word_thread(map: &Mutex<HashMap<u64, u64>>, words: Words, client: usize, end: &AtomicBool) {
     let [asked, answered] = words_of(&words, client);
@@ -486,9 +495,9 @@ fn manager(effort: Effort) {
                     let (map, words, end) = (&map, words.clone(), &end);
                     scope.spawn(move || word_thread(map, words, client, end));
                 }
-                let rate = rate((0..count).map(start).collect(), &gate);
-                end.store(true, Ordering::Relaxed);
-                rate
+                // Also where a client fails: the scope waits for the threads.
+                let _end = End(&end);
+                rate((0..count).map(start).collect(), &gate)
             })
         };
         let mut all_by_words = Vec::new();
