@@ -2,7 +2,7 @@
 //! descriptors per object.
 //!
 //! `cargo bench --bench scaling`, or with parts of the tables' names as arguments: `children`, `messages`, `queue`,
-//! `pool`, `manager`, `objects`. What is linear has the same cost in each line of a table. More processes than cores
+//! `pool`, `manager`, `objects`, `waiting`. What is linear has the same cost in each line of a table. More processes than cores
 //! take turns, so with those the cost of all together is what counts; where that grows, a column has what the bare
 //! mechanism costs then. Without the `--bench` that cargo gives, or with `--quick`, it only shows that everything runs.
 #![allow(unsafe_code, reason = "a bare fork server")]
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use multiprocess::manager::Dict;
-use multiprocess::sync::{Barrier, Event};
+use multiprocess::sync::{Barrier, Condition, Event, RwLock};
 use multiprocess::{
     Array, Connection, Fd, Lock, Manager, Pool, Process, Queue, RawArray, Semaphore, SharedMemory,
-    Value, duplex, simplex,
+    Value, active_children, duplex, simplex,
 };
 
 /// How much is done.
@@ -46,13 +46,14 @@ fn main() {
         Effort { rounds: 1, time: Duration::from_millis(5), most: 4 }
     };
     type Table = fn(Effort);
-    let tables: [(&str, Table); 6] = [
+    let tables: [(&str, Table); 7] = [
         ("children", children),
         ("messages", messages),
         ("queue", queue),
         ("pool", pool),
         ("manager", manager),
         ("objects", objects),
+        ("waiting", waiting),
     ];
     let wanted: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
     for (name, table) in tables {
@@ -573,4 +574,112 @@ fn objects(effort: Effort) {
     });
     let manager = Manager::new().expect("a manager");
     row("Dict of a manager", many, || manager.dict::<u64, u64>().expect("a dict"));
+}
+
+// Waiting.
+
+/// The time of CPUs that this process and its children have had, in us: of the threads that they have now, without the
+/// one that measures.
+fn cpu_time() -> f64 {
+    let this = std::process::id().to_string();
+    let children = active_children();
+    let pids = children.iter().map(|child| child.pid()).chain([std::process::id()]);
+    let threads = pids.flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).expect("proc"));
+    threads
+        .filter_map(|thread| thread.ok().filter(|thread| *thread.file_name() != *this))
+        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .sum::<f64>()
+        / 1000.0
+}
+
+/// What each of `count` that wait costs, in us of a CPU for each second.
+fn idle(count: usize, effort: Effort) -> f64 {
+    let time = effort.time * 3;
+    // Who begins to wait looks often at first.
+    thread::sleep(time / 3);
+    let before = cpu_time();
+    thread::sleep(time);
+    (cpu_time() - before) / time.as_secs_f64() / count as f64
+}
+
+/// The same of `count` threads that wait until `end`.
+fn idle_threads(count: usize, effort: Effort, wait: impl Fn() + Sync, end: impl FnOnce()) -> f64 {
+    thread::scope(|scope| {
+        (0..count).for_each(|_| _ = scope.spawn(&wait));
+        let each = idle(count, effort);
+        end();
+        each
+    })
+}
+
+fn waiting(effort: Effort) {
+    head(
+        "What waits, and does so for long: us of a CPU in each second",
+        &["for", "1 waits", "10 wait: each", "100 wait: each"],
+    );
+    let row = |name: &str, measure: &dyn Fn(usize) -> f64| {
+        let each = [1, 10, 100].map(|count| short(measure(count.min(effort.most))));
+        line(&[&name, &each[0], &each[1], &each[2]]);
+    };
+    row("Event", &|count| {
+        let event = Event::new().expect("an event");
+        idle_threads(count, effort, || event.wait().expect("waits"), || event.set())
+    });
+    row("Barrier", &|count| {
+        let barrier = Barrier::new(count + 1).expect("a barrier");
+        let arrive = || _ = barrier.wait().expect("waits");
+        idle_threads(count, effort, arrive, arrive)
+    });
+    row("Semaphore", &|count| {
+        let permits = Semaphore::new(1).expect("a semaphore");
+        let held = permits.permit().expect("takes");
+        idle_threads(count, effort, || drop(permits.permit()), || drop(held))
+    });
+    row("Lock", &|count| {
+        let lock = Lock::new().expect("a lock");
+        let held = lock.lock().expect("takes");
+        idle_threads(count, effort, || drop(lock.lock()), || drop(held))
+    });
+    row("Condition", &|count| {
+        let condition = Condition::new().expect("a condition");
+        let wait = || drop(condition.wait(condition.lock().expect("takes")));
+        idle_threads(count, effort, wait, || condition.notify_all())
+    });
+    row("RwLock, to read", &|count| {
+        let lock = RwLock::new(0_u64).expect("a lock");
+        let held = lock.write().expect("takes");
+        idle_threads(count, effort, || drop(lock.read()), || drop(held))
+    });
+    row("Queue", &|count| {
+        let queue = Queue::<u64>::unbounded().expect("a queue");
+        idle_threads(count, effort, || assert!(queue.get().is_err()), || queue.close())
+    });
+    row("duplex", &|count| {
+        let (near, far): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| duplex::<u64, u64>().expect("a pipe")).unzip();
+        let near = Mutex::new(near);
+        let receive = || {
+            let near = near.lock().expect("whole").pop().expect("as many");
+            assert!(near.recv().is_err());
+        };
+        idle_threads(count, effort, receive, || drop(far))
+    });
+    row("Child, to join", &|count| {
+        let gate = Event::new().expect("an event");
+        let child = Process::new(wait_for, (gate.clone(),)).start().expect("starts");
+        idle_threads(count, effort, || _ = child.join(), || gate.set())
+    });
+    row("Queue of a manager", &|count| {
+        let manager = Manager::new().expect("a manager");
+        let queue = manager.queue::<u64>(0).expect("a queue");
+        let give = || (0..count).for_each(|n| queue.put(n as u64).expect("puts"));
+        idle_threads(count, effort, || _ = queue.get(), give)
+    });
+    row("Pool, for tasks", &|count| {
+        let count = count.min(20);
+        let pool = Pool::new(count).expect("a pool");
+        pool.map(busy, vec![Duration::ZERO; 1000]).expect("maps");
+        idle(count, effort)
+    });
 }

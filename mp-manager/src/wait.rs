@@ -20,9 +20,9 @@ pub(crate) enum Limit {
     Forever,
 }
 
-/// After so long a wait looks whether its client still lives, and then each time after twice as long.
+/// After so long a wait looks whether its client still lives, and then each time after four times as long.
 const FIRST: Duration = Duration::from_millis(2);
-const LONGEST: Duration = Duration::from_millis(25);
+const LONGEST: Duration = Duration::from_millis(50);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,7 +66,7 @@ pub(crate) fn wait_for<S, T>(
             return Err(Fault::TimedOut);
         }
         if woken.1.timed_out() {
-            slice = (slice * 2).min(LONGEST);
+            slice = (slice * 4).min(LONGEST);
         }
     }
 }

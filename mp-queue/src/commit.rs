@@ -301,6 +301,8 @@ pub(crate) struct Patience {
     began: u64,
     /// Whether it has slept: then somebody's wake-up may have been meant for more than one.
     pub(crate) slept: bool,
+    /// Whether the last sleep ended because its slice was over.
+    in_vain: bool,
 }
 
 impl Patience {
@@ -314,6 +316,7 @@ impl Patience {
             #[cfg(not(mp_loom))]
             began: monotonic_nanos(),
             slept: false,
+            in_vain: false,
         }
     }
 
@@ -337,13 +340,14 @@ impl Patience {
 
     /// Looks for a while, before sleeping, whether `seen` is as hoped; gives what it was last.
     ///
-    /// In between others run, if there are any: one of them may be who is waited for. Once in a model: who
-    /// spins there lets all others go first, and would never be seen to sleep.
+    /// In between others run, if there are any: one of them may be who is waited for. Once where a slice of sleep was
+    /// in vain: nobody is about to come, and a long wait is to cost next to nothing. Once in a model, too: who spins
+    /// there lets all others go first, and would never be seen to sleep.
     fn look<T>(&self, seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
         let mut end = 0;
         loop {
             let now = seen();
-            if hoped(&now) || cfg!(mp_loom) {
+            if hoped(&now) || self.in_vain || cfg!(mp_loom) {
                 return now;
             }
             let time = monotonic_nanos();
@@ -360,10 +364,12 @@ impl Patience {
         let slice = if cfg!(mp_loom) { Deadline::NEVER } else { Deadline::after(self.slice) };
         self.slept = true;
         crash_point!("wait: about to sleep");
-        match word::sleep(word, expected, slice.min(self.deadline)) {
+        let woken = word::sleep(word, expected, slice.min(self.deadline));
+        self.in_vain = woken == Woken::TimedOut;
+        match woken {
             Woken::TimedOut if self.deadline <= slice => Nap::Deadline,
             Woken::TimedOut => {
-                self.slice = (self.slice * 2).min(Self::LONGEST);
+                self.slice = (self.slice * 4).min(Self::LONGEST);
                 Nap::Again
             }
             Woken::LookAgain => Nap::Again,

@@ -291,6 +291,37 @@ fn condition_notification_of_a_dead_waiter_goes_to_one_living() {
     );
 }
 
+/// Who has waited longest looks for the dead. Where it is killed at that, it is the next one's turn.
+#[test]
+fn condition_notification_is_not_lost_with_who_takes_it_from_the_dead() {
+    type Words = ConditionWords<3>;
+    let steps = explore_killing(
+        3,
+        || {
+            let words = Words::new();
+            let [dead, ..] = [DEAD, MORTAL, TWO].map(|name| words.enter(name).unwrap());
+            words.notify_as_others_do(dead);
+            mp_core::word::note_death();
+            beside(
+                words,
+                |words: &Words| assert!(words.wait(2, TWO, &mut Patience::new(Limit::Forever))),
+                |words| {
+                    let has_it = mortal(|| {
+                        words.find_dead(1, MORTAL);
+                        point();
+                    });
+                    if has_it {
+                        // So that the other gets one too.
+                        words.notify(1);
+                    }
+                },
+            );
+        },
+        &["ConditionWake"],
+    );
+    assert!(steps >= 3, "{steps}");
+}
+
 #[test]
 fn barrier_lets_go_when_all_have_come_round_after_round() {
     type Shared = (BarrierWords<2>, [Data; 2], Data);

@@ -3,7 +3,7 @@
 use mp_core::crash_point;
 
 use crate::owner;
-use crate::patience::{Limit, Nap, Patience, look};
+use crate::patience::{Limit, Nap, Patience, Watch};
 use crate::{Error, Result};
 use mp_core::word::{self, ALL, AtomicU32, AtomicU64, Ordering, lives, ordering, taken};
 
@@ -21,7 +21,7 @@ pub(crate) struct BarrierWords<const N: usize> {
     state: AtomicU64,
     /// How many have to arrive. Written once, by the creator.
     parties: AtomicU32,
-    reserved: AtomicU32,
+    watch: Watch,
     /// Those inside, to see whether one died. Who finds no slot free is not watched.
     slots: [Slot; N],
 }
@@ -105,7 +105,7 @@ impl<const N: usize> BarrierWords<N> {
         let words = Self {
             state: AtomicU64::new(0),
             parties: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            watch: Watch::new(),
             slots: std::array::from_fn(|_| Slot {
                 party: AtomicU64::new(0),
                 round: AtomicU64::new(0),
@@ -214,7 +214,7 @@ impl<const N: usize> BarrierWords<N> {
                 // All are there and the action runs: this is for the next round.
                 match patience.sleep(&self.state, seen.0) {
                     Nap::Woken => {}
-                    Nap::Slice => self.watch(seen.round()),
+                    Nap::Slice => self.watch.take_turn(|| self.see_to_dead(seen.round())),
                     Nap::Deadline => return Err(Error::TimedOut),
                 }
                 continue;
@@ -264,13 +264,13 @@ impl<const N: usize> BarrierWords<N> {
 
     fn await_end(&self, round: u64, patience: &mut Patience) -> Result<()> {
         loop {
-            let seen = look(|| self.state(), |seen| seen.outcome(round).is_some());
+            let seen = patience.look(|| self.state(), |seen| seen.outcome(round).is_some());
             if let Some(outcome) = seen.outcome(round) {
                 return outcome;
             }
             match patience.sleep(&self.state, seen.0) {
                 Nap::Woken => {}
-                Nap::Slice => self.watch(round),
+                Nap::Slice => self.watch.take_turn(|| self.see_to_dead(round)),
                 Nap::Deadline => {
                     let seen = self.state();
                     if let Some(outcome) = seen.outcome(round) {
@@ -295,7 +295,7 @@ impl<const N: usize> BarrierWords<N> {
     }
 
     /// Breaks `round` if a party in it died, and frees the slots of the dead.
-    fn watch(&self, round: u64) {
+    fn see_to_dead(&self, round: u64) {
         for slot in &self.slots {
             let party = slot.party.load(Ordering::Acquire);
             if party == 0 || !owner::is_dead(party) {

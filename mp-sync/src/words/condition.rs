@@ -126,7 +126,7 @@ impl<const N: usize> ConditionWords<N> {
             }
             match patience.sleep(&slot.word, seen) {
                 Nap::Woken => {}
-                Nap::Slice => self.take_from_dead(slot, me),
+                Nap::Slice => self.see_to_dead(slot, me),
                 Nap::Deadline => return !slot.swap(me, 0),
             }
         }
@@ -155,19 +155,40 @@ impl<const N: usize> ConditionWords<N> {
     /// In a model: what `me`, which waits in slot `index`, does at the end of a slice.
     #[cfg(mp_loom)]
     pub(crate) fn find_dead(&self, index: usize, me: u64) {
-        self.take_from_dead(&self.slots[index], me);
+        self.see_to_dead(&self.slots[index], me);
     }
 
-    /// Passes on to `own` a notification that a dead waiter left; frees the slots of other dead ones.
+    /// Who has waited longest, and what its slot says.
+    fn longest(&self) -> Option<(&Slot, u64)> {
+        let waiting = self.used().iter().filter_map(|slot| {
+            // Acquire: pairs with the Release in `enter`.
+            let seen = slot.word.load(Ordering::Acquire);
+            Slot::waits(seen).then(|| (slot.number.load(Ordering::Relaxed), slot, seen))
+        });
+        waiting.min_by_key(|&(number, ..)| number).map(|(_, slot, seen)| (slot, seen))
+    }
+
+    /// Has the dead looked for by who has waited longest, whose a notification is that one of them left. The others
+    /// only see to it that this one lives: so what it costs to look does not grow with the square of those who wait.
+    fn see_to_dead(&self, own: &Slot, me: u64) {
+        while let Some((slot, seen)) = self.longest() {
+            if std::ptr::eq(slot, own) {
+                return self.take_from_dead(own, me);
+            }
+            if !owner::is_dead(seen) {
+                return;
+            }
+            slot.swap(seen, 0);
+        }
+    }
+
+    /// Passes on to `own` a notification that a dead waiter left, or takes it away where nobody waits for it any more.
+    /// Who died before it was notified is let lie, for whoever needs its slot or would notify it.
     fn take_from_dead(&self, own: &Slot, me: u64) {
         let number = own.number.load(Ordering::Relaxed);
         for slot in self.used() {
             let seen = slot.word.load(Ordering::Acquire);
-            if seen == 0 || owner::of(seen) == me || !owner::is_dead(seen) {
-                continue;
-            }
-            if seen & NOTIFIED == 0 {
-                slot.swap(seen, 0);
+            if seen & NOTIFIED == 0 || owner::of(seen) == me || !owner::is_dead(seen) {
                 continue;
             }
             let notified_at = slot.notified_at.load(Ordering::Relaxed);

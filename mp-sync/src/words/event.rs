@@ -2,7 +2,7 @@
 
 use mp_core::crash_point;
 
-use crate::patience::{Limit, Nap, Patience, look};
+use crate::patience::{Limit, Nap, Patience};
 use mp_core::word::{self, ALL, AtomicU32, Ordering, ordering, taken};
 
 /// Whether it is set, and how often it was: so that whoever waited sees a set that was cleared at once.
@@ -75,11 +75,11 @@ impl EventWord {
 
     /// Waits until it is set, or was after the word was `first`.
     pub(crate) fn wait_since(&self, first: u32, limit: Limit) -> bool {
-        let mut patience = Patience::new(limit);
+        let mut patience = Patience::for_wake_up(limit);
         let mut last_look = false;
         loop {
             let was_set = |seen: &u32| *seen & SET != 0 || *seen / ONCE != first / ONCE;
-            let seen = look(|| self.now(), was_set);
+            let seen = patience.look(|| self.now(), was_set);
             if was_set(&seen) {
                 return true;
             }

@@ -3,7 +3,7 @@
 use crate::owner::{self, FLAG_A};
 use mp_core::crash_point;
 
-use crate::patience::{Limit, Nap, Patience, give_way, look};
+use crate::patience::{Limit, Nap, Patience, give_way};
 use crate::{Acquired, Error};
 use mp_core::word::{self, AtomicU64, Ordering, ordering, taken};
 
@@ -93,12 +93,12 @@ impl LockWord {
         if let Limit::Try = limit {
             return self.try_slow(me);
         }
-        let mut patience = None;
+        let mut patience = Patience::new(limit);
         // What the word gets beside the name. Who has slept may have been woken alone among many: the
         // others are for the next release to wake, so they have to stay marked.
         let mut mark = 0;
         loop {
-            let seen = self.look();
+            let seen = self.look(&patience);
             if owner::of(seen) == 0 {
                 if self.take(seen, me | seen & WAITERS | mark) {
                     crash_point!("lock: taken after a wait");
@@ -116,7 +116,6 @@ impl LockWord {
             {
                 continue;
             }
-            let patience = patience.get_or_insert_with(|| Patience::new(limit));
             mark = WAITERS;
             crash_point!("lock: a waiter's mark is set");
             match patience.sleep(&self.word, seen | WAITERS) {
@@ -173,8 +172,8 @@ impl LockWord {
     }
 
     /// Looks for a while whether the lock gets free; gives the word's last value.
-    fn look(&self) -> u64 {
-        look(|| self.word.load(Ordering::Relaxed), |&seen| owner::of(seen) == 0)
+    fn look(&self, patience: &Patience) -> u64 {
+        patience.look(|| self.word.load(Ordering::Relaxed), |&seen| owner::of(seen) == 0)
     }
 
     /// Releases what `me` holds.
@@ -248,7 +247,7 @@ impl LockWord {
 
     /// Sleeps until it may be free, or the owner's death shows.
     pub(crate) fn wait_free(&self, patience: &mut Patience) -> Nap {
-        let seen = self.look();
+        let seen = self.look(patience);
         if owner::of(seen) == 0 {
             return Nap::Woken;
         }

@@ -36,15 +36,15 @@ mod layout {
     unsafe impl Layout for event::EventWord {}
     const_assert_eq!(size_of::<event::EventWord>(), 4);
 
-    // SAFETY: repr(C): four AtomicU32, a LockWord, and the slots, which are AtomicU64.
+    // SAFETY: repr(C): six AtomicU32, one of them as a Watch, a LockWord, and the slots, which are AtomicU64.
     unsafe impl<const N: usize> Layout for semaphore::SemaphoreWords<N> {}
-    const_assert_eq!(size_of::<semaphore::SemaphoreWords<10>>(), 4 * 4 + 8 + 10 * 8);
+    const_assert_eq!(size_of::<semaphore::SemaphoreWords<10>>(), 6 * 4 + 8 + 10 * 8);
 
     // SAFETY: repr(C): two AtomicU64, RLockWords, and the slots, each four AtomicU64.
     unsafe impl<const N: usize> Layout for condition::ConditionWords<N> {}
     const_assert_eq!(size_of::<condition::ConditionWords<10>>(), 2 * 8 + 16 + 10 * 4 * 8);
 
-    // SAFETY: repr(C): an AtomicU64, two AtomicU32, and the slots, each two AtomicU64.
+    // SAFETY: repr(C): an AtomicU64, two AtomicU32, one of them as a Watch, and the slots, each two AtomicU64.
     unsafe impl<const N: usize> Layout for barrier::BarrierWords<N> {}
     const_assert_eq!(size_of::<barrier::BarrierWords<10>>(), 8 + 2 * 4 + 10 * 2 * 8);
 

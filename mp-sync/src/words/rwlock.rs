@@ -5,7 +5,7 @@ use mp_core::crash_point;
 use super::lock::{LockWord, Refused};
 use crate::Acquired;
 use crate::owner::{self, FLAG_A};
-use crate::patience::{Limit, Nap, Patience, look};
+use crate::patience::{Limit, Nap, Patience};
 use mp_core::word::{self, ALL, AtomicU64, Ordering, fence_at, ordering, taken};
 
 type Result<T> = std::result::Result<T, Refused>;
@@ -237,8 +237,10 @@ impl<const N: usize> RwLockWords<N> {
     fn await_reader(&self, reader: &AtomicU64, me: u64, patience: &mut Patience) -> Result<()> {
         loop {
             // Acquire: pairs with the Release in `leave`.
-            let seen =
-                look(|| reader.load(Ordering::Acquire), |&seen| seen == 0 || owner::of(seen) == me);
+            let seen = patience.look(
+                || reader.load(Ordering::Acquire),
+                |&seen| seen == 0 || owner::of(seen) == me,
+            );
             if seen == 0 {
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use mp_core::crash_point;
 
 use super::lock::LockWord;
 use crate::owner;
-use crate::patience::{Limit, Nap, Patience, give_way, look};
+use crate::patience::{Limit, Nap, Patience, Watch, give_way};
 use crate::{Acquired, Error, Result};
 use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
 
@@ -35,6 +35,8 @@ pub(crate) struct SemaphoreWords<const N: usize> {
     journal: AtomicU32,
     /// Slots from here on were never used.
     used: AtomicU32,
+    watch: Watch,
+    reserved: AtomicU32,
     /// Held while a permit moves between count and slots.
     lock: LockWord,
     /// The names of those that hold a permit by guard; 0: free. Written under the lock.
@@ -62,6 +64,8 @@ impl<const N: usize> SemaphoreWords<N> {
             initial: AtomicU32::new(0),
             journal: AtomicU32::new(0),
             used: AtomicU32::new(0),
+            watch: Watch::new(),
+            reserved: AtomicU32::new(0),
             lock: LockWord::new(),
             slots: std::array::from_fn(|_| AtomicU64::new(0)),
         };
@@ -124,7 +128,7 @@ impl<const N: usize> SemaphoreWords<N> {
         let mut mark = 0;
         let mut last_look = false;
         loop {
-            look(|| self.value(), |&value| value > 0);
+            patience.look(|| self.value(), |&value| value > 0);
             if let Some(taken) = take(mark, &patience)? {
                 crash_point!("semaphore: had after a wait");
                 if mark != 0 && self.value() > 0 && taken!(SemaphoreChain) {
@@ -155,9 +159,7 @@ impl<const N: usize> SemaphoreWords<N> {
             crash_point!("semaphore: a waiter's mark is set");
             match patience.sleep(&self.count, seen | WAITERS) {
                 Nap::Woken => {}
-                Nap::Slice => {
-                    self.reap(me, owner::is_dead);
-                }
+                Nap::Slice => self.watch.take_turn(|| _ = self.reap(me, owner::is_dead)),
                 Nap::Deadline => {
                     self.reap(me, owner::is_dead_lately);
                     last_look = true;
