@@ -191,6 +191,8 @@ fn children(effort: Effort) {
             "of a bare fork server",
         ],
     );
+    // Quick, and with a wide spread.
+    let effort = Effort { rounds: effort.rounds * 3, ..effort };
     for count in steps(&[1, 5, 20, 100, 500], effort) {
         let bare = || {
             let mut server = BareServer::new();
