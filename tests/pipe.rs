@@ -16,7 +16,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{HANG, Outcome, at_last, eventually, may_open, sleeps};
+use crate::support::{HANG, Outcome, at_last, eventually, may_open, sleeps, ticks};
 
 crate::cases! {
     EACH:
@@ -944,14 +944,6 @@ fn what_can_be_watched_is_readable_while_messages_remain() -> Outcome {
             }
         }
     }
-}
-
-/// What a process has used of a processor, in ticks of 10 ms.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("proc");
-    let fields: Vec<&str> =
-        stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace().collect();
-    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
 fn sleepers_use_no_processor_time() -> Outcome {

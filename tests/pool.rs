@@ -14,7 +14,7 @@ use multiprocess::pool::Error;
 use multiprocess::{Event, Fd, Lock, Pool, RawArray, TaskError, Value};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{Outcome, Role, at_last, eventually, may_open, role, runs};
+use crate::support::{Outcome, Role, at_last, eventually, may_open, role, runs, ticks};
 
 crate::cases! {
     EACH:
@@ -877,14 +877,6 @@ fn a_pool_may_be_used_by_many_threads() -> Outcome {
         threads.into_iter().try_for_each(|thread| thread.join().expect("does not panic"))
     })?;
     Ok(())
-}
-
-/// The time that a process has used, in ticks of 10 ms.
-fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
 fn an_idle_pool_uses_no_time() -> Outcome {

@@ -10,7 +10,7 @@ use multiprocess::{
     Semaphore,
 };
 
-use crate::support::{HANG, Outcome, PROMPT, eventually, sleeps};
+use crate::support::{HANG, Outcome, PROMPT, at_last, eventually, sleeps, ticks};
 
 crate::cases! {
     EACH:
@@ -28,6 +28,7 @@ crate::cases! {
     ;
     ONCE:
         who_waits_gets_its_turn_beside_those_who_take_again_at_once
+        many_that_wait_use_next_to_no_time
     ;
 }
 
@@ -336,4 +337,31 @@ fn a_killed_party_breaks_the_barrier() -> Outcome {
     barrier.reset()?;
     assert!(!barrier.is_broken());
     Ok(())
+}
+
+/// Each looks now and then whether the others live; not each at all of them.
+fn many_that_wait_use_next_to_no_time() -> Outcome {
+    const EACH: usize = 100;
+    let (barrier, condition, event) = (Barrier::new(EACH + 1)?, Condition::new()?, Event::new()?);
+    thread::scope(|scope| {
+        for _ in 0..EACH {
+            scope.spawn(|| barrier.wait().expect("all come"));
+            scope.spawn(|| {
+                let guard = condition.lock().expect("nobody died");
+                drop(condition.wait_while(guard, |()| !event.is_set()).expect("nobody died"));
+            });
+            scope.spawn(|| event.wait().expect("is set"));
+        }
+        let measure = || {
+            let before = ticks(std::process::id());
+            thread::sleep(Duration::from_secs(1));
+            ticks(std::process::id()) - before
+        };
+        // The squares of a hundred take both of two processors for all of the second.
+        let result = at_last(measure, |&ticks| ticks < 40);
+        event.set();
+        condition.notify_all();
+        barrier.wait()?;
+        result
+    })
 }

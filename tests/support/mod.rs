@@ -283,6 +283,14 @@ pub(crate) fn sleeps(pid: u32) -> Outcome {
     eventually("it waits", || leak::state(pid) == Some('S'))
 }
 
+/// The time of CPUs that a process has had, all its threads together, in ticks of 10 ms (proc_pid_stat(5)).
+pub(crate) fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
 /// Measures again and again until a measurement is as it should be; an error gives the last one.
 ///
 /// For what is so whenever it is left alone, on a machine that does not leave it alone all the time.
