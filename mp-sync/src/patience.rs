@@ -204,7 +204,7 @@ impl Watch {
         let millis = |nanos: u64| (nanos / 1_000_000) as u32;
         let start = monotonic_nanos();
         let next = self.next.load(Ordering::Relaxed);
-        // Further ahead than can be: nobody ever looked, or a faulty process wrote it.
+        // What lies further ahead nobody here wrote: it is time then.
         let ahead = next.wrapping_sub(millis(start));
         if (1..=Self::LONGEST).contains(&ahead) {
             return;

@@ -158,12 +158,13 @@ impl<const N: usize> ConditionWords<N> {
         self.see_to_dead(&self.slots[index], me);
     }
 
-    /// Who has waited longest, and what its slot says.
-    fn longest(&self) -> Option<(&Slot, u64)> {
+    /// Who has waited longest of those with a number below `end`, and what its slot says.
+    fn longest(&self, end: u64) -> Option<(&Slot, u64)> {
         let waiting = self.used().iter().filter_map(|slot| {
             // Acquire: pairs with the Release in `enter`.
             let seen = slot.word.load(Ordering::Acquire);
-            Slot::waits(seen).then(|| (slot.number.load(Ordering::Relaxed), slot, seen))
+            let number = slot.number.load(Ordering::Relaxed);
+            (Slot::waits(seen) && number < end).then_some((number, slot, seen))
         });
         waiting.min_by_key(|&(number, ..)| number).map(|(_, slot, seen)| (slot, seen))
     }
@@ -171,14 +172,13 @@ impl<const N: usize> ConditionWords<N> {
     /// Has the dead looked for by who has waited longest, whose a notification is that one of them left. The others
     /// only see to it that this one lives: so what it costs to look does not grow with the square of those who wait.
     fn see_to_dead(&self, own: &Slot, me: u64) {
-        while let Some((slot, seen)) = self.longest() {
-            if std::ptr::eq(slot, own) {
-                return self.take_from_dead(own, me);
+        // As many as there can be, whatever a faulty process writes meanwhile.
+        for _ in 0..N {
+            match self.longest(u64::MAX) {
+                Some((slot, _)) if std::ptr::eq(slot, own) => return self.take_from_dead(own, me),
+                Some((slot, seen)) if owner::is_dead(seen) => _ = slot.swap(seen, 0),
+                _ => return,
             }
-            if !owner::is_dead(seen) {
-                return;
-            }
-            slot.swap(seen, 0);
         }
     }
 
@@ -221,19 +221,7 @@ impl<const N: usize> ConditionWords<N> {
         let now = self.next.load(Ordering::Relaxed);
         let mut left = count;
         while left > 0 {
-            let mut longest: Option<(u64, &Slot, u64)> = None;
-            for slot in self.used() {
-                // Acquire: pairs with the Release in `enter`.
-                let seen = slot.word.load(Ordering::Acquire);
-                let number = slot.number.load(Ordering::Relaxed);
-                if Slot::waits(seen)
-                    && number < now
-                    && longest.is_none_or(|(lowest, ..)| number < lowest)
-                {
-                    longest = Some((number, slot, seen));
-                }
-            }
-            let Some((_, slot, seen)) = longest else { return };
+            let Some((slot, seen)) = self.longest(now) else { return };
             if Self::mark(slot, seen, now) {
                 crash_point!("condition: one is marked, about to be woken");
                 // Nobody slept there: it is about to, or never will.
