@@ -2,9 +2,9 @@
 //! descriptors per object.
 //!
 //! `cargo bench --bench scaling`, or with parts of the tables' names as arguments: `children`, `messages`, `queue`,
-//! `pool`, `manager`, `objects`, `waiting`. What is linear has the same cost in each line of a table. More processes than cores
-//! take turns, so with those the cost of all together is what counts; where that grows, a column has what the bare
-//! mechanism costs then. Without the `--bench` that cargo gives, or with `--quick`, it only shows that everything runs.
+//! `pool`, `manager`, `objects`, `waiting`. What is linear has the same cost in each line of a table. More processes
+//! than cores take turns, so with those the cost of all together is what counts; where that grows, a column has what the
+//! bare mechanism costs then. Without the `--bench` that cargo gives, or with `--quick`, it only shows that everything runs.
 #![allow(unsafe_code, reason = "a bare fork server")]
 
 use std::collections::HashMap;

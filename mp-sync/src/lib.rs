@@ -64,8 +64,8 @@
 //! name, and taking it over from a dead owner one from that name, so no step of either can be cut in two
 //! by a kill. A waiter sleeps in slices, of 1 ms at first and 50 ms at most, and after each looks the
 //! owner up in `/proc`, which takes 6 to 25 us; nobody else does, so owners pay nothing for it. Where many wait who
-//! might all have died (at a barrier, for a permit, for a notification), one of them looks for all, so that a wait costs
-//! less than a thousandth of a CPU however many wait.
+//! might all have died (at a barrier, for a permit, for a notification), one of them looks for all: so each of a hundred
+//! that wait takes less than a thousandth of a CPU, and who waits alone, on a CPU that sleeps too, about three.
 //!
 //! What else there was, measured on the same machine:
 //! - Robust pthread mutexes. The kernel wakes a waiter some 20 us after the owner's death, but to lock and
