@@ -28,7 +28,7 @@ use multiprocess::{
 /// How much is done.
 #[derive(Clone, Copy)]
 struct Effort {
-    /// How often each line is measured; it shows the median.
+    /// How often each line is measured; it shows the medians.
     rounds: usize,
     /// How long one measurement of a rate takes.
     time: Duration,
@@ -64,7 +64,7 @@ fn main() {
 }
 
 /// The sizes of a table: those up to `most`, at least two.
-fn steps(all: &[usize], effort: Effort) -> impl Iterator<Item = usize> {
+fn steps(all: &[usize], effort: Effort) -> impl Iterator<Item = usize> + Clone {
     let most = effort.most.max(all[1]);
     all.iter().copied().take_while(move |&step| step <= most)
 }
@@ -94,27 +94,23 @@ fn bytes(len: usize) -> String {
     format!("{} {}", len >> (unit * 10), units[unit])
 }
 
-/// The median of what `measure` gives, by its first number.
-fn median<const N: usize>(effort: Effort, mut measure: impl FnMut() -> [f64; N]) -> [f64; N] {
-    let mut all: Vec<[f64; N]> = (0..effort.rounds).map(|_| measure()).collect();
-    all.sort_by(|a, b| a[0].total_cmp(&b[0]));
-    all[all.len() / 2]
-}
-
-/// The same of two that are measured in turn.
-fn medians<const N: usize>(
+/// The medians of what `measure` gives for each size. The sizes take turns: a machine that gets slower for a while does so
+/// in every line.
+fn measured<const N: usize>(
     effort: Effort,
-    mut first: impl FnMut() -> [f64; N],
-    mut second: impl FnMut() -> [f64; N],
-) -> [[f64; N]; 2] {
-    let mut others = Vec::new();
-    let first = median(effort, || {
-        others.push(second());
-        first()
-    });
-    let mut others = others.into_iter();
-    let one_by_one = || others.next().expect("as many");
-    [first, median(effort, one_by_one)]
+    sizes: impl Iterator<Item = usize> + Clone,
+    mut measure: impl FnMut(usize) -> [f64; N],
+) -> impl Iterator<Item = (usize, [f64; N])> {
+    let mut rounds: Vec<Vec<[f64; N]>> = Vec::new();
+    rounds.resize_with(effort.rounds, || sizes.clone().map(&mut measure).collect());
+    sizes.enumerate().map(move |(line, size)| {
+        let median = |column: usize| {
+            let mut all: Vec<f64> = rounds.iter().map(|round| round[line][column]).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        (size, std::array::from_fn(median))
+    })
 }
 
 fn micros(start: Instant) -> f64 {
@@ -193,29 +189,33 @@ fn children(effort: Effort) {
     );
     // Quick, and with a wide spread.
     let effort = Effort { rounds: effort.rounds * 3, ..effort };
-    for count in steps(&[1, 5, 20, 100, 500], effort) {
-        let bare = || {
-            let mut server = BareServer::new();
-            let begin = Instant::now();
-            (0..count).for_each(|_| server.start());
-            let started = micros(begin);
-            let begin = Instant::now();
-            server.end();
-            [started / count as f64, micros(begin) / count as f64]
-        };
-        let ours = || {
-            let event = Event::new().expect("an event");
-            let begin = Instant::now();
-            let start = || Process::new(wait_for, (event.clone(),)).start().expect("starts");
-            let all: Vec<_> = (0..count).map(|_| start()).collect();
-            let started = micros(begin);
-            let begin = Instant::now();
-            event.set();
-            all.into_iter().for_each(|child| assert!(child.join().expect("joins").success()));
-            [started / count as f64, micros(begin) / count as f64]
-        };
-        let [[bare_start, bare_end], [start, end]] = medians(effort, bare, ours);
-        line(&[&count, &short(start), &short(bare_start), &short(end), &short(bare_end)]);
+    let bare = |count| {
+        let mut server = BareServer::new();
+        let begin = Instant::now();
+        (0..count).for_each(|_| server.start());
+        let started = micros(begin);
+        let begin = Instant::now();
+        server.end();
+        [started, micros(begin)]
+    };
+    let ours = |count| {
+        let event = Event::new().expect("an event");
+        let begin = Instant::now();
+        let start = |_| Process::new(wait_for, (event.clone(),)).start().expect("starts");
+        let all: Vec<_> = (0..count).map(start).collect();
+        let started = micros(begin);
+        let begin = Instant::now();
+        event.set();
+        all.into_iter().for_each(|child| assert!(child.join().expect("joins").success()));
+        [started, micros(begin)]
+    };
+    let all = measured(effort, steps(&[1, 5, 20, 100, 500], effort), |count| {
+        let ([bare_start, bare_end], [start, end]) = (bare(count), ours(count));
+        [start, bare_start, end, bare_end].map(|all| all / count as f64)
+    });
+    for (count, columns) in all {
+        let [start, bare_start, end, bare_end] = columns.map(short);
+        line(&[&count, &start, &bare_start, &end, &bare_end]);
     }
 }
 
@@ -235,8 +235,8 @@ fn messages(effort: Effort) {
         &["length", "us each", "ns a byte over the shortest", "GiB/s"],
     );
     let lengths: Vec<usize> = (0..=6).map(|power| 1 << (5 * power)).collect();
-    let mut shortest = None;
-    for len in steps(&lengths, Effort { most: effort.most.saturating_mul(1 << 10), ..effort }) {
+    let lengths = steps(&lengths, Effort { most: effort.most.saturating_mul(1 << 10), ..effort });
+    let all = measured(effort, lengths, |len| {
         let (near, far) = duplex::<(), u64>().expect("a pipe");
         let child = Process::new(answer, (far, len)).start().expect("starts");
         let data = vec![1_u8; len];
@@ -245,16 +245,18 @@ fn messages(effort: Effort) {
             assert_eq!(near.recv().expect("is answered"), len as u64);
         };
         trip();
-        let [each] = median(effort, || {
-            let (begin, mut count) = (Instant::now(), 0);
-            while count == 0 || begin.elapsed() < effort.time {
-                trip();
-                count += 1;
-            }
-            [micros(begin) / f64::from(count)]
-        });
+        let (begin, mut count) = (Instant::now(), 0);
+        while count == 0 || begin.elapsed() < effort.time {
+            trip();
+            count += 1;
+        }
+        let each = micros(begin) / f64::from(count);
         drop(near);
         child.join().expect("joins");
+        [each]
+    });
+    let mut shortest = None;
+    for (len, [each]) in all {
         let least = *shortest.get_or_insert(each);
         let a_byte = (each - least) * 1000.0 / len as f64;
         let rate = len as f64 / f64::from(1 << 30) / (each / 1e6);
@@ -288,29 +290,29 @@ fn queue(effort: Effort) {
         "Processes at one queue of 1024 numbers, half of them put, half get",
         &["processes", "M items/s", "ns an item"],
     );
-    for count in steps(&[2, 4, 8, 16, 32, 64], effort) {
-        let [nanos] = median(effort, || {
-            let queue = Queue::bounded(1024).expect("a queue");
-            let gate = Barrier::new(count + 1).expect("a barrier");
-            let (mut producers, mut consumers) = (Vec::new(), Vec::new());
-            for _ in 0..count / 2 {
-                let arguments = (queue.clone(), gate.clone());
-                consumers.push(Process::new(consume, arguments).start().expect("starts"));
-                let arguments = (queue.clone(), gate.clone(), effort.time);
-                producers.push(Process::new(produce, arguments).start().expect("starts"));
-            }
-            gate.wait().expect("begins");
-            let begin = Instant::now();
-            let sum = |all: Vec<multiprocess::Child<u64>>| -> u64 {
-                all.into_iter().map(|child| child.result().expect("counts")).sum()
-            };
-            let put = sum(producers);
-            // What was put can still be got.
-            queue.close();
-            let got = sum(consumers);
-            assert_eq!(put, got);
-            [micros(begin) * 1000.0 / got as f64]
-        });
+    let all = measured(effort, steps(&[2, 4, 8, 16, 32, 64], effort), |count| {
+        let queue = Queue::bounded(1024).expect("a queue");
+        let gate = Barrier::new(count + 1).expect("a barrier");
+        let (mut producers, mut consumers) = (Vec::new(), Vec::new());
+        for _ in 0..count / 2 {
+            let arguments = (queue.clone(), gate.clone());
+            consumers.push(Process::new(consume, arguments).start().expect("starts"));
+            let arguments = (queue.clone(), gate.clone(), effort.time);
+            producers.push(Process::new(produce, arguments).start().expect("starts"));
+        }
+        gate.wait().expect("begins");
+        let begin = Instant::now();
+        let sum = |all: Vec<multiprocess::Child<u64>>| -> u64 {
+            all.into_iter().map(|child| child.result().expect("counts")).sum()
+        };
+        let put = sum(producers);
+        // What was put can still be got.
+        queue.close();
+        let got = sum(consumers);
+        assert_eq!(put, got);
+        [micros(begin) * 1000.0 / got as f64]
+    });
+    for (count, [nanos]) in all {
         line(&[&count, &short(1000.0 / nanos), &short(nanos)]);
     }
 }
@@ -333,17 +335,17 @@ fn pool(effort: Effort) {
         &["task, us", "tasks/s", "us a task and worker over its own", "of linear, %"],
     );
     let pool = Pool::new(workers).expect("a pool");
-    for task in steps(&[0, 10, 100, 1000, 10_000], effort) {
+    let all = measured(effort, steps(&[0, 10, 100, 1000, 10_000], effort), |task| {
         let time = Duration::from_micros(task as u64);
-        let [each] = median(effort, || {
-            let (begin, mut done) = (Instant::now(), 0);
-            while done == 0 || begin.elapsed() < effort.time {
-                let count = if task < 1000 { 1000 } else { 20 * workers };
-                pool.map_chunked(busy, vec![time; count], 1).expect("runs");
-                done += count;
-            }
-            [micros(begin) / done as f64]
-        });
+        let (begin, mut done) = (Instant::now(), 0);
+        while done == 0 || begin.elapsed() < effort.time {
+            let count = if task < 1000 { 1000 } else { 20 * workers };
+            pool.map_chunked(busy, vec![time; count], 1).expect("runs");
+            done += count;
+        }
+        [micros(begin) / done as f64]
+    });
+    for (task, [each]) in all {
         // What each worker needs for a task, all of them together.
         let over = each * workers as f64 - task as f64;
         let linear = if task == 0 {
@@ -452,6 +454,7 @@ fn bare_thread(map: &Mutex<HashMap<u64, u64>>, mut socket: UnixStream) {
 }
 
 fn manager(effort: Effort) {
+    let effort = Effort { time: effort.time * 4, ..effort };
     head(
         "Clients that set entries of one dict of a manager",
         &["clients", "M sets/s", "us a set", "by threads and words", "and sockets"],
@@ -460,60 +463,54 @@ fn manager(effort: Effort) {
         gate.wait().expect("begins");
         let begin = Instant::now();
         let done: u64 = clients.into_iter().map(|one| one.result().expect("counts")).sum();
-        [micros(begin) / done as f64]
+        micros(begin) / done as f64
     };
-    for count in steps(&[1, 2, 4, 8, 16, 32, 64, 128], effort) {
-        let ours = || {
-            let manager = Manager::new().expect("a manager");
-            let dict = manager.dict().expect("a dict");
-            let gate = Barrier::new(count + 1).expect("a barrier");
-            let start = |_| {
-                let arguments = (dict.clone(), gate.clone(), effort.time);
-                Process::new(client, arguments).start().expect("starts")
-            };
+    let ours = |count| {
+        let manager = Manager::new().expect("a manager");
+        let dict = manager.dict().expect("a dict");
+        let gate = Barrier::new(count + 1).expect("a barrier");
+        let start = |_| {
+            let arguments = (dict.clone(), gate.clone(), effort.time);
+            Process::new(client, arguments).start().expect("starts")
+        };
+        rate((0..count).map(start).collect(), &gate)
+    };
+    let by_sockets = |count| {
+        let map = Arc::new(Mutex::new(HashMap::new()));
+        let gate = Barrier::new(count + 1).expect("a barrier");
+        let start = |_| {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let map = Arc::clone(&map);
+            thread::spawn(move || bare_thread(&map, near));
+            let arguments = (Fd::from(OwnedFd::from(far)), gate.clone(), effort.time);
+            Process::new(bare_client, arguments).start().expect("starts")
+        };
+        rate((0..count).map(start).collect(), &gate)
+    };
+    let by_words = |count| {
+        let words = Words::zeroed(16 * count).expect("memory");
+        let (map, end) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
+        let gate = Barrier::new(count + 1).expect("a barrier");
+        let start = |client| {
+            let arguments = (words.clone(), client, gate.clone(), effort.time);
+            Process::new(word_client, arguments).start().expect("starts")
+        };
+        thread::scope(|scope| {
+            for client in 0..count {
+                let (map, words, end) = (&map, words.clone(), &end);
+                scope.spawn(move || word_thread(map, words, client, end));
+            }
+            // Also where a client fails: the scope waits for the threads.
+            let _end = End(&end);
             rate((0..count).map(start).collect(), &gate)
-        };
-        let bare = || {
-            let map = Arc::new(Mutex::new(HashMap::new()));
-            let gate = Barrier::new(count + 1).expect("a barrier");
-            let start = |_| {
-                let (near, far) = UnixStream::pair().expect("a pair");
-                let map = Arc::clone(&map);
-                thread::spawn(move || bare_thread(&map, near));
-                let arguments = (Fd::from(OwnedFd::from(far)), gate.clone(), effort.time);
-                Process::new(bare_client, arguments).start().expect("starts")
-            };
-            rate((0..count).map(start).collect(), &gate)
-        };
-        let by_words = || {
-            let words = Words::zeroed(16 * count).expect("memory");
-            let (map, end) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
-            let gate = Barrier::new(count + 1).expect("a barrier");
-            let start = |client| {
-                let arguments = (words.clone(), client, gate.clone(), effort.time);
-                Process::new(word_client, arguments).start().expect("starts")
-            };
-            thread::scope(|scope| {
-                for client in 0..count {
-                    let (map, words, end) = (&map, words.clone(), &end);
-                    scope.spawn(move || word_thread(map, words, client, end));
-                }
-                // Also where a client fails: the scope waits for the threads.
-                let _end = End(&end);
-                rate((0..count).map(start).collect(), &gate)
-            })
-        };
-        let mut all_by_words = Vec::new();
-        let both = || {
-            all_by_words.push(by_words());
-            ours()
-        };
-        let [[each], [bare]] = medians(effort, both, bare);
-        let mut all_by_words = all_by_words.into_iter();
-        let [by_words] = median(effort, || all_by_words.next().expect("as many"));
-        let columns = [1.0 / each, each, by_words, bare].map(short);
-        let [rate, each, by_words, bare] = &columns;
-        line(&[&count, rate, each, by_words, bare]);
+        })
+    };
+    let sizes = steps(&[1, 2, 4, 8, 16, 32, 64, 128], effort);
+    let all = measured(effort, sizes, |count| [ours(count), by_words(count), by_sockets(count)]);
+    for (count, [each, by_words, by_sockets]) in all {
+        let columns = [1.0 / each, each, by_words, by_sockets].map(short);
+        let [rate, each, by_words, by_sockets] = &columns;
+        line(&[&count, rate, each, by_words, by_sockets]);
     }
 }
 
