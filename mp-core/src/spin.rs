@@ -140,6 +140,45 @@ pub fn look_for<T>(
     }
 }
 
+/// For how many nanoseconds [`look_yielding`] goes on: what a sleep and wake-up costs.
+const YIELDING: u64 = 20_000;
+
+/// Looks until what it sees is as hoped, or for 20 us, and gives what it saw last; others run in between, if there are any.
+///
+/// For waits that with more processes than CPUs are for somebody who has none at the moment: one of those that run in
+/// between may be who is waited for. It may be milliseconds until this thread runs again: then it looks once more. With
+/// four processes on two CPUs that count under one lock, a step took 39 ns so, and 55 ns where each looked without letting
+/// go of its CPU first: that keeps fetching the word from the CPU of who works with it.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use mp_core::spin;
+///
+/// let word = AtomicU32::new(1);
+/// let seen = spin::look_yielding(|| word.load(Ordering::Acquire), |&seen| seen == 0);
+/// assert_eq!(seen, 1); // after 20 us
+/// ```
+pub fn look_yielding<T>(seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
+    let mut end = 0;
+    loop {
+        let now = seen();
+        if hoped(&now) {
+            return now;
+        }
+        // The first look needs no clock.
+        let time = monotonic_nanos();
+        if end == 0 {
+            end = time + YIELDING;
+        } else if time > end {
+            return now;
+        }
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{slice, thread};
 
-use mp_core::sys::clock::monotonic_nanos;
-use mp_core::{Deadline, Decoder};
+use mp_core::{Deadline, Decoder, spin};
 use serde::de::DeserializeOwned;
 
 use crate::TaskError;
@@ -31,24 +30,6 @@ pub(crate) trait Sink: Send + Sync {
 /// another thread is no reason to stop.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// For so long who waits for a result lets others run and looks again, before sleeping.
-const PATIENCE_NANOS: u64 = 20_000;
-
-/// Gives others the processor until `ready`, but not for long. Whether it is.
-pub(crate) fn yield_until(ready: impl Fn() -> bool) -> bool {
-    if ready() {
-        return true;
-    }
-    let end = monotonic_nanos() + PATIENCE_NANOS;
-    while monotonic_nanos() < end {
-        thread::yield_now();
-        if ready() {
-            return true;
-        }
-    }
-    false
 }
 
 /// Waits for a change of what `guard` guards, until the deadline. Whether there may be one.
@@ -127,7 +108,7 @@ impl Pending {
         if deadline == Deadline::PASSED {
             return false;
         }
-        if yield_until(|| self.is_done()) {
+        if spin::look_yielding(|| self.is_done(), |&is_done| is_done) {
             return true;
         }
         let mut progress = lock(&self.progress);
@@ -240,7 +221,8 @@ impl Stream {
 
     /// Waits for outcomes and moves all that are there to `into`.
     pub(crate) fn take(&self, into: &mut VecDeque<(usize, Outcome)>) {
-        yield_until(|| !lock(&self.arrived).outcomes.is_empty());
+        let _ =
+            spin::look_yielding(|| lock(&self.arrived).outcomes.is_empty(), |&is_empty| !is_empty);
         let mut arrived = lock(&self.arrived);
         while arrived.outcomes.is_empty() {
             arrived.sleeps = true;

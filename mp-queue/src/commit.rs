@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use mp_core::sys::clock::monotonic_nanos;
-use mp_core::{Deadline, crash_point};
+use mp_core::{Deadline, crash_point, spin};
 
 use mp_core::word::{self, ALL, AtomicU64, Ordering, Woken, ordering, taken};
 
@@ -284,9 +284,6 @@ impl std::fmt::Debug for CommitWord {
     }
 }
 
-/// For how many nanoseconds to look before sleeping: what a sleep and wake-up costs.
-const LOOKING: u64 = 20_000;
-
 /// One wait, over all its sleeps.
 ///
 /// A wake-up can get lost: whoever was to give it may be killed just before, whoever got it just after. So
@@ -340,24 +337,11 @@ impl Patience {
 
     /// Looks for a while, before sleeping, whether `seen` is as hoped; gives what it was last.
     ///
-    /// In between others run, if there are any: one of them may be who is waited for. Once where a slice of sleep was
-    /// in vain: nobody is about to come, and a long wait is to cost next to nothing. Once in a model, too: who spins
-    /// there lets all others go first, and would never be seen to sleep.
+    /// Once where a slice of sleep was in vain: nobody is about to come, and a long wait is to cost next to nothing.
+    /// Once in a model, too: who spins there lets all others go first, and would never be seen to sleep.
     fn look<T>(&self, seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
-        let mut end = 0;
-        loop {
-            let now = seen();
-            if hoped(&now) || self.in_vain || cfg!(mp_loom) {
-                return now;
-            }
-            let time = monotonic_nanos();
-            if end == 0 {
-                end = time + LOOKING;
-            } else if time > end || self.has_passed() {
-                return now;
-            }
-            std::thread::yield_now();
-        }
+        let at_once = self.in_vain || cfg!(mp_loom);
+        spin::look_yielding(seen, |now| hoped(now) || at_once || self.has_passed())
     }
 
     fn sleep(&mut self, word: &AtomicU64, expected: u64) -> Nap {

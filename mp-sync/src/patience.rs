@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mp_core::sys::clock::monotonic_nanos;
-use mp_core::{Deadline, crash_point};
+use mp_core::{Deadline, crash_point, spin};
 
 #[cfg(not(mp_loom))]
 use mp_core::word;
@@ -38,14 +38,6 @@ pub(crate) enum Nap {
     /// The caller's time is over: look a last time.
     Deadline,
 }
-
-/// For how many nanoseconds to look before sleeping: what a sleep and wake-up costs.
-///
-/// In between others run, if there are any; one of them may be who is waited for. It may be milliseconds
-/// then until this thread runs again: it looks once more and sleeps. With four processes on two cores that
-/// count under one lock, a step took 39 ns so, and 55 ns where each looked without letting go of the core
-/// first: that keeps fetching the word from the core of who works with it.
-const LOOKING: u64 = 20_000;
 
 /// How long a process goes on, in nanoseconds, before it gives way again.
 const TURN: u64 = 500_000;
@@ -128,20 +120,7 @@ impl Patience {
     /// to sleep.
     #[inline]
     pub(crate) fn look<T>(&self, seen: impl Fn() -> T, hoped: impl Fn(&T) -> bool) -> T {
-        let mut end = 0;
-        loop {
-            let now = seen();
-            if hoped(&now) || self.in_vain || cfg!(mp_loom) {
-                return now;
-            }
-            let time = monotonic_nanos();
-            if end == 0 {
-                end = time + LOOKING;
-            } else if time > end {
-                return now;
-            }
-            std::thread::yield_now();
-        }
+        spin::look_yielding(seen, |now| hoped(now) || self.in_vain || cfg!(mp_loom))
     }
 
     /// Sleeps while `word` is `expected`: for a slice, or until woken, or until the deadline.
