@@ -28,7 +28,7 @@ use multiprocess::{
 /// How much is done.
 #[derive(Clone, Copy)]
 struct Effort {
-    /// How often each line is measured; it shows the medians.
+    /// How often each line is measured.
     rounds: usize,
     /// How long one measurement of a rate takes.
     time: Duration,
@@ -41,7 +41,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let full = words.iter().any(|word| word == "--bench") && !words.contains(&"--quick".into());
     let effort = if full {
-        Effort { rounds: 5, time: Duration::from_millis(300), most: usize::MAX }
+        Effort { rounds: 9, time: Duration::from_millis(300), most: usize::MAX }
     } else {
         Effort { rounds: 1, time: Duration::from_millis(5), most: 4 }
     };
@@ -94,8 +94,8 @@ fn bytes(len: usize) -> String {
     format!("{} {}", len >> (unit * 10), units[unit])
 }
 
-/// The medians of what `measure` gives for each size. The sizes take turns: a machine that gets slower for a while does so
-/// in every line.
+/// What `measure` gives for each size, each number as its lower quartile over the rounds: the machine has other things to do
+/// at times, and is slower then. So that it is in every line, the sizes take turns.
 fn measured<const N: usize>(
     effort: Effort,
     sizes: impl Iterator<Item = usize> + Clone,
@@ -104,12 +104,12 @@ fn measured<const N: usize>(
     let mut rounds: Vec<Vec<[f64; N]>> = Vec::new();
     rounds.resize_with(effort.rounds, || sizes.clone().map(&mut measure).collect());
     sizes.enumerate().map(move |(line, size)| {
-        let median = |column: usize| {
+        let quartile = |column: usize| {
             let mut all: Vec<f64> = rounds.iter().map(|round| round[line][column]).collect();
             all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
+            all[all.len() / 4]
         };
-        (size, std::array::from_fn(median))
+        (size, std::array::from_fn(quartile))
     })
 }
 
@@ -188,7 +188,7 @@ fn children(effort: Effort) {
         ],
     );
     // Quick, and with a wide spread.
-    let effort = Effort { rounds: effort.rounds * 3, ..effort };
+    let effort = Effort { rounds: effort.rounds * 2, ..effort };
     let bare = |count| {
         let mut server = BareServer::new();
         let begin = Instant::now();
@@ -454,7 +454,8 @@ fn bare_thread(map: &Mutex<HashMap<u64, u64>>, mut socket: UnixStream) {
 }
 
 fn manager(effort: Effort) {
-    let effort = Effort { time: effort.time * 4, ..effort };
+    // With many, each begins and ends at a time of its own.
+    let effort = Effort { time: effort.time * 2, ..effort };
     head(
         "Clients that set entries of one dict of a manager",
         &["clients", "M sets/s", "us a set", "by threads and words", "and sockets"],
