@@ -44,6 +44,7 @@
 //! | spin before sleeping | [`spin`] |
 //! | watch, signal and reap processes | [`sys::process`] |
 //! | tell whether a thread still runs | [`sys::thread`] |
+//! | call what may panic, and go on | [`catch_panic`] |
 //! | have a process killed at a named step, in tests | [`crash`] |
 //!
 //! # Limits
@@ -66,6 +67,7 @@ pub mod fields;
 #[doc(hidden)]
 pub mod model;
 pub mod packet;
+mod panic;
 mod plain;
 mod segment;
 pub mod spin;
@@ -80,6 +82,7 @@ pub use codec::{Decoder, Encoder, Message, decode, encode, encode_number};
 pub use deadline::Deadline;
 pub use error::{Error, Result, describe};
 pub use fd::Fd;
+pub use panic::catch_panic;
 pub use plain::{Atomic, Plain};
 pub use segment::Segment;
 

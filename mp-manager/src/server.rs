@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +26,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{Epoll, PollFd, poll, wait_readable};
 use mp_core::sys::process;
-use mp_core::{Deadline, Decoder, Encoder, Fd, Message, crash_point};
+use mp_core::{Deadline, Decoder, Encoder, Fd, Message, catch_panic, crash_point};
 use mp_pipe::Connection;
 use mp_process::Function;
 
@@ -213,7 +212,7 @@ impl Server {
                 drop(lifelines);
                 let object = self.remove(id);
                 // What it is of may do anything when it is dropped.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(object)));
+                let _ = catch_panic(|| drop(object));
             }
         }
     }
@@ -389,7 +388,7 @@ pub(crate) fn serve(door: Fd) {
     let objects =
         std::mem::take(&mut *server.objects.write().unwrap_or_else(PoisonError::into_inner));
     for object in objects.into_values() {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(object)));
+        let _ = catch_panic(|| drop(object));
     }
 }
 

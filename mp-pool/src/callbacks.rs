@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use crate::result::{isolated, lock};
+use mp_core::catch_panic;
+
+use crate::result::lock;
 
 type Callback = Box<dyn FnOnce() + Send>;
 
@@ -40,7 +42,8 @@ impl Callbacks {
             };
             let Some(thread) = thread else {
                 drop(queue);
-                return isolated(callback);
+                let _ = catch_panic(callback);
+                return;
             };
             queue.thread = Some(thread);
             queue.runs = true;
@@ -55,7 +58,7 @@ impl Callbacks {
         loop {
             if let Some(callback) = queue.waiting.pop_front() {
                 drop(queue);
-                isolated(callback);
+                let _ = catch_panic(callback);
                 queue = lock(&self.queue);
             } else if queue.closed {
                 queue.runs = false;

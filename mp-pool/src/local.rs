@@ -14,7 +14,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,7 +21,7 @@ use std::time::Duration;
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::sys::fd::{Event, PollFd, poll};
 use mp_core::sys::process;
-use mp_core::{Deadline, Message, crash_point};
+use mp_core::{Deadline, Message, catch_panic, crash_point};
 use mp_pipe::{Receiver, Sender};
 use mp_process::{AnyChild, Function, Process, StartMethod};
 
@@ -591,7 +590,7 @@ impl Local {
         let run = move || {
             let Ok(links) = take_over.recv() else { return };
             let dispatcher = Dispatcher::new(Arc::clone(&us), links, keys);
-            if catch_unwind(AssertUnwindSafe(|| dispatcher.run())).is_err() {
+            if catch_panic(|| dispatcher.run()).is_err() {
                 // A mistake of this crate's: nobody shall wait for ever.
                 us.terminate();
             }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -435,13 +434,5 @@ impl<R> fmt::Debug for AsyncResult<R> {
             .field("function", &self.function())
             .field("ready", &self.is_ready())
             .finish_non_exhaustive()
-    }
-}
-
-/// Calls what may panic; a panic ends there.
-pub(crate) fn isolated(work: Box<dyn FnOnce() + Send>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
-        // A payload may panic again when it is dropped.
-        std::mem::forget(payload);
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 
+use mp_core::catch_panic;
 use mp_core::fields::{Reader, Writer};
 use mp_process::Function;
 
@@ -14,7 +15,7 @@ use crate::body::Body;
 use crate::engine::Job;
 use crate::error::Panic;
 use crate::pool::{Core, Pool};
-use crate::result::{Outcome, Sink, isolated, lock};
+use crate::result::{Outcome, Sink, lock};
 
 /// What a task begins with: another form of it has another one.
 const MAGIC: u32 = u32::from_le_bytes(*b"mpt1");
@@ -185,7 +186,7 @@ impl Sink for Once {
     fn deliver(&self, _: usize, outcome: Outcome) {
         let done = lock(&self.0).take();
         if let Some(done) = done {
-            isolated(Box::new(move || done(encode(outcome))));
+            let _ = catch_panic(|| done(encode(outcome)));
         }
     }
 }

@@ -6,19 +6,17 @@
 //! linker's build id, or, where there is none, the file's device, inode, size and time of change.
 #![expect(unsafe_code, reason = "walks the loaded objects and turns an address into a function")]
 
-use std::any::Any;
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::slice;
 use std::sync::OnceLock;
 
 use mp_core::fields::{Reader, Writer};
-use mp_core::{Decoder, Encoder, Message};
+use mp_core::{Decoder, Encoder, Message, catch_panic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -79,7 +77,7 @@ where
 
 /// Runs a target to its outcome; nothing unwinds out of here.
 pub(crate) fn run<R: Serialize>(target: impl FnOnce() -> mp_core::Result<R>) -> Outcome {
-    let result = catch_unwind(AssertUnwindSafe(|| match target() {
+    let result = catch_panic(|| match target() {
         Ok(value) => {
             let mut encoder = Encoder::new();
             match encoder.put(&value) {
@@ -88,20 +86,8 @@ pub(crate) fn run<R: Serialize>(target: impl FnOnce() -> mp_core::Result<R>) -> 
             }
         }
         Err(error) => Outcome::Undecodable(error.to_string()),
-    }));
-    result.unwrap_or_else(|payload| Outcome::Panicked(panic_message(payload)))
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
-    let message = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_string())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "with a payload that is not text".to_string());
-    // A payload may panic again when it is dropped.
-    mem::forget(payload);
-    message
+    });
+    result.unwrap_or_else(Outcome::Panicked)
 }
 
 /// What tells one build of an object from another.

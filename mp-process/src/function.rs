@@ -3,17 +3,16 @@
 
 use std::fmt;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use mp_core::fields::{Reader, Writer};
-use mp_core::{Decoder, Encoder};
+use mp_core::{Decoder, Encoder, catch_panic};
 use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
-use crate::entry::{Address, panic_message};
+use crate::entry::Address;
 
 /// How a function of type `F` is called from a message: which values it takes its arguments from, and what of
 /// its result it leaves.
@@ -134,7 +133,7 @@ impl Function {
         arguments: &mut Decoder<'_>,
         result: &mut Encoder,
     ) -> Result<mp_core::Result<()>, String> {
-        catch_unwind(AssertUnwindSafe(|| (self.call)(arguments, result))).map_err(panic_message)
+        catch_panic(|| (self.call)(arguments, result))
     }
 
     /// A number that is this function's within this process, to find it by.
