@@ -32,6 +32,8 @@ crate::cases! {
         a_killed_holder_of_a_lock_frees_it
         a_killed_waiter_is_waited_for_by_nobody
         what_a_killed_client_held_is_free_for_who_has_seen_its_end
+        what_a_client_held_that_was_killed_waiting_is_free_too
+        a_notification_does_not_end_with_who_is_killed_before_it_has_the_lock
         a_call_of_a_killed_client_does_not_come_after_its_end
         a_call_that_is_being_made_for_a_killed_client_comes_first
         a_killed_server_is_an_error_at_once
@@ -59,6 +61,7 @@ crate::cases! {
         proxies_of_another_type_are_refused
         who_has_another_key_is_turned_away
         objects_go_with_the_dict_that_held_their_proxies
+        an_object_that_takes_its_time_to_be_dropped_holds_up_no_other
         a_shutdown_wakes_those_who_wait
         a_killed_server_leaves_its_place_to_another
     ;
@@ -484,6 +487,79 @@ fn what_a_killed_client_held_is_free_for_who_has_seen_its_end() -> Outcome {
             Process::new(take, (lock, seats)).start()?.result()?
         };
         assert!(died);
+    }
+    Ok(())
+}
+
+fn what_a_client_held_that_was_killed_waiting_is_free_too() -> Outcome {
+    type Proxies = (Lock, Semaphore, Queue<()>, Barrier, Condition, Event);
+    let wait = |proxies: Proxies, which: usize, begin: Sender<()>| {
+        let (lock, seats, queue, barrier, condition, event) = proxies;
+        let _held = (lock.lock().unwrap(), seats.permit().unwrap());
+        begin.send(()).unwrap();
+        match which {
+            0 => queue.get().unwrap(),
+            1 => drop(barrier.wait().unwrap()),
+            2 => drop(condition.wait(condition.lock().unwrap()).unwrap()),
+            3 => event.wait().unwrap(),
+            _ => drop(seats.permit().unwrap()),
+        }
+    };
+    let manager = Manager::new()?;
+    for round in 0..20 {
+        let which = round % 5;
+        let (lock, seats, barrier) = (manager.lock()?, manager.semaphore(1)?, manager.barrier(2)?);
+        let (queue, condition, event) = (manager.queue(0)?, manager.condition()?, manager.event()?);
+        let proxies = (lock.clone(), seats.clone(), queue, barrier.clone(), condition, event);
+        let (begun, begin) = simplex::<()>()?;
+        let child = Process::new(wait, (proxies, which, begin)).start()?;
+        begun.recv()?;
+        // Long enough that it waits, and looks seldom whether its client lives.
+        thread::sleep(Duration::from_millis(60));
+        child.kill()?;
+        child.join()?;
+        let guard = lock.try_lock()?;
+        assert!(LockGuard::owner_died(&guard), "{which}");
+        drop(seats.try_permit()?);
+        assert_eq!(barrier.is_broken()?, which == 1);
+    }
+    Ok(())
+}
+
+fn a_notification_does_not_end_with_who_is_killed_before_it_has_the_lock() -> Outcome {
+    let wait = |condition: Condition, lock: Lock, at: Sender<()>| {
+        let guard = lock.lock().unwrap();
+        at.send(()).unwrap();
+        drop(condition.wait(guard).unwrap());
+    };
+    let manager = Manager::new()?;
+    for all in [false, true] {
+        let (condition, [lock, another]) =
+            (manager.condition()?, [manager.lock()?, manager.lock()?]);
+        let start = |lock: &Lock| -> std::result::Result<Child<()>, Box<dyn std::error::Error>> {
+            let (begun, at) = simplex::<()>()?;
+            let child = Process::new(wait, (condition.clone(), lock.clone(), at)).start()?;
+            begun.recv()?;
+            // Once the lock is to be had, it waits.
+            drop(lock.lock()?);
+            Ok(child)
+        };
+        let (first, second) = (start(&lock)?, start(&lock)?);
+        let guard = lock.lock()?;
+        if all {
+            condition.notify_all()?
+        } else {
+            condition.notify_one()?
+        }
+        let late = start(&another)?;
+        first.kill()?;
+        first.join()?;
+        drop(guard);
+        second.join_timeout(HANG)?.expect("it is notified");
+        // Who came after them is not, also where all were.
+        assert!(late.join_timeout(Duration::from_millis(100))?.is_none());
+        condition.notify_one()?;
+        late.join_timeout(HANG)?.expect("it is notified");
     }
     Ok(())
 }
@@ -1074,6 +1150,33 @@ fn objects_go_with_the_dict_that_held_their_proxies() -> Outcome {
     assert!(descriptors(manager.pid()) >= before + LISTS as usize);
     lists.clear()?;
     eventually("the lists go", || descriptors(manager.pid()) <= before + 8)
+}
+
+/// Takes its time to be dropped.
+struct Tenacious;
+
+impl Drop for Tenacious {
+    fn drop(&mut self) {
+        thread::sleep(HANG);
+    }
+}
+
+fn an_object_that_takes_its_time_to_be_dropped_holds_up_no_other() -> Outcome {
+    let manager = Manager::new()?;
+    let (end, sender) = simplex::<()>()?;
+    let (again, another) = simplex::<()>()?;
+    let slow = [manager.shared_by(|| Tenacious, ())?, manager.shared_by(|| Tenacious, ())?];
+    let quick = [manager.shared(Mourned(sender))?, manager.shared(Mourned(another))?];
+    let [first, second] = quick;
+    let start = Instant::now();
+    drop(slow);
+    thread::sleep(Duration::from_millis(20));
+    drop(first);
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    drop(second);
+    assert!(again.poll(HANG)? && again.recv().is_err());
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    Ok(())
 }
 
 fn a_shutdown_wakes_those_who_wait() -> Outcome {

@@ -26,6 +26,7 @@ crate::cases! {
     EACH:
         a_child_of_this_program_does_all_through_tcp
         a_killed_clients_call_through_tcp_does_not_come_after_its_end
+        an_object_that_was_a_result_through_tcp_goes_with_its_last_proxy
     ;
     ONCE:
         another_program_uses_all_that_is_built_in
@@ -282,6 +283,32 @@ fn a_killed_clients_call_through_tcp_does_not_come_after_its_end() -> Outcome {
         thread::sleep(Duration::from_millis(5));
         assert_eq!(value.get()?, 2, "round {round}");
     }
+    Ok(())
+}
+
+fn an_object_that_was_a_result_through_tcp_goes_with_its_last_proxy() -> Outcome {
+    let (manager, address) = serve_here()?;
+    let (end, sender) = simplex::<()>()?;
+    manager.publish("mourned", &manager.shared(Mourned(sender))?)?;
+    let task = |address: String, has: Sender<()>, may: multiprocess::Receiver<()>| {
+        let manager = Manager::connect(address.as_str(), &key()).unwrap();
+        let found: Shared<Mourned> = manager.find("mourned").unwrap();
+        has.send(()).unwrap();
+        may.recv().unwrap();
+        drop(found);
+        // And calls nothing any more.
+        may.recv().unwrap_err();
+    };
+    let (is_found, has) = simplex::<()>()?;
+    let (may, go_on) = simplex::<()>()?;
+    let child = Process::new(task, (address, has, may)).start()?;
+    is_found.recv()?;
+    manager.publish("mourned", &())?;
+    assert!(!end.poll(Duration::from_millis(100))?);
+    go_on.send(())?;
+    assert!(end.poll(HANG)? && end.recv().is_err());
+    drop(go_on);
+    child.result()?;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct BarrierObject {
     /// What the last party does before any goes on.
     action: Option<Box<dyn Fn() + Send + Sync>>,
     state: Mutex<BarrierState>,
-    moved: Condvar,
+    moved: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl BarrierState {
 
 impl BarrierObject {
     fn new(parties: usize, action: Option<Box<dyn Fn() + Send + Sync>>) -> Arc<Self> {
-        Arc::new(Self { parties, action, state: Mutex::default(), moved: Condvar::new() })
+        Arc::new(Self { parties, action, state: Mutex::default(), moved: Arc::default() })
     }
 
     fn wait(&self, client: &Client, limit: Limit) -> Result<usize, Fault> {

@@ -1,6 +1,6 @@
 //! Waiting, with a lock released, for news.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub(crate) struct ConditionObject {
     lock: Arc<LockObject>,
     state: Mutex<Waiters>,
-    notified: Condvar,
+    notified: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -29,21 +29,30 @@ struct Waiters {
     next: u64,
     /// Those who wait, in the order they came.
     waiting: VecDeque<u64>,
-    /// Those who were notified and have not noticed yet.
-    called: HashSet<u64>,
+    /// Those who were notified and have not noticed yet, and how.
+    called: HashMap<u64, Call>,
+}
+
+/// How a waiter is notified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// Where it is gone, somebody else is to be.
+    One,
+    /// As all are.
+    All,
 }
 
 impl Waiters {
-    fn call_next(&mut self) -> bool {
+    fn call_next(&mut self, call: Call) -> bool {
         let next = self.waiting.pop_front();
-        next.is_some_and(|next| self.called.insert(next))
+        next.is_some_and(|next| self.called.insert(next, call).is_none())
     }
 }
 
 impl ConditionObject {
     pub(crate) fn new() -> Arc<Self> {
         let lock = LockObject::new(true);
-        Arc::new(Self { lock, state: Mutex::default(), notified: Condvar::new() })
+        Arc::new(Self { lock, state: Mutex::default(), notified: Arc::default() })
     }
 
     pub(crate) fn lock(&self) -> &Arc<LockObject> {
@@ -65,30 +74,32 @@ impl ConditionObject {
         state.waiting.push_back(ticket);
         drop(state);
         let waited = wait_for(&self.state, &self.notified, limit, client, |state| {
-            state.called.remove(&ticket).then_some(())
+            state.called.remove(&ticket)
         });
-        let mut notified = waited.is_ok();
-        if let Err(fault) = waited {
-            let mut state = lock(&self.state);
-            let called = state.called.remove(&ticket);
-            state.waiting.retain(|&other| other != ticket);
-            if fault == Fault::ClientGone {
-                // A call that came for it is for the next.
-                if called && state.call_next() {
-                    self.notified.notify_all();
-                }
-                return Err(fault);
+        let (called, gone) = match waited {
+            Ok(call) => (Some(call), None),
+            Err(fault) => {
+                let mut state = lock(&self.state);
+                state.waiting.retain(|&other| other != ticket);
+                let called = state.called.remove(&ticket);
+                (called, (fault == Fault::ClientGone).then_some(fault))
             }
-            notified = called;
-        }
+        };
         // The lock comes back however long that takes.
-        let died = held.acquire(client, Limit::Forever, depth)?;
-        Ok((notified, died))
+        let taken = match gone {
+            None => held.acquire(client, Limit::Forever, depth),
+            Some(fault) => Err(fault),
+        };
+        if taken.is_err() && called == Some(Call::One) {
+            // It has seen nothing of it.
+            self.notify(Call::One);
+        }
+        Ok((called.is_some(), taken?))
     }
 
-    fn notify(&self, all: bool) {
+    fn notify(&self, call: Call) {
         let mut state = lock(&self.state);
-        while state.call_next() && all {}
+        while state.call_next(call) && call == Call::All {}
         drop(state);
         self.notified.notify_all();
     }
@@ -130,7 +141,7 @@ fn notify(
     from: &mut Decoder<'_>,
     to: &mut Encoder,
 ) -> Reply {
-    object.notify(from.get()?);
+    object.notify(if from.get()? { Call::All } else { Call::One });
     to.put(&Ok::<(), Fault>(())).map(drop)
 }
 

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(crate) struct EventObject {
     state: Mutex<EventState>,
-    set: Condvar,
+    set: Arc<Condvar>,
 }
 
 #[derive(Default)]

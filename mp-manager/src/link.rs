@@ -321,10 +321,11 @@ impl Link {
         if matches!(self.door, Door::Here(_)) {
             wait(&talk.connection);
         }
-        let mut is_lost = false;
+        let (mut is_lost, mut is_lent) = (false, false);
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
             crash_point!("client: the answer is there");
             let (bytes, fds, _kept) = self.descriptors(bytes, fds)?;
+            is_lent = !fds.is_empty();
             let mut decoder = Decoder::new(bytes, fds);
             let word = decoder.get::<u64>()?;
             if word == Status::Value as u64 {
@@ -335,6 +336,10 @@ impl Link {
             is_lost = word == Status::Lost as u64;
             Err(refusal(word, decoder.get()?, decoder.get()?))
         });
+        if is_lent && matches!(self.door, Door::There(_)) {
+            // What came has its own lifelines now, or is gone. Where it fails, the next call will.
+            let _ = talk.connection.send_bytes(&[]);
+        }
         if !is_lost {
             talk.ends_seen = ends_seen;
             talk.functions.extend(new.map(|function| function.key()));

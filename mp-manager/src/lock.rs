@@ -21,7 +21,7 @@ use crate::wait::{Limit, lock, wait_for};
 pub(crate) struct LockObject {
     reentrant: bool,
     state: Mutex<LockState>,
-    freed: Condvar,
+    freed: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ struct LockState {
 
 impl LockObject {
     pub(crate) fn new(reentrant: bool) -> Arc<Self> {
-        Arc::new(Self { reentrant, state: Mutex::default(), freed: Condvar::new() })
+        Arc::new(Self { reentrant, state: Mutex::default(), freed: Arc::default() })
     }
 
     /// The lock that an object is or has.

@@ -24,9 +24,9 @@ struct QueueObject<T> {
     /// 0: without limit.
     capacity: usize,
     state: Mutex<QueueState<T>>,
-    filled: Condvar,
-    emptied: Condvar,
-    done: Condvar,
+    filled: Arc<Condvar>,
+    emptied: Arc<Condvar>,
+    done: Arc<Condvar>,
 }
 
 struct QueueState<T> {
@@ -40,9 +40,9 @@ impl<T: Element> QueueObject<T> {
         Arc::new(Self {
             capacity,
             state: Mutex::new(QueueState { items: VecDeque::new(), unfinished: 0 }),
-            filled: Condvar::new(),
-            emptied: Condvar::new(),
-            done: Condvar::new(),
+            filled: Arc::default(),
+            emptied: Arc::default(),
+            done: Arc::default(),
         })
     }
 

@@ -21,13 +21,13 @@ pub(crate) struct SemaphoreObject {
     /// How many permits it began with, if there may not be more.
     bound: Option<u32>,
     permits: Mutex<u32>,
-    released: Condvar,
+    released: Arc<Condvar>,
 }
 
 impl SemaphoreObject {
     pub(crate) fn new(permits: u32, bounded: bool) -> Arc<Self> {
         let bound = bounded.then_some(permits);
-        Arc::new(Self { bound, permits: Mutex::new(permits), released: Condvar::new() })
+        Arc::new(Self { bound, permits: Mutex::new(permits), released: Arc::default() })
     }
 
     fn acquire(&self, client: &Client, limit: Limit) -> Result<(), Fault> {

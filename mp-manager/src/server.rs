@@ -12,14 +12,15 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub(crate) struct Server {
     /// The clients through TCP, once it listens for them. Locked after `lifelines`.
     remotes: Mutex<Option<Remotes>>,
     ended: Epoll,
+    /// Those of which no proxy is left, until they are dropped.
+    doomed: Mutex<Doomed>,
+    came: Condvar,
     /// The threads of clients, by their numbers, and whose sockets have hung up.
     turns: Mutex<HashMap<u64, Arc<Turn>>>,
     hung_up: Epoll,
@@ -82,6 +86,8 @@ impl Server {
             lifelines: Mutex::default(),
             remotes: Mutex::default(),
             ended: Epoll::new()?,
+            doomed: Mutex::default(),
+            came: Condvar::new(),
             turns: Mutex::default(),
             hung_up: Epoll::new()?,
             next_object: AtomicU64::new(1),
@@ -171,12 +177,23 @@ impl Server {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
-    /// Sees to it that nothing more is done for clients that have ended, and that what they held is free.
+    /// Sees to it that nothing more is done for clients that have ended, and that what they held is free; `asks` may be
+    /// one of them.
     ///
     /// What is being done for them is waited for, but not for long: a function of the user may take its time.
-    fn settle(&self) {
-        // Locked meanwhile: who settles at the same time waits for them too.
-        let turns = lock(&self.turns);
+    fn settle(&self, asks: Option<&Client>) {
+        let is_over = || asks.is_some_and(Client::is_over);
+        // Locked meanwhile: who settles at the same time waits for them too. But who has it waits for this thread, if
+        // its client has ended.
+        let turns = loop {
+            match self.turns.try_lock() {
+                Ok(turns) => break turns,
+                Err(TryLockError::Poisoned(turns)) => break turns.into_inner(),
+                Err(TryLockError::WouldBlock) if asks.is_none() => break lock(&self.turns),
+                Err(TryLockError::WouldBlock) if is_over() => return,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(20)),
+            }
+        };
         let mut limit = None;
         loop {
             let ended = self.hung_up.some().unwrap_or_default();
@@ -186,9 +203,16 @@ impl Server {
             let ended: Vec<_> = ended.iter().filter_map(|client| turns.get(client)).collect();
             ended.iter().for_each(|turn| turn.over.store(true, Ordering::SeqCst));
             let limit = *limit.get_or_insert_with(|| Deadline::after(MOMENT));
+            if is_over() {
+                asks.inspect(|client| client.abandon());
+            }
             for turn in ended {
                 let mut pause = Duration::from_micros(1);
                 while turn.acts.load(Ordering::SeqCst) && !limit.has_passed() {
+                    // More than once, as it may be about to sleep.
+                    if let Some(changed) = &*lock(&turn.waits_for) {
+                        changed.notify_all();
+                    }
                     thread::sleep(pause);
                     pause = (2 * pause).min(Duration::from_millis(1));
                 }
@@ -196,10 +220,17 @@ impl Server {
         }
     }
 
-    /// Drops objects whose lifelines end.
-    fn clear_away(&self) -> io::Result<()> {
+    /// Takes away objects whose lifelines end.
+    fn clear_away(self: &Arc<Self>) -> io::Result<()> {
         loop {
-            wait_readable(self.ended.as_fd(), Deadline::NEVER)?;
+            let doomed = lock(&self.doomed);
+            let (is_idle, begun) = (doomed.objects.is_empty(), doomed.begun);
+            drop(doomed);
+            let limit = if is_idle { Deadline::NEVER } else { Deadline::after(LONG) };
+            if !wait_readable(self.ended.as_fd(), limit)? && lock(&self.doomed).begun == begun {
+                // Whoever drops one takes its time.
+                self.drop_more();
+            }
             for id in self.ended.some()? {
                 if id & HOLDER != 0 {
                     let _ = self.with_remotes(|remotes| remotes.end(id));
@@ -210,13 +241,64 @@ impl Server {
                     let _ = self.with_remotes(|remotes| remotes.forget(mark));
                 }
                 drop(lifelines);
-                let object = self.remove(id);
-                // What it is of may do anything when it is dropped.
-                let _ = catch_panic(|| drop(object));
+                let Some(object) = self.remove(id) else { continue };
+                let mut doomed = lock(&self.doomed);
+                doomed.objects.push_back(object);
+                let nobody = doomed.threads == 0;
+                drop(doomed);
+                self.came.notify_one();
+                if nobody {
+                    self.drop_more();
+                }
             }
         }
     }
+
+    /// Has one thread more drop objects.
+    fn drop_more(self: &Arc<Self>) {
+        lock(&self.doomed).threads += 1;
+        let us = Arc::clone(self);
+        let thread = thread::Builder::new().name("dropper".into());
+        if thread.spawn(move || us.drop_doomed()).is_err() {
+            // Then this one does what is there.
+            self.drop_doomed();
+        }
+    }
+
+    /// Drops objects until for a while there are none.
+    fn drop_doomed(&self) {
+        let mut doomed = lock(&self.doomed);
+        loop {
+            let Some(object) = doomed.objects.pop_front() else {
+                let waited = self.came.wait_timeout(doomed, MOMENT);
+                let (state, wait) = waited.unwrap_or_else(PoisonError::into_inner);
+                doomed = state;
+                if wait.timed_out() && doomed.objects.is_empty() {
+                    doomed.threads -= 1;
+                    return;
+                }
+                continue;
+            };
+            doomed.begun += 1;
+            drop(doomed);
+            // What it is of may do anything when it is dropped.
+            let _ = catch_panic(|| drop(object));
+            doomed = lock(&self.doomed);
+        }
+    }
 }
+
+/// Objects that are to be dropped: not by who finds that, as what they are of may take its time.
+#[derive(Default)]
+struct Doomed {
+    objects: VecDeque<Entry>,
+    /// How many threads drop them, and how many drops they have begun.
+    threads: usize,
+    begun: u64,
+}
+
+/// Where a drop takes so long, another thread drops what comes after it.
+const LONG: Duration = Duration::from_millis(10);
 
 /// What is released when the client's thread that holds it ends.
 pub(crate) trait Held: Send + Sync {
@@ -235,9 +317,10 @@ const MOMENT: Duration = Duration::from_secs(1);
 struct Turn {
     /// The client has ended, and this was its last turn: nothing that it asked for is begun any more.
     over: AtomicBool,
-    /// Something may be done for the client. Not so before the first call, while it waits for others, which ends with a
-    /// look at `over`, and when all that it held is free.
+    /// Something may be done for the client, or be held by it: from before its first call until all that it held is free.
     acts: AtomicBool,
+    /// What wakes it where it waits for others. It looks at `over` then.
+    waits_for: Mutex<Option<Arc<Condvar>>>,
 }
 
 /// One thread of a client, as the thread that serves it knows it.
@@ -249,6 +332,15 @@ pub(crate) struct Client {
     /// Through TCP.
     is_remote: bool,
     held: RefCell<Vec<Arc<dyn Held>>>,
+}
+
+/// A thread that waits for others.
+pub(crate) struct Waits<'a>(&'a Turn);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.waits_for) = None;
+    }
 }
 
 thread_local! {
@@ -278,7 +370,7 @@ impl Client {
         server.hung_up.add_hang_up(connection.receiver().peer(), id)?;
         turns.insert(id, Arc::clone(&turn));
         drop(turns);
-        server.settle();
+        server.settle(None);
         turn.acts.store(true, Ordering::SeqCst);
         let (server, held) = (Arc::clone(server), RefCell::default());
         let client = Rc::new(Self { server, id, turn, connection, is_remote, held });
@@ -288,12 +380,17 @@ impl Client {
 
     /// The client has ended: what it held is others'.
     pub(crate) fn leave(client: &Rc<Self>) {
-        for held in client.held.take() {
-            held.abandon(client.id);
-        }
-        client.turn.acts.store(false, Ordering::SeqCst);
+        client.abandon();
         lock(&client.server.turns).remove(&client.id);
         CLIENT.replace(None);
+    }
+
+    /// Frees what it held; nothing is done for it any more.
+    fn abandon(&self) {
+        for held in self.held.take() {
+            held.abandon(self.id);
+        }
+        self.turn.acts.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn server(&self) -> &Arc<Server> {
@@ -325,12 +422,10 @@ impl Client {
         self.turn.over.load(Ordering::SeqCst)
     }
 
-    /// Runs `wait`, in which nothing is done for it. See whether it is gone then.
-    pub(crate) fn pause<R>(&self, wait: impl FnOnce() -> R) -> R {
-        self.turn.acts.store(false, Ordering::SeqCst);
-        let result = wait();
-        self.turn.acts.store(true, Ordering::SeqCst);
-        result
+    /// This thread waits for `changed` as long as what is given lives, and looks whether it is gone whenever it is woken.
+    pub(crate) fn waits_for(&self, changed: &Arc<Condvar>) -> Waits<'_> {
+        *lock(&self.turn.waits_for) = Some(Arc::clone(changed));
+        Waits(&self.turn)
     }
 
     /// Remembers that it holds something.
@@ -385,9 +480,9 @@ pub(crate) fn serve(door: Fd) {
     for socket in lock(&server.sockets).drain(..) {
         let _ = fs::remove_file(socket);
     }
-    let objects =
-        std::mem::take(&mut *server.objects.write().unwrap_or_else(PoisonError::into_inner));
-    for object in objects.into_values() {
+    let objects = mem::take(&mut *server.objects.write().unwrap_or_else(PoisonError::into_inner));
+    let doomed = mem::take(&mut lock(&server.doomed).objects);
+    for object in doomed.into_iter().chain(objects.into_values()) {
         let _ = catch_panic(|| drop(object));
     }
 }
@@ -495,6 +590,10 @@ impl<'a> Talk<'a> {
     pub(crate) fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
         crash_point!("server: a call has come");
         self.arrived();
+        // It has only said that.
+        if bytes.is_empty() {
+            return Some(());
+        }
         if self.client.is_over() {
             return None;
         }
@@ -511,7 +610,7 @@ impl<'a> Talk<'a> {
         };
         let (call, body) = Call::read(bytes)?;
         if call.after_end {
-            self.client.pause(|| self.client.server.settle());
+            self.client.server.settle(Some(self.client));
             if self.client.is_over() {
                 return None;
             }

@@ -1,6 +1,6 @@
 //! Waiting in the server, on behalf of a client who may die meanwhile.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mp_core::Deadline;
@@ -34,7 +34,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// hands that on.
 pub(crate) fn wait_for<S, T>(
     state: &Mutex<S>,
-    changed: &Condvar,
+    changed: &Arc<Condvar>,
     limit: Limit,
     client: &Client,
     mut ready: impl FnMut(&mut S) -> Option<T>,
@@ -49,10 +49,10 @@ pub(crate) fn wait_for<S, T>(
         Limit::Forever => Deadline::NEVER,
     };
     let mut slice = FIRST;
+    let _waits = client.waits_for(changed);
     loop {
         let nap = deadline.remaining().map_or(slice, |left| left.min(slice));
-        let woken = client.pause(|| changed.wait_timeout(state, nap));
-        let woken = woken.unwrap_or_else(PoisonError::into_inner);
+        let woken = changed.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner);
         state = woken.0;
         // Before it takes anything: nobody would have it.
         if client.is_gone() {
