@@ -55,7 +55,7 @@
 //! - [`Error::ServerDied`], at once, where the server has ended or ends while it waits;
 //! - [`Error::Encode`] and [`Error::Decode`] for what does not travel;
 //! - [`Error::Refused`] and [`Error::Io`] where descriptors, memory or threads are short;
-//! - [`Error::WrongType`] where a proxy was received as one of another type than it is;
+//! - [`Error::WrongType`] where a proxy was received as one of another type than it is, which is kept in another way;
 //! - [`Error::OtherProgram`] for what calls a function of yours in the server of another program;
 //! - [`Error::Nested`] from within the `Serialize` or `Deserialize` of what another call sends.
 //!

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::explain;
 use crate::link::{Key, Link};
-use crate::remote::{Hello, Remote, hear, say};
+use crate::remote::{Hello, Remote, hear, persist, say};
 use crate::server::{Client, Server, converse};
 use crate::wire::Parcel;
 use crate::{Dict, Error, Result};
@@ -131,9 +131,14 @@ fn greet(server: Arc<Server>, connection: Connection<(), ()>, (key, id): (Key, u
 
 /// Connects to a server that listens.
 pub(crate) fn connect(address: Address, key: &AuthKey) -> Result<(u32, Names)> {
-    let no = |error: mp_pipe::Error| Error::Address(explain(&error));
+    let place = address.to_string();
+    let no = |error: mp_pipe::Error| {
+        let why = explain(&error);
+        Error::Address(if why.contains(&place) { why } else { format!("{place}: {why}") })
+    };
     let (remote, connection) = if address.as_path().is_some() {
-        (None, mp_pipe::Client::builder().authkey(key).connect(address).map_err(no)?)
+        let client = mp_pipe::Client::builder().authkey(key);
+        (None, persist(|| client.clone().connect(&address)).map_err(no)?)
     } else {
         let remote = Remote::new(address, key.clone())?;
         let connection = remote.open(&Hello::Connect).map_err(no)?;

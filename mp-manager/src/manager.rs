@@ -154,7 +154,8 @@ impl Manager {
     /// What this makes lies in that server; to drop this leaves the server as it is. In the server of another program,
     /// objects are of encoded values: keys are equal whose encodings are, and what such an object has is looked into
     /// where its proxies are. Proxies that are found have to be of the types that they were published as, by their full
-    /// names (`std::any::type_name`): the first call says so, [`WrongType`](Error::WrongType).
+    /// names (`std::any::type_name`): the first call says so, [`WrongType`](Error::WrongType). Not so in the program of the
+    /// server: there, what is kept alike (a list and an array, a lock and a reentrant one) is found as either.
     ///
     /// A client through TCP has a connection for each object, and one for each thread that calls. One that ends,
     /// however it does, leaves nothing behind, as on this machine; one that vanishes without a word, as its machine

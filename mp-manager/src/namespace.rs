@@ -55,7 +55,7 @@ fn items(names: &mut Names, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
 
 /// A proxy of a namespace in a manager's server: values of any simple type, by their names.
 ///
-/// It prints as Python prints a namespace.
+/// It prints as Python prints a namespace: in the order of the names, without those that begin with `_`.
 ///
 /// Python: `multiprocessing.Manager().Namespace()`. `ns.x` is `get("x")`, `ns.x = 1` is `set("x", 1)`.
 ///
@@ -72,7 +72,9 @@ fn items(names: &mut Names, _: &mut Decoder<'_>, to: &mut Encoder) -> Reply {
 ///     settings.set("y", "hello")?;
 ///     assert_eq!(settings.get("x")?, 10.into());
 ///     assert!(matches!(settings.get("z"), Err(Error::KeyMissing)));
-///     assert_eq!(settings.to_string(), "Namespace(x=10, y='hello')");
+///     settings.set("_note", "not shown")?;
+///     settings.set("a", 1.5)?;
+///     assert_eq!(settings.to_string(), "Namespace(a=1.5, x=10, y='hello')");
 ///     Ok(())
 /// }
 /// ```
@@ -161,8 +163,11 @@ impl Repr for Namespace {
             Ok(rows) => rows,
             Err(error) => return write!(f, "<Namespace: {error}>"),
         };
+        let shown = rows.iter().filter(|(name, _)| !name.starts_with('_'));
+        let mut texts: Vec<_> = shown.map(|(name, value)| format!("{name}={value}")).collect();
+        texts.sort_unstable();
         f.write_str("Namespace(")?;
-        separated(f, &rows, |f, (name, value)| write!(f, "{name}={value}"))?;
+        separated(f, texts, |f, text| f.write_str(&text))?;
         f.write_str(")")
     }
 }

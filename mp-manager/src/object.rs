@@ -50,8 +50,11 @@ impl Object {
         match *self {
             Self::Bool(truth) => Some(i128::from(truth)),
             Self::Int(number) => Some(number),
-            // 2^127 as a float is exact, and the first that is too large.
-            Self::Float(number) if number.trunc() == number && number.abs() < 2_f64.powi(127) => {
+            // 2^127 as a float is exact, and the first that is too large; -2^127 is not too small.
+            Self::Float(number)
+                if number.trunc() == number
+                    && (-2_f64.powi(127)..2_f64.powi(127)).contains(&number) =>
+            {
                 Some(number as i128)
             }
             _ => None,
@@ -90,8 +93,11 @@ impl PartialEq for Object {
             (Self::Bytes(one), Self::Bytes(two)) => one == two,
             (Self::List(one), Self::List(two)) => one == two,
             (Self::Dict(one), Self::Dict(two)) => {
-                let has = |row: &(Self, Self)| two.iter().any(|other| row == other);
-                one.len() == two.len() && one.iter().all(has)
+                // Both ways: a key may be there twice, where it was not made of rows.
+                let all = |one: &[(Self, Self)], two: &[(Self, Self)]| {
+                    one.iter().all(|row| two.iter().any(|other| row == other))
+                };
+                one.len() == two.len() && all(one, two) && all(two, one)
             }
             (
                 Self::Bool(_) | Self::Int(_) | Self::Float(_),
@@ -194,9 +200,18 @@ impl<T: Into<Object>> FromIterator<T> for Object {
 }
 
 impl<K: Into<Object>, V: Into<Object>> FromIterator<(K, V)> for Object {
-    /// A dict.
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(rows: I) -> Self {
-        Self::Dict(rows.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    /// A dict. Of a key that comes again, the last value counts.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(items: I) -> Self {
+        let (mut rows, mut places) = (Vec::<(Self, Self)>::new(), HashMap::new());
+        for (key, value) in items {
+            let (key, value) = (key.into(), value.into());
+            let place = *places.entry(key.clone()).or_insert(rows.len());
+            match rows.get_mut(place) {
+                Some((_, old)) => *old = value,
+                None => rows.push((key, value)),
+            }
+        }
+        Self::Dict(rows)
     }
 }
 
@@ -547,6 +562,20 @@ mod tests {
         }
         assert_eq!(text(-7), "-7");
         assert_eq!(text(u64::MAX), "18446744073709551615");
+    }
+
+    #[test]
+    fn what_is_equal_in_python_is_equal() {
+        assert_eq!(Object::from(-2_f64.powi(127)), Object::from(i128::MIN));
+        assert_ne!(Object::from(2_f64.powi(127)), Object::from(i128::MAX));
+        let dict = |rows: &[(i32, i32)]| rows.iter().copied().collect::<Object>();
+        assert_eq!(text(dict(&[(1, 2), (3, 4), (1, 5)])), "{1: 5, 3: 4}");
+        assert_eq!(dict(&[(1, 2), (3, 4)]), dict(&[(3, 4), (1, 2)]));
+        let rows = |rows: &[(i32, i32)]| {
+            Object::Dict(rows.iter().map(|&(key, value)| (key.into(), value.into())).collect())
+        };
+        let (one, two) = (rows(&[(1, 1), (1, 1)]), rows(&[(1, 1), (2, 2)]));
+        assert!(one != two && two != one);
     }
 
     #[test]

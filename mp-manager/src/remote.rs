@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::thread;
 use std::time::Duration;
 
 use mp_core::sys::mem;
@@ -40,6 +41,19 @@ pub(crate) enum Hello {
     Session,
     /// To keep that object.
     Life(u64),
+}
+
+/// Connects; some times, where the listener hangs up, as it does on some of very many.
+pub(crate) fn persist(
+    connect: impl Fn() -> mp_pipe::Result<Connection<(), ()>>,
+) -> mp_pipe::Result<Connection<(), ()>> {
+    for pause in [10, 50, 250] {
+        match connect() {
+            Err(mp_pipe::Error::Disconnected) => thread::sleep(Duration::from_millis(pause)),
+            result => return result,
+        }
+    }
+    connect()
 }
 
 /// The numbers in front of a message, and the message.
@@ -138,7 +152,7 @@ impl Remote {
     /// Makes a connection and says what it is for.
     pub(crate) fn open(&self, hello: &Hello) -> mp_pipe::Result<Connection<(), ()>> {
         let client = mp_pipe::Client::builder().authkey(&self.key).timeout(PATIENCE);
-        let connection = client.connect(&self.address)?;
+        let connection = persist(|| client.clone().connect(&self.address))?;
         say(&connection, hello)?;
         Ok(connection)
     }

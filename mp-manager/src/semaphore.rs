@@ -253,7 +253,7 @@ macro_rules! counting {
             /// # Errors
             ///
             /// [`TooManyReleases`](crate::Error::TooManyReleases) where a bounded one has all it began with,
-            /// [`Overflow`](crate::Error::Overflow) beyond 2³²; [every call's](crate#errors).
+            /// [`Overflow`](crate::Error::Overflow) where there would be 2³²; [every call's](crate#errors).
             pub fn release(&self) -> Result<()> {
                 self.counting().release(false)
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
 
 use mp_core::Deadline;
@@ -22,6 +23,12 @@ const BACKLOG: u32 = 128;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How many hand-shakes are under way at most.
 const PENDING: usize = 64;
+/// Where so many are, a client that has not said anything for so long may have to go.
+const SILENT: Duration = Duration::from_millis(5);
+/// The same for one that has.
+const SLOW: Duration = Duration::from_millis(250);
+/// Where none has to go, it is looked again after this.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How many times in a row it is looked who is ready.
 const ROUNDS: usize = 16;
 /// The socket that listens, among those that are ready.
@@ -57,8 +64,9 @@ const LISTENING: u64 = 0;
 ///
 /// Nobody waits for them. While `accept` waits, hand-shakes of several clients go on at the same time, and the
 /// first to be done is accepted. Each has a [limit](ListenerBuilder::handshake_timeout); 64 are under way at
-/// most, and where more come, the one that has done least has to go. What is not a client of this library is
-/// hung up on, and nobody hears of it.
+/// most, and others wait for their turn as in the [backlog](ListenerBuilder::backlog). Where some wait, one that
+/// is silent for 5 ms has to go, or for 250 ms once it has said something. What is not a client of this library
+/// is hung up on, and nobody hears of it.
 ///
 /// # Example
 ///
@@ -147,6 +155,8 @@ struct Pending {
     side: Answering,
     peer: Peer,
     deadline: Deadline,
+    /// From then on it has to go if there is no room for others.
+    grace: Deadline,
 }
 
 /// How it stands with a client.
@@ -172,6 +182,7 @@ impl Pending {
                         return Standing::Gone;
                     }
                     self.deadline = Deadline::after(patience);
+                    self.grace = Deadline::after(SLOW);
                 }
                 Ok(Step::Done(_)) => return Standing::Done,
                 Ok(Step::Refuse(answer, error)) => {
@@ -310,6 +321,11 @@ impl Listener {
             if deadline.has_passed() {
                 return Err(Error::TimedOut);
             }
+            if self.is_full() {
+                // Somebody waits to be let in, so that it would be ready at once.
+                thread::sleep(PAUSE);
+                continue;
+            }
             let first = self.pending.borrow().iter().map(|client| client.deadline).min();
             let until = first.map_or(deadline, |first| first.min(deadline));
             wait_readable(self.ready.as_fd(), until)?;
@@ -323,12 +339,14 @@ impl Listener {
             if tokens.is_empty() {
                 break;
             }
-            for token in tokens {
-                if token == LISTENING {
-                    self.admit()?;
-                } else if let Some(done) = self.advance(token)? {
+            // First those who are here: for others there may be room then.
+            for token in tokens.iter().filter(|&&token| token != LISTENING) {
+                if let Some(done) = self.advance(*token)? {
                     return Ok(Some(done));
                 }
+            }
+            if tokens.contains(&LISTENING) {
+                self.admit()?;
             }
         }
         // Who has sent something in time is heard, however late we look.
@@ -376,12 +394,18 @@ impl Listener {
         Some(client)
     }
 
-    /// Hangs up on the client that has done least.
-    fn evict(&self) -> bool {
+    /// Whether there is no room for others.
+    fn is_full(&self) -> bool {
+        self.pending.borrow().len() >= PENDING
+    }
+
+    /// Hangs up on the client that has done least, of those that `may` go.
+    fn evict(&self, may: impl Fn(&Pending) -> bool) -> bool {
         let worst = {
             let pending = self.pending.borrow();
             let rank = |client: &&Pending| (client.side.progress(), client.deadline);
-            pending.iter().min_by_key(rank).map(|client| client.token)
+            let may_go = pending.iter().filter(|client| may(client));
+            may_go.min_by_key(rank).map(|client| client.token)
         };
         worst.is_some_and(|token| self.remove(|client| client.token == token).is_some())
     }
@@ -389,12 +413,15 @@ impl Listener {
     /// Begins the hand-shakes of those who have connected.
     fn admit(&self) -> Result<()> {
         for _ in 0..PENDING / 2 {
+            if self.is_full() && !self.evict(|client| client.grace.has_passed()) {
+                break;
+            }
             let socket = match net::accept(self.bound.socket.as_fd()) {
                 Ok(socket) => socket,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => break,
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if self.evict() {
+                        if self.evict(|_| true) {
                             continue;
                         }
                         return Err(error.into());
@@ -407,9 +434,6 @@ impl Listener {
                 },
             };
             let Some((socket, peer)) = self.identify(socket) else { continue };
-            if self.pending.borrow().len() >= PENDING {
-                self.evict();
-            }
             let token = self.count.get() + 1;
             self.count.set(token);
             self.ready.add(socket.as_fd(), token)?;
@@ -420,6 +444,7 @@ impl Listener {
                 side: Answering::new(self.key.as_ref(), packets),
                 peer,
                 deadline: Deadline::after(self.patience),
+                grace: Deadline::after(SILENT),
             });
         }
         Ok(())
@@ -897,6 +922,19 @@ mod tests {
                 let _ = listener.accept_timeout::<(), ()>(Duration::from_millis(1));
             }
             drop(flood.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn as_many_as_the_backlog_holds_are_accepted_however_late() {
+        for listener in listeners(Some(b"key")) {
+            let clients: Vec<_> =
+                (0..120).map(|_| client::<(), ()>(&listener, Some(b"key"))).collect();
+            thread::sleep(Duration::from_millis(100));
+            let accepted: Vec<_> =
+                clients.iter().map(|_| listener.accept_timeout::<(), ()>(HANG).unwrap()).collect();
+            assert!(clients.into_iter().all(|client| client.join().unwrap().is_ok()));
+            drop(accepted);
         }
     }
 
