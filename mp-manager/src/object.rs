@@ -575,7 +575,8 @@ mod tests {
             Object::Dict(rows.iter().map(|&(key, value)| (key.into(), value.into())).collect())
         };
         let (one, two) = (rows(&[(1, 1), (1, 1)]), rows(&[(1, 1), (2, 2)]));
-        assert!(one != two && two != one);
+        assert_ne!(one, two);
+        assert_ne!(two, one);
     }
 
     #[test]
