@@ -49,6 +49,7 @@ crate::cases! {
         a_buffer_too_short_loses_nothing
         trying_fills_the_pipe_and_goes_on_once_there_is_room
         trying_sends_long_messages_at_once
+        a_long_message_that_was_tried_stays_while_there_is_no_descriptor_for_it
         a_send_that_times_out_leaves_the_link_in_frame
         values_that_cannot_be_sent_come_back
         thousands_of_descriptors_go_in_one_message
@@ -1206,6 +1207,65 @@ fn trying_sends_long_messages_at_once() -> Outcome {
     assert!(receiver.try_recv()? == long);
     assert_eq!(receiver.try_recv()?, [1, 2, 3]);
     assert!(receiver.recv_with(|bytes| bytes == &long[..70_000])?);
+    Ok(())
+}
+
+fn a_long_message_that_was_tried_stays_while_there_is_no_descriptor_for_it() -> Outcome {
+    fn refused<T>(result: Result<T, Error>) {
+        let Err(Error::Io(error)) = result else { panic!("there was a descriptor for it") };
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    }
+    let (receiver, sender) = simplex::<Vec<u8>>()?;
+    let long = pattern(1, 200_000);
+    let before = descriptors();
+    // What it listens to before it has read what comes first is not lost either.
+    for listens in [false, true] {
+        sender.send(vec![1])?;
+        sender.try_send(long.clone())?;
+        sender.send_timeout(long.clone(), Duration::ZERO)?;
+        sender.send(vec![2])?;
+        let limit = leave_descriptors(0);
+        if listens {
+            // It has no room for a descriptor of its own, and hears what came through its socket.
+            let _ = receiver.as_fd();
+            assert_eq!(wait(&[&receiver], Some(Duration::ZERO))?, [0]);
+        }
+        assert_eq!(receiver.recv()?, [1]);
+        for _ in 0..2 {
+            refused(receiver.recv());
+            refused(receiver.try_recv());
+            refused(receiver.recv_timeout(MOMENT));
+            refused(receiver.recv_bytes());
+            refused(receiver.recv_with(|_| ()));
+            refused(receiver.recv_bytes_into(&mut vec![0; 300_000]));
+            refused(receiver.recv_message_with(|_, _| ()));
+            assert!(matches!(
+                receiver.recv_bytes_into(&mut [0]),
+                Err(Error::TooShort { needed: 200_008 })
+            ));
+            assert!(receiver.poll(Duration::ZERO)? && !receiver.is_empty());
+            receiver.sleep()?;
+        }
+        limit_descriptors(limit);
+        assert!(receiver.recv()? == long && receiver.try_recv()? == long);
+        assert_eq!(receiver.recv()?, [2]);
+    }
+    // Also in the hands of another, and after the end of its sender.
+    sender.try_send(long.clone())?;
+    drop(sender);
+    let limit = leave_descriptors(0);
+    refused(receiver.recv());
+    limit_descriptors(limit);
+    let moved = multiprocess::core::encode(&receiver)?;
+    drop(receiver);
+    let receiver: Receiver<Vec<u8>> = multiprocess::core::decode(moved)?;
+    let limit = leave_descriptors(0);
+    refused(receiver.recv());
+    limit_descriptors(limit);
+    assert!(receiver.recv()? == long);
+    assert!(matches!(receiver.recv(), Err(Error::Disconnected)));
+    drop(receiver);
+    assert_eq!(descriptors(), before - 3);
     Ok(())
 }
 

@@ -587,7 +587,7 @@ impl<T> Receiver<T> {
     /// # Errors
     ///
     /// As [`recv_bytes`](Self::recv_bytes); [`Error::Io`] with `EMFILE` where this process has no numbers left for
-    /// the descriptors: the message is lost.
+    /// the descriptors that it has: such a message is lost.
     pub fn recv_message_with<Out>(
         &self,
         read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
@@ -636,7 +636,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// [`Error::Disconnected`] once the sender is gone and nothing is left (Python: `EOFError`).
     /// [`Error::Decode`] where the message is no `T`: it is consumed. [`Error::Io`] with `EMFILE` where the value
-    /// holds handles and this process has no descriptors left for them: it is lost.
+    /// holds handles and this process has no descriptors left for them: it is lost. A value without handles is not: where
+    /// `EMFILE` comes for one, as [`try_send`](Sender::try_send) sent it and it is long, it is there to be received again.
     /// [`Error::Damaged`] where the peer is faulty.
     ///
     /// # Example

@@ -202,6 +202,13 @@ pub(crate) struct Slot {
     tagged: bool,
 }
 
+impl Slot {
+    /// Whether it is for a message whose body lies in its last descriptor.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.kind == Kind::Aside
+    }
+}
+
 /// The descriptors of a message: how many, and under which number they were sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tag {

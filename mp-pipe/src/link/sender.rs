@@ -16,8 +16,8 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, NAP, Pages, Parting, Passed, Received,
-    State, answer, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting, Passed,
+    Received, State, answer, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, FRAGMENT, Producer, Sleep, Slot, Tag};
 use crate::{Error, Result};
@@ -98,7 +98,7 @@ impl RingSender {
         for _ in 0..MOST_BELLS {
             match self.answer()? {
                 Bell::Nothing => break,
-                Bell::Rung | Bell::Descriptors(..) => {}
+                Bell::Rung | Bell::Descriptors(..) | Bell::NoRoom => {}
                 Bell::Ended => return Err(self.ended()),
             }
         }
@@ -195,8 +195,10 @@ impl RingSender {
             self.number.set(self.number.get() + 1);
             // No more than MAX_FDS.
             tag = Tag { fds: fds.len() as u16, number: self.number.get() };
+            // The body alone.
+            let plain = if slot.is_aside() && fds.len() == 1 { PLAIN } else { 0 };
             for fds in fds.chunks(socket::MAX_FDS) {
-                self.send_descriptors(tag.number, fds, deadline)?;
+                self.send_descriptors(tag.number | plain, fds, deadline)?;
                 crash_point!("send: some descriptors are sent");
             }
         }
