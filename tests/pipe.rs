@@ -55,6 +55,7 @@ crate::cases! {
         thousands_of_descriptors_go_in_one_message
         what_cannot_be_decoded_is_consumed
         in_place_reads_and_writes_bear_panics_and_themselves
+        what_is_written_in_place_is_asked_for_once_there_is_room
         iterators_end_with_the_sender
         closed_ends_say_so
         poll_is_true_at_the_end
@@ -1409,6 +1410,44 @@ fn what_cannot_be_decoded_is_consumed() -> Outcome {
     assert!(matches!(wrong.recv(), Err(Error::Decode(_))));
     drop((wrong, sender));
     assert_eq!(descriptors(), before);
+    Ok(())
+}
+
+fn what_is_written_in_place_is_asked_for_once_there_is_room() -> Outcome {
+    const LENS: [usize; 3] = [100, 1 << 20, 3 << 20];
+    let (receiver, sender) = simplex::<()>()?;
+    let never = |_: &mut [u8]| panic!("there is no room");
+    while sender.try_send_bytes(b"x").is_ok() {}
+    for len in LENS {
+        assert!(full(&sender.try_send_with(len, never).unwrap_err()));
+    }
+    while receiver.try_recv_bytes().is_ok() {}
+    for len in LENS {
+        sender.try_send_with(len, |bytes| bytes.copy_from_slice(&pattern(1, len)))?;
+        assert!(receiver.recv_bytes()? == pattern(1, len));
+    }
+    // More than there is memory.
+    for len in [1 << 46, usize::MAX] {
+        assert!(matches!(sender.send_with(len, never), Err(Error::Io(_))));
+        assert!(matches!(sender.try_send_with(len, never), Err(Error::Io(_))));
+    }
+    sender.send_bytes(b"goes on")?;
+    assert_eq!(receiver.recv_bytes()?, b"goes on");
+    // Not at once, and then for each length.
+    drop(receiver);
+    eventually("the end", || sender.try_send_with(8, |_| ()).is_err())?;
+    for len in LENS {
+        assert!(matches!(sender.send_with(len, never), Err(Error::Disconnected)));
+    }
+    // Nobody reads any more, and the writer waits for room.
+    let (receiver, sender) = simplex::<()>()?;
+    while sender.try_send_bytes(b"x").is_ok() {}
+    let closes = thread::spawn(move || {
+        thread::sleep(MOMENT);
+        drop(receiver);
+    });
+    assert!(matches!(sender.send_with(3 << 20, never), Err(Error::Disconnected)));
+    assert!(closes.join().is_ok());
     Ok(())
 }
 

@@ -74,7 +74,8 @@ impl TxLink {
         match self {
             Self::Ring(ring) => ring.send_with(len, deadline, write),
             Self::Stream(stream) => {
-                let mut bytes = vec![0; len];
+                stream.ready(deadline)?;
+                let mut bytes = link::zeros(len)?;
                 let out = write(&mut bytes);
                 stream.send(&[&bytes], deadline).map(|()| out)
             }

@@ -171,7 +171,8 @@ impl<T> Sender<T> {
     /// Sends a message of `len` bytes that `write` writes in place, in the memory that the receiver reads it from.
     ///
     /// Waits while the pipe is full; then calls `write` with the bytes, which hold anything. If `write` panics,
-    /// nothing is sent. A message of more than 2 MiB is written elsewhere and copied.
+    /// nothing is sent. A message of more than 2 MiB is written elsewhere and copied: `write` is called once there is room
+    /// for its beginning.
     ///
     /// # Panics
     ///
@@ -203,8 +204,8 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] while the pipe is full, and `write` is not called then; else as
-    /// [`send_bytes`](Self::send_bytes).
+    /// [`Error::WouldBlock`] while the pipe is full, and `write` is not called then (over TCP it may be, as nobody knows how
+    /// much there is room for); else as [`send_bytes`](Self::send_bytes).
     pub fn try_send_with<Out>(
         &self,
         len: usize,

@@ -27,7 +27,7 @@ mod receiver;
 mod sender;
 
 pub(crate) use receiver::RingReceiver;
-pub(crate) use sender::RingSender;
+pub(crate) use sender::{RingSender, zeros};
 
 /// What the segments are of: part of the check when one is received.
 const KIND: u64 = 0x4D50_5001;

@@ -16,8 +16,8 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting, Passed,
-    Received, State, answer, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, ENOMEM, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting,
+    Passed, Received, State, answer, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, FRAGMENT, Producer, Sleep, Slot, Tag};
 use crate::{Error, Result};
@@ -295,13 +295,20 @@ impl RingSender {
         deadline: Deadline,
         write: impl FnOnce(&mut [u8]) -> Out,
     ) -> Result<Out> {
-        if len > self.producer.longest() {
-            let mut bytes = vec![0; len];
-            let out = write(&mut bytes);
-            return self.send(&bytes, &[], deadline).map(|()| out);
-        }
         let _in_use = InUse::mark(&self.in_use, "send");
         self.check()?;
+        if len > self.producer.longest() {
+            // Room for it, or for the first of its fragments; nobody takes that before it is sent.
+            if deadline == Deadline::PASSED {
+                self.room(deadline, || self.producer.slot_aside(len))?;
+            } else {
+                self.room(deadline, || self.producer.slot(FRAGMENT, false))?;
+            }
+            let mut bytes = zeros(len)?;
+            let out = write(&mut bytes);
+            self.send_long(&bytes, &[], deadline)?;
+            return Ok(out);
+        }
         let slot = self.room(deadline, || self.producer.slot(len, false))?;
         let out = write(place::bytes(&self.producer, &slot));
         crash_point!("send: a body is written in place");
@@ -329,6 +336,14 @@ impl RingSender {
             self.state.set(State::Ended);
         }
     }
+}
+
+/// So many bytes, where there is memory for them.
+pub(crate) fn zeros(len: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 /// Puts a body where the receiver can read it from.
