@@ -54,6 +54,7 @@ crate::cases! {
         values_that_cannot_be_sent_come_back
         thousands_of_descriptors_go_in_one_message
         what_cannot_be_decoded_is_consumed
+        memory_short_for_an_end_in_a_message_is_told
         in_place_reads_and_writes_bear_panics_and_themselves
         what_is_written_in_place_is_asked_for_once_there_is_room
         iterators_end_with_the_sender
@@ -1386,6 +1387,39 @@ fn thousands_of_descriptors_go_in_one_message() -> Outcome {
     sender.send(many)?;
     sender.send(vec![null])?;
     assert_eq!((receiver.recv()?.len(), receiver.recv()?.len()), (5000, 1));
+    Ok(())
+}
+
+fn memory_short_for_an_end_in_a_message_is_told() -> Outcome {
+    /// Sets how many bytes of addresses there may be; gives how many there could be before.
+    fn limit_addresses(most: u64) -> u64 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a struct of ours to write to.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) }, 0);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = most;
+        // SAFETY: a struct of ours to read.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        before
+    }
+    let (connections, sender) = simplex::<Connection<u8, u8>>()?;
+    let (receivers, receivers_sender) = simplex::<Receiver<u8>>()?;
+    let (senders, senders_sender) = simplex::<Sender<u8>>()?;
+    sender.send(duplex()?.0)?;
+    let (one, two) = simplex()?;
+    receivers_sender.send(one)?;
+    senders_sender.send(two)?;
+    // Of which no pipe has so few.
+    let pages = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = pages.split(' ').next().unwrap_or_default().parse()?;
+    let before = limit_addresses((pages + 256) * 4096);
+    let results =
+        [connections.recv().map(drop), receivers.recv().map(drop), senders.recv().map(drop)];
+    limit_addresses(before);
+    for result in results {
+        let Err(Error::Io(why)) = result else { panic!("{result:?}") };
+        assert_eq!(why.raw_os_error(), Some(libc::ENOMEM));
+    }
     Ok(())
 }
 

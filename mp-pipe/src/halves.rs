@@ -639,6 +639,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// [`Error::Decode`] where the message is no `T`: it is consumed. [`Error::Io`] with `EMFILE` where the value
     /// holds handles and this process has no descriptors left for them: it is lost. A value without handles is not: where
     /// `EMFILE` comes for one, as [`try_send`](Sender::try_send) sent it and it is long, it is there to be received again.
+    /// [`Error::Io`] also where memory is short for a handle that came; that is lost with its message.
     /// [`Error::Damaged`] where the peer is faulty.
     ///
     /// # Example

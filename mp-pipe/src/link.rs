@@ -16,7 +16,7 @@ use mp_core::sys::clock::coarse_nanos;
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::socket;
 use mp_core::{Segment, crash_point, fd, spin};
-use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use crate::memory::Memory;
@@ -440,9 +440,9 @@ impl<'de> Deserialize<'de> for BothReceived {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
             Deserialize::deserialize(deserializer)?;
-        let segment = open(segment.0).map_err(D::Error::custom)?;
-        let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
+        let segment = open(segment.0).map_err(fd::failed)?;
+        let sender = RingSender::from_parts(&segment, out, sender).map_err(fd::failed)?;
         let receiver = RingReceiver::from_parts(&segment, back, receiver);
-        Ok(Self(sender, receiver.map_err(D::Error::custom)?))
+        Ok(Self(sender, receiver.map_err(fd::failed)?))
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fd::{Slot, Table, note, with_table};
+use crate::fd::{Slot, Table, again, note, with_table};
 use crate::{Error, Result};
 
 /// What travels between processes: bytes, and the descriptors they refer to.
@@ -214,7 +214,7 @@ impl Encoder {
 /// It is also why the message is not whole that this one was to be part of.
 #[cold]
 fn is_short(error: io::Error) -> Error {
-    note(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error));
+    note(again(&error));
     Error::Io(error)
 }
 

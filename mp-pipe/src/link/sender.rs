@@ -11,8 +11,8 @@ use mp_core::sys::fd::{PollFd, poll, wait_readable};
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
 use mp_core::word::Woken;
-use mp_core::{Deadline, Segment, crash_point};
-use serde::de::{Deserialize, Deserializer, Error as _};
+use mp_core::{Deadline, Segment, crash_point, fd};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
@@ -383,7 +383,7 @@ impl Serialize for RingSender {
 impl<'de> Deserialize<'de> for RingSender {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
-        let segment = open(segment.0).map_err(D::Error::custom)?;
-        Self::from_parts(&segment, lane, parts).map_err(D::Error::custom)
+        let segment = open(segment.0).map_err(fd::failed)?;
+        Self::from_parts(&segment, lane, parts).map_err(fd::failed)
     }
 }
