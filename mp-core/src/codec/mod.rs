@@ -69,8 +69,9 @@ impl Message {
 ///
 /// # Errors
 ///
-/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length, or where it is
-/// nested deeper than 256 levels, as [`decode`] would refuse (a list of boxes takes two for each: keep it in a `Vec`);
+/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length, or where
+/// [`decode`] would refuse: it is nested deeper than 256 levels (a list of boxes takes two for each: keep it in a `Vec`),
+/// or more than 2^20 of its elements have no bytes;
 /// [`Error::Io`] where a descriptor cannot be duplicated (`EMFILE`).
 ///
 /// # Example
@@ -384,7 +385,8 @@ pub(crate) fn run_on(bytes: &[u8]) {
         16 => check::<Vec<()>>(bytes),
         17 => check::<Vec<Vec<Skipped>>>(bytes),
         18 => drop(any::<HashSet<()>>(bytes)),
-        _ => check::<BTreeMap<(), Vec<()>>>(bytes),
+        // Of several with one key one is left, which may be too long without the bytes of the others.
+        _ => drop(any::<BTreeMap<(), Vec<()>>>(bytes)),
     }
 }
 
