@@ -53,6 +53,7 @@ crate::cases! {
         a_send_that_times_out_leaves_the_link_in_frame
         values_that_cannot_be_sent_come_back
         thousands_of_descriptors_go_in_one_message
+        descriptors_of_a_message_that_was_given_up_are_closed
         what_cannot_be_decoded_is_consumed
         memory_short_for_an_end_in_a_message_is_told
         in_place_reads_and_writes_bear_panics_and_themselves
@@ -1444,6 +1445,44 @@ fn what_cannot_be_decoded_is_consumed() -> Outcome {
     assert!(matches!(wrong.recv(), Err(Error::Decode(_))));
     drop((wrong, sender));
     assert_eq!(descriptors(), before);
+    Ok(())
+}
+
+fn descriptors_of_a_message_that_was_given_up_are_closed() -> Outcome {
+    if !may_open(2048) {
+        return Ok(());
+    }
+    let limit = limit_descriptors(2048);
+    let (receiver, sender) = simplex::<(Vec<Fd>, Vec<u8>)>()?;
+    let null = Fd::from(fs::File::open("/dev/null")?);
+    let nulls = |count: usize| (0..count).map(|_| null.try_clone()).collect::<io::Result<Vec<_>>>();
+    let before = descriptors();
+    // One that is long is put aside, with one descriptor more.
+    for len in [0, 100_000] {
+        let mut sent = 0;
+        while sender.try_send((nulls(1)?, Vec::new())).is_ok() {
+            sent += 1;
+        }
+        receiver.recv()?;
+        // Of the two packets of such a message there is room for one.
+        let (mut reader, writer) = io::pipe()?;
+        let mut message = (vec![Fd::from(writer)], pattern(1, len));
+        message.0.extend(nulls(299)?);
+        let error = sender.try_send(message).unwrap_err();
+        assert!(full(&error.reason), "{}", error.reason);
+        drop(error);
+        for _ in 1..sent {
+            assert_eq!(receiver.recv()?.0.len(), 1);
+        }
+        assert!(!receiver.poll(Duration::from_millis(30))? && receiver.is_empty());
+        let ended = poll(&mut [PollFd::readable(reader.as_fd())], Deadline::after(HANG))?;
+        assert!(ended == 1 && reader.read(&mut [0])? == 0);
+        drop(reader);
+        assert_eq!(descriptors(), before);
+        sender.send((nulls(300)?, Vec::new()))?;
+        assert_eq!(receiver.recv()?.0.len(), 300);
+    }
+    limit_descriptors(limit);
     Ok(())
 }
 

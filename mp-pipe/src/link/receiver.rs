@@ -196,6 +196,7 @@ impl RingReceiver {
             Kind::Abort => {
                 fragments.clear();
                 self.begun.set(false);
+                self.forget(record.tag.number);
                 self.consume(record);
                 return Ok(None);
             }
@@ -210,6 +211,17 @@ impl RingReceiver {
             self.assembled.set(Some(record.tag));
         }
         Ok(self.assembled.get())
+    }
+
+    /// Closes the descriptors that were to be of a message which was given up: they may be ends of pipes, whose others
+    /// wait for that. It is the lower half of their number; 0 where none were sent.
+    #[cold]
+    fn forget(&self, number: u64) {
+        if number != 0 {
+            // They were sent before the record was there.
+            let _ = self.listen_to_all();
+            self.early.borrow_mut().retain(|(early, _)| *early as u32 != number as u32);
+        }
     }
 
     /// Takes what came through the socket, without waiting.
@@ -581,6 +593,7 @@ impl RingReceiver {
             match record.kind {
                 Kind::Abort => {
                     (*have, *begun) = (0, false);
+                    self.forget(record.tag.number);
                     self.consume(&record);
                     continue;
                 }

@@ -35,6 +35,8 @@ pub(crate) struct RingSender {
     state: Cell<State>,
     /// How many messages with descriptors there were, those that failed too.
     number: Cell<u64>,
+    /// Under which number descriptors were sent of a message that is not whole yet; 0: under none.
+    unfinished: Cell<u64>,
     checks: Checks,
 }
 
@@ -57,6 +59,7 @@ impl RingSender {
             in_use: Cell::new(false),
             state: Cell::new(State::Open),
             number: Cell::new(0),
+            unfinished: Cell::new(0),
             checks: Checks::default(),
         })
     }
@@ -143,41 +146,49 @@ impl RingSender {
             return Err(mp_core::Error::TooManyDescriptors { count, max }.into());
         }
         let mut numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
+        let mut begun = false;
+        let result = if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
             // It may not wait for the reader to make room for all its fragments, one after the other.
             let aside = aside(bytes)?;
             crash_point!("send: a body is put aside");
             numbers.push(aside.as_raw_fd());
-            return self
-                .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
-        }
-        let mut fragments = bytes.chunks(FRAGMENT).peekable();
-        let mut begun = false;
-        let result = loop {
-            let fragment = fragments.next().unwrap_or_default();
-            if fragments.peek().is_none() {
-                let tagged = !numbers.is_empty();
-                let slot = || self.producer.slot(fragment.len(), tagged);
-                break self.send_last(deadline, &numbers, fragment, slot);
-            }
-            let sent = self.room(deadline, || self.producer.slot(fragment.len(), false)).and_then(
-                |slot| {
-                    self.producer.write(&slot, fragment);
-                    self.rung(self.producer.commit(&slot, true, Tag::default()))
-                },
-            );
-            if let Err(error) = sent {
-                break Err(error);
-            }
-            begun = true;
-            crash_point!("send: a fragment is sent");
+            self.send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()))
+        } else {
+            self.send_fragments(bytes, &numbers, deadline, &mut begun)
         };
-        if result.is_err() && begun && self.state.get() == State::Open {
-            // Without it the next message would be taken for the rest of this one.
-            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
+        let unfinished = self.unfinished.take();
+        if result.is_err() && (begun || unfinished != 0) && self.state.get() == State::Open {
+            // Without it the next message would be taken for the rest of this one, and the descriptors be kept.
+            let aborted = self.step(self.producer.abort(unfinished));
+            let wanted = aborted.inspect_err(|_| self.close())?;
             self.rung(wanted)?;
         }
         result
+    }
+
+    /// Sends a message piece by piece; `begun` says whether any but the last was.
+    fn send_fragments(
+        &self,
+        bytes: &[u8],
+        fds: &[RawFd],
+        deadline: Deadline,
+        begun: &mut bool,
+    ) -> Result<()> {
+        let mut fragments = bytes.chunks(FRAGMENT).peekable();
+        loop {
+            let fragment = fragments.next().unwrap_or_default();
+            if fragments.peek().is_none() {
+                let tagged = !fds.is_empty();
+                let slot = || self.producer.slot(fragment.len(), tagged);
+                return self.send_last(deadline, fds, fragment, slot);
+            }
+            let slot = self.room(deadline, || self.producer.slot(fragment.len(), false))?;
+            self.producer.write(&slot, fragment);
+            let wanted = self.producer.commit(&slot, true, Tag::default());
+            *begun = true;
+            self.rung(wanted)?;
+            crash_point!("send: a fragment is sent");
+        }
     }
 
     /// Sends the descriptors and then the record that makes them a message.
@@ -199,6 +210,7 @@ impl RingSender {
             let plain = if slot.is_aside() && fds.len() == 1 { PLAIN } else { 0 };
             for fds in fds.chunks(socket::MAX_FDS) {
                 self.send_descriptors(tag.number | plain, fds, deadline)?;
+                self.unfinished.set(tag.number);
                 crash_point!("send: some descriptors are sent");
             }
         }
