@@ -49,11 +49,15 @@ crate::cases! {
         a_buffer_too_short_loses_nothing
         trying_fills_the_pipe_and_goes_on_once_there_is_room
         trying_sends_long_messages_at_once
+        a_long_message_that_was_tried_stays_while_there_is_no_descriptor_for_it
         a_send_that_times_out_leaves_the_link_in_frame
         values_that_cannot_be_sent_come_back
         thousands_of_descriptors_go_in_one_message
+        descriptors_of_a_message_that_was_given_up_are_closed
         what_cannot_be_decoded_is_consumed
+        memory_short_for_an_end_in_a_message_is_told
         in_place_reads_and_writes_bear_panics_and_themselves
+        what_is_written_in_place_is_asked_for_once_there_is_room
         iterators_end_with_the_sender
         closed_ends_say_so
         poll_is_true_at_the_end
@@ -1209,6 +1213,65 @@ fn trying_sends_long_messages_at_once() -> Outcome {
     Ok(())
 }
 
+fn a_long_message_that_was_tried_stays_while_there_is_no_descriptor_for_it() -> Outcome {
+    fn refused<T>(result: Result<T, Error>) {
+        let Err(Error::Io(error)) = result else { panic!("there was a descriptor for it") };
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    }
+    let (receiver, sender) = simplex::<Vec<u8>>()?;
+    let long = pattern(1, 200_000);
+    let before = descriptors();
+    // What it listens to before it has read what comes first is not lost either.
+    for listens in [false, true] {
+        sender.send(vec![1])?;
+        sender.try_send(long.clone())?;
+        sender.send_timeout(long.clone(), Duration::ZERO)?;
+        sender.send(vec![2])?;
+        let limit = leave_descriptors(0);
+        if listens {
+            // It has no room for a descriptor of its own, and hears what came through its socket.
+            let _ = receiver.as_fd();
+            assert_eq!(wait(&[&receiver], Some(Duration::ZERO))?, [0]);
+        }
+        assert_eq!(receiver.recv()?, [1]);
+        for _ in 0..2 {
+            refused(receiver.recv());
+            refused(receiver.try_recv());
+            refused(receiver.recv_timeout(MOMENT));
+            refused(receiver.recv_bytes());
+            refused(receiver.recv_with(|_| ()));
+            refused(receiver.recv_bytes_into(&mut vec![0; 300_000]));
+            refused(receiver.recv_message_with(|_, _| ()));
+            assert!(matches!(
+                receiver.recv_bytes_into(&mut [0]),
+                Err(Error::TooShort { needed: 200_008 })
+            ));
+            assert!(receiver.poll(Duration::ZERO)? && !receiver.is_empty());
+            receiver.sleep()?;
+        }
+        limit_descriptors(limit);
+        assert!(receiver.recv()? == long && receiver.try_recv()? == long);
+        assert_eq!(receiver.recv()?, [2]);
+    }
+    // Also in the hands of another, and after the end of its sender.
+    sender.try_send(long.clone())?;
+    drop(sender);
+    let limit = leave_descriptors(0);
+    refused(receiver.recv());
+    limit_descriptors(limit);
+    let moved = multiprocess::core::encode(&receiver)?;
+    drop(receiver);
+    let receiver: Receiver<Vec<u8>> = multiprocess::core::decode(moved)?;
+    let limit = leave_descriptors(0);
+    refused(receiver.recv());
+    limit_descriptors(limit);
+    assert!(receiver.recv()? == long);
+    assert!(matches!(receiver.recv(), Err(Error::Disconnected)));
+    drop(receiver);
+    assert_eq!(descriptors(), before - 3);
+    Ok(())
+}
+
 fn a_send_that_times_out_leaves_the_link_in_frame() -> Outcome {
     if !may_open(2048) {
         return Ok(());
@@ -1328,6 +1391,39 @@ fn thousands_of_descriptors_go_in_one_message() -> Outcome {
     Ok(())
 }
 
+fn memory_short_for_an_end_in_a_message_is_told() -> Outcome {
+    /// Sets how many bytes of addresses there may be; gives how many there could be before.
+    fn limit_addresses(most: u64) -> u64 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a struct of ours to write to.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) }, 0);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = most;
+        // SAFETY: a struct of ours to read.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        before
+    }
+    let (connections, sender) = simplex::<Connection<u8, u8>>()?;
+    let (receivers, receivers_sender) = simplex::<Receiver<u8>>()?;
+    let (senders, senders_sender) = simplex::<Sender<u8>>()?;
+    sender.send(duplex()?.0)?;
+    let (one, two) = simplex()?;
+    receivers_sender.send(one)?;
+    senders_sender.send(two)?;
+    // Of which no pipe has so few.
+    let pages = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = pages.split(' ').next().unwrap_or_default().parse()?;
+    let before = limit_addresses((pages + 256) * 4096);
+    let results =
+        [connections.recv().map(drop), receivers.recv().map(drop), senders.recv().map(drop)];
+    limit_addresses(before);
+    for result in results {
+        let Err(Error::Io(why)) = result else { panic!("{result:?}") };
+        assert_eq!(why.raw_os_error(), Some(libc::ENOMEM));
+    }
+    Ok(())
+}
+
 fn what_cannot_be_decoded_is_consumed() -> Outcome {
     let (receiver, sender) = simplex::<String>()?;
     let before = descriptors();
@@ -1349,6 +1445,82 @@ fn what_cannot_be_decoded_is_consumed() -> Outcome {
     assert!(matches!(wrong.recv(), Err(Error::Decode(_))));
     drop((wrong, sender));
     assert_eq!(descriptors(), before);
+    Ok(())
+}
+
+fn descriptors_of_a_message_that_was_given_up_are_closed() -> Outcome {
+    if !may_open(2048) {
+        return Ok(());
+    }
+    let limit = limit_descriptors(2048);
+    let (receiver, sender) = simplex::<(Vec<Fd>, Vec<u8>)>()?;
+    let null = Fd::from(fs::File::open("/dev/null")?);
+    let nulls = |count: usize| (0..count).map(|_| null.try_clone()).collect::<io::Result<Vec<_>>>();
+    let before = descriptors();
+    // One that is long is put aside, with one descriptor more.
+    for len in [0, 100_000] {
+        let mut sent = 0;
+        while sender.try_send((nulls(1)?, Vec::new())).is_ok() {
+            sent += 1;
+        }
+        receiver.recv()?;
+        // Of the two packets of such a message there is room for one.
+        let (mut reader, writer) = io::pipe()?;
+        let mut message = (vec![Fd::from(writer)], pattern(1, len));
+        message.0.extend(nulls(299)?);
+        let error = sender.try_send(message).unwrap_err();
+        assert!(full(&error.reason), "{}", error.reason);
+        drop(error);
+        for _ in 1..sent {
+            assert_eq!(receiver.recv()?.0.len(), 1);
+        }
+        assert!(!receiver.poll(Duration::from_millis(30))? && receiver.is_empty());
+        let ended = poll(&mut [PollFd::readable(reader.as_fd())], Deadline::after(HANG))?;
+        assert!(ended == 1 && reader.read(&mut [0])? == 0);
+        drop(reader);
+        assert_eq!(descriptors(), before);
+        sender.send((nulls(300)?, Vec::new()))?;
+        assert_eq!(receiver.recv()?.0.len(), 300);
+    }
+    limit_descriptors(limit);
+    Ok(())
+}
+
+fn what_is_written_in_place_is_asked_for_once_there_is_room() -> Outcome {
+    const LENS: [usize; 3] = [100, 1 << 20, 3 << 20];
+    let (receiver, sender) = simplex::<()>()?;
+    let never = |_: &mut [u8]| panic!("there is no room");
+    while sender.try_send_bytes(b"x").is_ok() {}
+    for len in LENS {
+        assert!(full(&sender.try_send_with(len, never).unwrap_err()));
+    }
+    while receiver.try_recv_bytes().is_ok() {}
+    for len in LENS {
+        sender.try_send_with(len, |bytes| bytes.copy_from_slice(&pattern(1, len)))?;
+        assert!(receiver.recv_bytes()? == pattern(1, len));
+    }
+    // More than there is memory.
+    for len in [1 << 46, usize::MAX] {
+        assert!(matches!(sender.send_with(len, never), Err(Error::Io(_))));
+        assert!(matches!(sender.try_send_with(len, never), Err(Error::Io(_))));
+    }
+    sender.send_bytes(b"goes on")?;
+    assert_eq!(receiver.recv_bytes()?, b"goes on");
+    // Not at once, and then for each length.
+    drop(receiver);
+    eventually("the end", || sender.try_send_with(8, |_| ()).is_err())?;
+    for len in LENS {
+        assert!(matches!(sender.send_with(len, never), Err(Error::Disconnected)));
+    }
+    // Nobody reads any more, and the writer waits for room.
+    let (receiver, sender) = simplex::<()>()?;
+    while sender.try_send_bytes(b"x").is_ok() {}
+    let closes = thread::spawn(move || {
+        thread::sleep(MOMENT);
+        drop(receiver);
+    });
+    assert!(matches!(sender.send_with(3 << 20, never), Err(Error::Disconnected)));
+    assert!(closes.join().is_ok());
     Ok(())
 }
 

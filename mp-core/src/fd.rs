@@ -4,6 +4,7 @@
 //! table and an index into its bytes; decoding takes the descriptor out again. Outside of an mp codec
 //! there is no table, and both are an error.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -12,6 +13,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::describe;
 
 /// Any descriptor, as a value that can be sent to another process.
 ///
@@ -202,6 +205,54 @@ pub fn short(error: io::Error) -> String {
     let text = format!("a handle could not be duplicated: {error}");
     note(error);
     text
+}
+
+/// The error of a `Deserialize` whose handle could not be made of what came: its text is that of `error` and of what caused it.
+///
+/// Where the kernel refused, as descriptors or memory are short, an [`io::Error`] is among these. Who decodes the message gets
+/// [`Error::Io`](crate::Error::Io) with it then, as the value is in order.
+///
+/// # Example
+///
+/// ```
+/// use std::fs::File;
+/// use mp_core::{Fd, fd};
+/// use serde::{Deserialize, Deserializer};
+///
+/// /// Travels as an open file; has a second one for itself.
+/// struct Log(File, File);
+///
+/// impl<'de> Deserialize<'de> for Log {
+///     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+///         let file = File::from(Fd::deserialize(deserializer)?);
+///         let second = file.try_clone().map_err(fd::failed)?;
+///         Ok(Self(file, second))
+///     }
+/// }
+/// ```
+pub fn failed<E: serde::de::Error>(error: impl std::error::Error + 'static) -> E {
+    struct Whole<'a>(&'a dyn std::error::Error);
+
+    impl fmt::Display for Whole<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            describe(self.0, f)
+        }
+    }
+
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            note(again(error));
+            break;
+        }
+        cause = error.source();
+    }
+    E::custom(Whole(&error))
+}
+
+/// The same once more.
+pub(crate) fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// Remembers what was short, if a message is worked on.
@@ -426,6 +477,34 @@ mod tests {
     impl Serialize for Door<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serialize_shared(self.0, serializer)
+        }
+    }
+
+    /// Cannot be made for a reason of its own, or because the kernel refuses.
+    #[derive(Debug)]
+    struct Failing;
+
+    impl<'de> Deserialize<'de> for Failing {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Err(match u32::deserialize(deserializer)? {
+                0 => failed(Error::BadSegment("it is too short".to_string())),
+                1 => failed(io::Error::from_raw_os_error(libc::EMFILE)),
+                _ => failed(Error::Io(io::Error::from_raw_os_error(libc::ENOMEM))),
+            })
+        }
+    }
+
+    #[test]
+    fn why_a_handle_cannot_be_made_is_told() {
+        let error = |number: u32| decode::<Failing>(encode(&number).unwrap()).unwrap_err();
+        let why = error(0);
+        assert!(matches!(&why, Error::Decode(why) if why.contains("too short")), "{why}");
+        for (number, errno) in [(1, libc::EMFILE), (2, libc::ENOMEM)] {
+            let Error::Io(why) = error(number) else { panic!("the kernel refused") };
+            assert_eq!(why.raw_os_error(), Some(errno));
+            // Elsewhere the text tells.
+            let text = serde_json::from_str::<Failing>(&number.to_string()).unwrap_err();
+            assert!(text.to_string().contains(&why.to_string()), "{text}");
         }
     }
 

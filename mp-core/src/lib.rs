@@ -49,8 +49,9 @@
 //!
 //! # Limits
 //!
-//! Linux on x86-64 and aarch64. The message format is for two processes of the same program on one
-//! machine: it is not stable between versions and not meant for files.
+//! Linux on x86-64 and aarch64. Who encodes a message and who decodes it have the same version of this library and the
+//! same type for the value; they may be different programs, and on different machines where there are no descriptors
+//! in it. The message format is not stable between versions and not meant for files.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!(

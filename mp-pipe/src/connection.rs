@@ -188,6 +188,30 @@ impl<S, R> Connection<S, R> {
         self.out().send_with(len, write)
     }
 
+    /// As [`Sender::try_send_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> mp_pipe::Result<()> {
+    /// let (here, there) = mp_pipe::duplex::<(), ()>()?;
+    /// here.try_send_with(3, |bytes| bytes.copy_from_slice(b"abc"))?;
+    /// assert_eq!(there.recv_bytes()?, b"abc");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_send_with<Out>(
+        &self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Out,
+    ) -> Result<Out> {
+        self.out().try_send_with(len, write)
+    }
+
     /// As [`Receiver::poll`].
     ///
     /// # Errors

@@ -2,9 +2,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mp_core::Deadline;
 use mp_core::sys::process::current_cpu;
-use serde::de::{Deserializer, Error as _};
+use mp_core::{Deadline, fd};
+use serde::de::Deserializer;
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,8 @@ impl TxLink {
         match self {
             Self::Ring(ring) => ring.send_with(len, deadline, write),
             Self::Stream(stream) => {
-                let mut bytes = vec![0; len];
+                stream.ready(deadline)?;
+                let mut bytes = link::zeros(len)?;
                 let out = write(&mut bytes);
                 stream.send(&[&bytes], deadline).map(|()| out)
             }
@@ -246,7 +247,7 @@ impl<'de> Deserialize<'de> for TxLink {
             Travelling::Stream((socket, state)) => {
                 let (_, none) = stream::elsewhere();
                 let (sender, receiver) =
-                    stream::resume(socket.0, state, none).map_err(D::Error::custom)?;
+                    stream::resume(socket.0, state, none).map_err(fd::failed)?;
                 receiver.leave();
                 Ok(Self::Stream(sender))
             }
@@ -271,7 +272,7 @@ impl<'de> Deserialize<'de> for RxLink {
             Travelling::Stream((socket, state)) => {
                 let (none, _) = stream::elsewhere();
                 let (sender, receiver) =
-                    stream::resume(socket.0, none, state).map_err(D::Error::custom)?;
+                    stream::resume(socket.0, none, state).map_err(fd::failed)?;
                 sender.leave();
                 Ok(Self::Stream(receiver))
             }
@@ -308,7 +309,7 @@ pub(crate) fn deserialize_both<'de, D: Deserializer<'de>>(
         }
         Travelling::Stream((socket, sender, receiver)) => {
             let (sender, receiver) =
-                stream::resume(socket.0, sender, receiver).map_err(D::Error::custom)?;
+                stream::resume(socket.0, sender, receiver).map_err(fd::failed)?;
             Ok((sender.into(), receiver.into()))
         }
     }

@@ -171,7 +171,8 @@ impl<T> Sender<T> {
     /// Sends a message of `len` bytes that `write` writes in place, in the memory that the receiver reads it from.
     ///
     /// Waits while the pipe is full; then calls `write` with the bytes, which hold anything. If `write` panics,
-    /// nothing is sent. A message of more than 2 MiB is written elsewhere and copied.
+    /// nothing is sent. A message of more than 2 MiB is written elsewhere and copied: `write` is called once there is room
+    /// for its beginning.
     ///
     /// # Panics
     ///
@@ -203,8 +204,8 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] while the pipe is full, and `write` is not called then; else as
-    /// [`send_bytes`](Self::send_bytes).
+    /// [`Error::WouldBlock`] while the pipe is full, and `write` is not called then (over TCP it may be, as nobody knows how
+    /// much there is room for); else as [`send_bytes`](Self::send_bytes).
     pub fn try_send_with<Out>(
         &self,
         len: usize,
@@ -587,7 +588,7 @@ impl<T> Receiver<T> {
     /// # Errors
     ///
     /// As [`recv_bytes`](Self::recv_bytes); [`Error::Io`] with `EMFILE` where this process has no numbers left for
-    /// the descriptors: the message is lost.
+    /// the descriptors that it has: such a message is lost.
     pub fn recv_message_with<Out>(
         &self,
         read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Out,
@@ -636,7 +637,9 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// [`Error::Disconnected`] once the sender is gone and nothing is left (Python: `EOFError`).
     /// [`Error::Decode`] where the message is no `T`: it is consumed. [`Error::Io`] with `EMFILE` where the value
-    /// holds handles and this process has no descriptors left for them: it is lost.
+    /// holds handles and this process has no descriptors left for them: it is lost. A value without handles is not: where
+    /// `EMFILE` comes for one, as [`try_send`](Sender::try_send) sent it and it is long, it is there to be received again.
+    /// [`Error::Io`] also where memory is short for a handle that came; that is lost with its message.
     /// [`Error::Damaged`] where the peer is faulty.
     ///
     /// # Example

@@ -31,9 +31,11 @@
 //! | meet a program that was started elsewhere | [`Listener`] and [`Client`], with an [`AuthKey`] | the same |
 //! | wait in an event loop | [`Receiver`'s `as_fd`](Receiver#waiting-for-several) | `fileno` |
 //!
-//! Each call that waits has a form that does not (`try_`) and one with a limit (`_timeout`). What is there wins over a
-//! time that has passed; a timeout too large for the clock waits for ever; time runs on the monotonic clock, and
-//! signals do not stretch it.
+//! `send`, `send_bytes`, `recv` and `recv_bytes` wait; each has a form that does not (`try_`) and one with a limit
+//! (`_timeout`). Of the others that wait, `send_with`, `send_message` and `recv_message_with` have a `try_`; where one has no
+//! limit of its own, [`poll`](Receiver::poll), which takes one, tells when to receive. What is there wins over a time that
+//! has passed; a timeout too large for the clock waits for ever; time runs on the monotonic clock, and signals do not
+//! stretch it.
 //!
 //! Values are whatever serde can encode, and may hold handles anywhere: locks, shared memory, queues, open files in
 //! an [`Fd`](mp_core::Fd), other pipes' ends. An end that is sent is then there and no longer here; what lies in its
@@ -81,7 +83,8 @@
 //! A pipe holds some ten thousand short messages, or about 256 KiB of long ones; a longer message goes through it piece by
 //! piece while it is received. For each direction there are up to 4¼ MiB of memory, taken as they are needed. A pipe
 //! takes three descriptors, or five with two directions, shared by both ends while they are in one process, and two
-//! more for a receiver that is waited for with others. A message can hold 4,047 descriptors. Linux.
+//! more for a receiver that is waited for with others. A message can hold 65,534 descriptors, as far as both processes may
+//! have so many (`RLIMIT_NOFILE`). Linux.
 
 /// The program of the README is one of the tests.
 #[cfg(doctest)]

@@ -15,8 +15,8 @@ use std::time::Duration;
 use mp_core::sys::clock::coarse_nanos;
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::socket;
-use mp_core::{Segment, fd, spin};
-use serde::de::{Deserialize, Deserializer, Error as _};
+use mp_core::{Segment, crash_point, fd, spin};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use crate::memory::Memory;
@@ -27,7 +27,7 @@ mod receiver;
 mod sender;
 
 pub(crate) use receiver::RingReceiver;
-pub(crate) use sender::RingSender;
+pub(crate) use sender::{RingSender, zeros};
 
 /// What the segments are of: part of the check when one is received.
 const KIND: u64 = 0x4D50_5001;
@@ -257,23 +257,59 @@ enum Bell {
     Nothing,
     Rung,
     Ended,
+    /// With the number of their message; none where this process had no numbers left for them.
     Descriptors(u64, Vec<OwnedFd>),
+    /// The body of a [plain](PLAIN) message, for which it had none.
+    NoRoom,
 }
+
+/// In the packet with the body of a message that has no other descriptors: whoever sent it knows of none, so it is not
+/// lost where the receiver has no number left for it.
+const PLAIN: u64 = 1 << 63;
 
 /// More packets are not taken in one go: who sends them faster than they are taken would keep this end for ever.
 const MOST_BELLS: u32 = 10_000;
 
 /// Takes one packet from the socket, if there is one.
-///
-/// Descriptors that this process had no numbers left for are none: they are lost.
 fn answer(socket: BorrowedFd<'_>) -> Result<Bell> {
-    let mut number = [0; 8];
-    match socket::receive(socket, &mut number, true) {
+    let mut bytes = [0; PACKET];
+    bell(socket::receive(socket, &mut bytes, true), &bytes)
+}
+
+/// As [`answer`], for the end that descriptors are sent to.
+///
+/// Those that this process has no numbers left for are lost. Not so the body of a [plain](PLAIN) message: then it is an
+/// error, `EMFILE`, and the packet is there still.
+fn answer_whole(socket: BorrowedFd<'_>) -> Result<Bell> {
+    let mut bytes = [0; PACKET];
+    let bell = bell(socket::peek_whole(socket, &mut bytes), &bytes)?;
+    match bell {
+        Bell::NoRoom => return Err(io::Error::from_raw_os_error(EMFILE).into()),
+        Bell::Nothing | Bell::Ended => {}
+        Bell::Rung | Bell::Descriptors(..) => {
+            crash_point!("receive: a packet is seen");
+            socket::skip(socket);
+        }
+    }
+    Ok(bell)
+}
+
+/// A byte more than the longest packet.
+const PACKET: usize = 9;
+
+/// What a packet is.
+fn bell(packet: io::Result<socket::Received>, bytes: &[u8; PACKET]) -> Result<Bell> {
+    match packet {
         Ok(packet) if packet.len == 0 => Ok(Bell::Ended),
         Ok(packet) if packet.len == 1 && packet.fds.is_empty() => Ok(Bell::Rung),
         Ok(packet) if packet.len == 8 => {
-            let fds = if packet.truncated { Vec::new() } else { packet.fds };
-            Ok(Bell::Descriptors(u64::from_le_bytes(number), fds))
+            let [number @ .., _] = *bytes;
+            let number = u64::from_le_bytes(number);
+            Ok(match (packet.truncated, number & PLAIN != 0) {
+                (false, _) => Bell::Descriptors(number & !PLAIN, packet.fds),
+                (true, false) => Bell::Descriptors(number, Vec::new()),
+                (true, true) => Bell::NoRoom,
+            })
         }
         Ok(_) => Err(Error::Damaged("the doorbell got a packet of no known kind".to_string())),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Bell::Nothing),
@@ -404,9 +440,9 @@ impl<'de> Deserialize<'de> for BothReceived {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
             Deserialize::deserialize(deserializer)?;
-        let segment = open(segment.0).map_err(D::Error::custom)?;
-        let sender = RingSender::from_parts(&segment, out, sender).map_err(D::Error::custom)?;
+        let segment = open(segment.0).map_err(fd::failed)?;
+        let sender = RingSender::from_parts(&segment, out, sender).map_err(fd::failed)?;
         let receiver = RingReceiver::from_parts(&segment, back, receiver);
-        Ok(Self(sender, receiver.map_err(D::Error::custom)?))
+        Ok(Self(sender, receiver.map_err(fd::failed)?))
     }
 }

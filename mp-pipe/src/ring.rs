@@ -21,7 +21,8 @@
 //! | abort | nothing: the fragments before it are no message, forget them |
 //!
 //! A record with descriptors has 8 more bytes behind its header, the number under which they were sent through the
-//! socket. A record that is marked so is a fragment: the message goes on in the next one.
+//! socket. An abort has that number, of which it is the lower half, in place of its length, if some of the message's were sent:
+//! they are nobody's. A record that is marked so is a fragment: the message goes on in the next one.
 //!
 //! A short message has a copy beside the tail, a letter: a reader that has read all before it finds the message with the
 //! tail, where it would have to fetch another cache line from the writer's CPU. The record in the ring is there as well,
@@ -200,6 +201,13 @@ pub(crate) struct Slot {
     body: usize,
     len: usize,
     tagged: bool,
+}
+
+impl Slot {
+    /// Whether it is for a message whose body lies in its last descriptor.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.kind == Kind::Aside
+    }
 }
 
 /// The descriptors of a message: how many, and under which number they were sent.
@@ -532,12 +540,13 @@ impl<C: std::ops::Deref<Target = Control>, B: Backing> Producer<C, B> {
         }
     }
 
-    /// Takes back the fragments sent so far; says whether the reader is to be rung for.
-    pub(crate) fn abort(&self) -> Step<bool> {
+    /// Takes back the fragments sent so far, and the descriptors sent under that number, if it is not 0; says whether the
+    /// reader is to be rung for.
+    pub(crate) fn abort(&self, number: u64) -> Step<bool> {
         let Some(at) = self.place(HEADER, 0)? else {
             return Err(Broken::Damaged("the ring's head went back"));
         };
-        self.lane.ring.store(at, header(Kind::Abort, false, 0, 0));
+        self.lane.ring.store(at, header(Kind::Abort, false, 0, number as u32));
         crash_point!("send: an abort is written");
         Ok(self.publish(self.tail.get() + HEADER as u64))
     }
@@ -708,14 +717,14 @@ impl<C: std::ops::Deref<Target = Control>> Consumer<C> {
             2 if len <= INLINE => Kind::Inline,
             3 if len == 0 => Kind::Area,
             4 if len == 0 && !more && fds > 0 => Kind::Aside,
-            5 if header == Kind::Abort as u64 => Kind::Abort,
+            5 if header as u32 == Kind::Abort as u32 => Kind::Abort,
             _ => return Err(BAD),
         };
         if header & 0xfe00 != 0 || more && fds > 0 {
             return Err(BAD);
         }
         let ring = &self.lane.ring;
-        let (mut before, mut number) = (HEADER, 0);
+        let (mut before, mut number) = (HEADER, if kind == Kind::Abort { len as u64 } else { 0 });
         if fds > 0 {
             before += 8;
             if before > room {
@@ -1013,7 +1022,7 @@ pub(crate) mod bench {
                     producer.write(&slot, &vec![7; len]);
                     producer.commit(&slot, false, Tag::default());
                 }
-                let _ = producer.abort();
+                let _ = producer.abort(0);
             }
         }
     }
@@ -1142,7 +1151,7 @@ mod tests {
                     Move::Abort => {
                         // Room for one is kept; for a second in a row there may be none.
                         if producer.slot(0, false).unwrap().is_some() {
-                            producer.abort().unwrap();
+                            producer.abort(0).unwrap();
                             model.push_back(plain(0, Kind::Abort));
                         }
                     }
@@ -1224,7 +1233,7 @@ mod tests {
             while let Some(slot) = producer.slot(len, false).unwrap() {
                 producer.commit(&slot, true, Tag::default());
             }
-            producer.abort().unwrap();
+            producer.abort(0).unwrap();
             let mut last = None;
             while let Some(seen) = take(&consumer) {
                 last = Some(seen);

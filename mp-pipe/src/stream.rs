@@ -260,6 +260,19 @@ pub(crate) struct StreamSender {
 }
 
 impl StreamSender {
+    /// Waits until something can be sent, if not a whole message.
+    pub(crate) fn ready(&self, deadline: Deadline) -> Result<()> {
+        if self.closed.get() {
+            return Err(Error::Disconnected);
+        }
+        self.settle(deadline)?;
+        match fd::poll(&mut [PollFd::writable(self.socket.as_fd())], deadline)? {
+            0 if deadline == Deadline::PASSED => Err(Error::WouldBlock),
+            0 => Err(Error::TimedOut),
+            _ => Ok(()),
+        }
+    }
+
     /// Sends one message, which is `parts` in a row; waits for room until the deadline.
     ///
     /// A message that does not go whole is not sent at all. One beyond what the two sockets hold (some
@@ -953,6 +966,20 @@ mod tests {
         drop(near);
         assert_eq!(reader.join().unwrap(), 300);
         echo.join().unwrap();
+    }
+
+    #[test]
+    fn who_has_room_or_nobody_to_send_to_is_known_before() {
+        let ((near, _keep), (_far, receiver)) = connected();
+        near.ready(Deadline::PASSED).unwrap();
+        while near.send(&[&[1; 50_000]], Deadline::PASSED).is_ok() {}
+        assert!(matches!(near.ready(Deadline::PASSED), Err(Error::WouldBlock)));
+        let moment = Deadline::after(Duration::from_millis(5));
+        assert!(matches!(near.ready(moment), Err(Error::TimedOut)));
+        while receiver.recv(Deadline::after(Duration::from_millis(50)), |_| ()).is_ok() {}
+        near.ready(soon()).unwrap();
+        near.close();
+        assert!(matches!(near.ready(Deadline::PASSED), Err(Error::Disconnected)));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod scenes {
     ];
 
     const SOURCES: &[&str] = &[
+        include_str!("../src/link.rs"),
         include_str!("../src/link/receiver.rs"),
         include_str!("../src/link/sender.rs"),
         include_str!("../src/ring.rs"),

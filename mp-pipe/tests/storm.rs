@@ -43,6 +43,7 @@ fn main() {
         test("ends_of_tampered_messages", ends_of_tampered_messages),
         test("nonsense_through_the_doorbell", || scribble("doorbell", Where::Doorbell)),
         test("ringing_without_end_stretches_no_timeout", ringing_without_end),
+        test("a_body_without_its_message_is_not_for_ever", body_without_message),
     ];
     libtest_mimic::run(&arguments, tests.into()).exit();
 }
@@ -698,6 +699,46 @@ fn ends_of_tampered_messages() {
         let message = mp_core::Message::new(bytes, fds);
         assert!(decode::<Sender<u8>>(message).is_err(), "{lane}");
     }
+}
+
+/// Its sender was killed in between, and the receiver has no descriptor left.
+fn body_without_message() {
+    let limit = |rlim_cur| {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a struct of ours.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) }, 0);
+        let limit = libc::rlimit { rlim_cur, ..before };
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        before.rlim_cur
+    };
+    fn refused<T>(result: Result<T, Error>) {
+        let Err(Error::Io(error)) = result else { panic!("there was room") };
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    }
+    let (receiver, sender) = simplex::<u64>().unwrap();
+    sender.send(7).unwrap();
+    let (_, fds) = encode(&sender).unwrap().into_parts();
+    let socket = fds.iter().find(|fd| socket::is_packet_socket(fd.as_fd())).unwrap();
+    let packet = (1_u64 << 63 | 1).to_le_bytes();
+    let body = memfd(c"body").unwrap();
+    socket::send(socket.as_fd(), &[IoSlice::new(&packet)], &[body.as_raw_fd()], true).unwrap();
+    drop((sender, fds, body));
+    let before = limit(0);
+    assert_eq!(receiver.recv().unwrap(), 7);
+    refused(receiver.recv());
+    refused(receiver.recv_timeout(Duration::from_millis(20)));
+    // It does not look each time.
+    while let Err(error) = receiver.try_recv() {
+        if !matches!(error, Error::WouldBlock) {
+            refused(Err::<(), _>(error));
+            break;
+        }
+    }
+    assert!(receiver.poll(HANG).unwrap());
+    receiver.sleep().unwrap();
+    limit(before);
+    assert!(matches!(receiver.recv(), Err(Error::Disconnected)));
 }
 
 fn limit_memory() {

@@ -19,6 +19,8 @@ use serde::de::{
 /// How many levels of structs, options, sequences and so on a value may have.
 pub(super) const MAX_DEPTH: u32 = 256;
 
+pub(super) const TOO_MANY: &str = "it has too many elements without bytes (2^20 at most)";
+
 pub(super) const TOO_DEEP: &str = "values are nested too deep (256 levels at most)";
 
 /// How many elements without bytes (units, structs whose fields are all skipped) one message may have.
@@ -26,9 +28,17 @@ pub(super) const TOO_DEEP: &str = "values are nested too deep (256 levels at mos
 /// Fuzzing would spend its time on these.
 const EMPTY_ELEMENTS: u64 = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
 
+/// How many elements a message of `len` bytes may have, each sequence's end counted as one.
+///
+/// Each element has a first byte that is no other element's, unless it has no bytes; and each end has one in the length
+/// of the sequence.
+pub(super) const fn may_have(len: usize) -> u64 {
+    len as u64 + EMPTY_ELEMENTS
+}
+
 /// What the value may still use up.
 pub(super) struct Budget {
-    /// Each element of a sequence has a first byte that is no other element's, unless it has no bytes.
+    /// See [`may_have`].
     elements: Cell<u64>,
     /// For how many elements room may be made before they are read. As each has a byte of its own, those of an
     /// honest message always fit.
@@ -39,7 +49,7 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn for_message(len: usize) -> Self {
         Self {
-            elements: Cell::new(len as u64 + EMPTY_ELEMENTS),
+            elements: Cell::new(may_have(len)),
             room: Cell::new(len),
             depth: Cell::new(MAX_DEPTH),
         }

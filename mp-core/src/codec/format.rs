@@ -9,8 +9,8 @@ use bincode::error::{DecodeError, EncodeError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::bounded::{Budget, Seed};
-use super::levels::Limited;
+use super::bounded::{Budget, Seed, TOO_MANY, may_have};
+use super::levels::{Count, Limited};
 
 /// The limit on what is decoded is [`Budget`]'s and the slice's own length.
 const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> = bincode::config::legacy();
@@ -27,12 +27,18 @@ impl Writer for Append<'_> {
 
 /// Appends `value` to `bytes`; after an error, `bytes` holds a part of it.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
-    bincode::serde::encode_into_writer(Limited(value), Append(bytes), CONFIG).map_err(|error| {
-        match error {
+    let (start, count) = (bytes.len(), Count::new());
+    bincode::serde::encode_into_writer(Limited(value, &count), Append(bytes), CONFIG).map_err(
+        |error| match error {
             EncodeError::OtherString(why) => why,
             other => other.to_string(),
-        }
-    })
+        },
+    )?;
+    if count.elements() <= may_have(bytes.len() - start) {
+        Ok(())
+    } else {
+        Err(TOO_MANY.to_string())
+    }
 }
 
 /// Reads a value from the start of `bytes`; gives it and how many bytes it took.

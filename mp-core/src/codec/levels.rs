@@ -1,7 +1,8 @@
 //! Refuses on the way out what would be refused on the way in.
 //!
-//! Who reads counts levels, see [`bounded`](super::bounded). A value with more of them must not be sent: the sender would
-//! take it for delivered. So who writes counts the same.
+//! Who reads counts levels and elements, see [`bounded`](super::bounded). A value with more of them must not be sent: the
+//! sender would take it for delivered. So who writes counts the same: levels on the way; elements as each sequence begins,
+//! to compare them with the bytes at the end.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -13,27 +14,51 @@ use serde::ser::{
 
 use super::bounded::{MAX_DEPTH, TOO_DEEP};
 
+/// What is counted while a value is written.
+pub(super) struct Count {
+    /// How many levels there may be below.
+    levels: Cell<u32>,
+    /// How many elements there are, and ends of sequences.
+    elements: Cell<u64>,
+}
+
+impl Count {
+    pub(super) fn new() -> Self {
+        Self { levels: Cell::new(MAX_DEPTH), elements: Cell::new(0) }
+    }
+
+    /// How many elements there are, as who reads them counts.
+    pub(super) fn elements(&self) -> u64 {
+        self.elements.get()
+    }
+
+    #[inline]
+    fn sequence(&self, len: Option<usize>) {
+        let more = len.unwrap_or(0) as u64 + 1;
+        self.elements.set(self.elements.get().saturating_add(more));
+    }
+}
+
 /// A value that is written with at most [`MAX_DEPTH`] levels.
-pub(super) struct Limited<'v, T: ?Sized>(pub(super) &'v T);
+pub(super) struct Limited<'v, T: ?Sized>(pub(super) &'v T, pub(super) &'v Count);
 
 impl<T: Serialize + ?Sized> Serialize for Limited<'_, T> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let left = Cell::new(MAX_DEPTH);
-        self.0.serialize(Level { inner: serializer, left: &left })
+        self.0.serialize(Level { inner: serializer, left: self.1 })
     }
 }
 
-/// `inner`, a serializer or what one has begun, with as many levels `left` below it.
+/// `inner`, a serializer or what one has begun, with what is `left` below it.
 struct Level<'l, I> {
     inner: I,
-    left: &'l Cell<u32>,
+    left: &'l Count,
 }
 
 /// A part of a value.
 struct Part<'l, 'v, T: ?Sized> {
     value: &'v T,
-    left: &'l Cell<u32>,
+    left: &'l Count,
 }
 
 impl<T: Serialize + ?Sized> Serialize for Part<'_, '_, T> {
@@ -45,16 +70,23 @@ impl<T: Serialize + ?Sized> Serialize for Part<'_, '_, T> {
 
 /// Goes one level down.
 #[inline]
-fn enter<E: Error>(left: &Cell<u32>) -> Result<(), E> {
-    left.set(left.get().checked_sub(1).ok_or_else(|| E::custom(TOO_DEEP))?);
+fn enter<E: Error>(left: &Count) -> Result<(), E> {
+    let levels = &left.levels;
+    levels.set(levels.get().checked_sub(1).ok_or_else(|| E::custom(TOO_DEEP))?);
     Ok(())
+}
+
+/// Goes up again.
+#[inline]
+fn leave(left: &Count) {
+    left.levels.set(left.levels.get() + 1);
 }
 
 impl<'l, I> Level<'l, I> {
     /// Goes up again.
     #[inline]
     fn leave(self) -> I {
-        self.left.set(self.left.get() + 1);
+        leave(self.left);
         self.inner
     }
 
@@ -70,14 +102,11 @@ impl<'l, I> Level<'l, I> {
     }
 
     #[inline]
-    fn whole<R, E: Error>(
-        self,
-        write: impl FnOnce(I, &'l Cell<u32>) -> Result<R, E>,
-    ) -> Result<R, E> {
+    fn whole<R, E: Error>(self, write: impl FnOnce(I, &'l Count) -> Result<R, E>) -> Result<R, E> {
         let Self { inner, left } = self;
         enter(left)?;
         let result = write(inner, left)?;
-        left.set(left.get() + 1);
+        leave(left);
         Ok(result)
     }
 }
@@ -165,6 +194,7 @@ impl<'l, S: Serializer> Serializer for Level<'l, S> {
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
+        self.left.sequence(len);
         self.begin(|inner| inner.serialize_seq(len))
     }
 
@@ -195,6 +225,7 @@ impl<'l, S: Serializer> Serializer for Level<'l, S> {
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
+        self.left.sequence(len);
         self.begin(|inner| inner.serialize_map(len))
     }
 
@@ -289,6 +320,7 @@ fields! { SerializeStruct SerializeStructVariant }
 mod tests {
     use serde::{Deserialize, Serialize};
 
+    use super::super::bounded::{TOO_MANY, may_have};
     use super::*;
     use crate::{decode, encode};
 
@@ -344,6 +376,76 @@ mod tests {
             }
         }
         assert!(written > MAX_DEPTH && refused > MAX_DEPTH / 2, "{written}, {refused}");
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Nothing {
+        unit: (),
+        none: [u8; 0],
+    }
+
+    /// What is written can be read, and what is not could not be; says whether it is.
+    fn is_written<T: Serialize + serde::de::DeserializeOwned>(value: &T, bytes: &[u8]) -> bool {
+        let read = decode::<T>(crate::Message::new(bytes.to_vec(), Vec::new()));
+        match encode(value) {
+            Ok(message) => {
+                assert!(message.bytes() == bytes);
+                assert!(read.is_ok(), "{:?}", read.err());
+                true
+            }
+            Err(error) => {
+                assert!(error.to_string().contains(TOO_MANY), "{error}");
+                assert!(read.is_err());
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn elements_without_bytes_are_refused_by_who_writes_where_who_reads_would() {
+        let most = may_have(0) as usize;
+        let bytes = |lens: &[usize]| -> Vec<u8> {
+            lens.iter().flat_map(|len| (*len as u64).to_le_bytes()).collect()
+        };
+        for more in [0, 7, 8, 14, 15] {
+            let (len, fits) = (most + more, more < 8);
+            assert_eq!(is_written(&vec![(); len], &bytes(&[len])), fits);
+            assert_eq!(
+                is_written(&vec![Some(vec![(); len])], &{
+                    let mut all = bytes(&[1]);
+                    all.push(1);
+                    all.extend(bytes(&[len]));
+                    all
+                }),
+                more < 15
+            );
+        }
+        let nothing = || Nothing { unit: (), none: [] };
+        for len in [most - 1, 2 * most] {
+            let many: Vec<Nothing> = (0..len).map(|_| nothing()).collect();
+            assert_eq!(is_written(&many, &bytes(&[len])), len < most);
+        }
+        // All together, also in maps; and those that have bytes may be any number.
+        let rows = |count: usize| vec![vec![(); most / 4]; count];
+        assert!(is_written(&rows(4), &bytes(&[4, most / 4, most / 4, most / 4, most / 4])));
+        assert!(encode(&rows(5)).is_err());
+        let maps = |count: u8| -> std::collections::BTreeMap<u8, Vec<()>> {
+            (0..count).map(|n| (n, vec![(); most / 4])).collect()
+        };
+        assert_eq!(
+            decode::<std::collections::BTreeMap<u8, Vec<()>>>(encode(&maps(4)).unwrap()).unwrap(),
+            maps(4)
+        );
+        assert!(encode(&maps(5)).is_err());
+        let many = vec![false; 2 * most];
+        assert_eq!(decode::<Vec<bool>>(encode(&many).unwrap()).unwrap(), many);
+        let many = vec![(Vec::<bool>::new(), ()); most];
+        assert_eq!(decode::<Vec<(Vec<bool>, ())>>(encode(&many).unwrap()).unwrap(), many);
+        // What was put before stays, and what is put behind it is another value.
+        let mut encoder = crate::Encoder::new();
+        encoder.put("before").unwrap();
+        assert!(encoder.put(&vec![(); 2 * most]).is_err());
+        assert_eq!(encoder.message().bytes(), encode("before").unwrap().bytes());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fd::{Slot, Table, note, with_table};
+use crate::fd::{Slot, Table, again, note, with_table};
 use crate::{Error, Result};
 
 /// What travels between processes: bytes, and the descriptors they refer to.
@@ -69,8 +69,9 @@ impl Message {
 ///
 /// # Errors
 ///
-/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length, or where it is
-/// nested deeper than 256 levels, as [`decode`] would refuse (a list of boxes takes two for each: keep it in a `Vec`);
+/// [`Error::Encode`] where the value's `Serialize` refuses, where it holds a sequence of unknown length, or where
+/// [`decode`] would refuse: it is nested deeper than 256 levels (a list of boxes takes two for each: keep it in a `Vec`),
+/// or more than 2^20 of its elements have no bytes;
 /// [`Error::Io`] where a descriptor cannot be duplicated (`EMFILE`).
 ///
 /// # Example
@@ -214,7 +215,7 @@ impl Encoder {
 /// It is also why the message is not whole that this one was to be part of.
 #[cold]
 fn is_short(error: io::Error) -> Error {
-    note(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error));
+    note(again(&error));
     Error::Io(error)
 }
 
@@ -384,7 +385,8 @@ pub(crate) fn run_on(bytes: &[u8]) {
         16 => check::<Vec<()>>(bytes),
         17 => check::<Vec<Vec<Skipped>>>(bytes),
         18 => drop(any::<HashSet<()>>(bytes)),
-        _ => check::<BTreeMap<(), Vec<()>>>(bytes),
+        // Of several with one key one is left, which may be too long without the bytes of the others.
+        _ => drop(any::<BTreeMap<(), Vec<()>>>(bytes)),
     }
 }
 

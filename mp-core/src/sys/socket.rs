@@ -169,6 +169,35 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     })
 }
 
+/// Looks at the next packet as [`peek`] does, and gives duplicates of its descriptors too.
+///
+/// Where they are whole, [`skip`] the packet. Where they are not, as this process has no numbers left for them, it is
+/// there to be looked at again; to [`receive`] it would be to lose them.
+///
+/// # Errors
+///
+/// `WouldBlock` where there is none.
+pub fn peek_whole(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, buffer, libc::MSG_DONTWAIT | libc::MSG_PEEK)
+}
+
+/// Drops the next packet with its descriptors; does not wait for one. It needs no numbers for these.
+pub fn skip(socket: BorrowedFd<'_>) {
+    // The report of a reset comes once, before the packet.
+    for _ in 0..2 {
+        let reset = retry(|| {
+            // SAFETY: no bytes are asked for (recv(2)); a packet that is longer is taken all the same.
+            let len = unsafe {
+                libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), 0, libc::MSG_DONTWAIT)
+            };
+            if len < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        });
+        if !reset.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNRESET)) {
+            return;
+        }
+    }
+}
+
 fn receive_with(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -267,6 +296,34 @@ mod tests {
         assert!(!received.truncated);
         assert_eq!(receive(far.as_fd(), &mut buffer, false).unwrap().len, 1);
         assert_eq!(receive(far.as_fd(), &mut buffer, false).unwrap().len, 0);
+    }
+
+    #[test]
+    fn who_looks_has_duplicates_of_the_descriptors_and_the_packet_stays() {
+        let (near, far) = pair().unwrap();
+        let null = crate::sys::fd::null().unwrap();
+        send(near.as_fd(), &[IoSlice::new(b"one")], &[null.as_raw_fd(); 3], true).unwrap();
+        send(near.as_fd(), &[IoSlice::new(b"two")], &[], true).unwrap();
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            let seen = peek_whole(far.as_fd(), &mut buffer).unwrap();
+            assert_eq!((&buffer[..seen.len], seen.fds.len()), (&b"one"[..], 3));
+            assert!(!seen.truncated);
+        }
+        skip(far.as_fd());
+        assert_eq!(receive(far.as_fd(), &mut buffer, true).unwrap().len, 3);
+        assert_eq!(&buffer[..3], b"two");
+        assert_eq!(
+            peek_whole(far.as_fd(), &mut buffer).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        // One that is not there is not waited for; nor is a reset taken for a packet.
+        skip(far.as_fd());
+        send(far.as_fd(), &[IoSlice::new(b"unread")], &[], true).unwrap();
+        send(near.as_fd(), &[IoSlice::new(b"last words")], &[], true).unwrap();
+        drop(near);
+        skip(far.as_fd());
+        assert_eq!(peek_whole(far.as_fd(), &mut buffer).unwrap().len, 0);
     }
 
     #[test]

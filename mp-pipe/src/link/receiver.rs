@@ -11,13 +11,13 @@ use std::time::Duration;
 use mp_core::sys::fd::wait_readable;
 use mp_core::sys::{mem, socket};
 use mp_core::word::Woken;
-use mp_core::{Deadline, Segment, crash_point};
-use serde::de::{Deserialize, Deserializer, Error as _};
+use mp_core::{Deadline, Segment, crash_point, fd};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
     Bell, Checks, ControlRef, EMFILE, ENOMEM, InUse, KEPT, MOST_BELLS, NAP, Parting, Passed,
-    Received, State, answer, look, mapped, open, place, received_socket, ring,
+    Received, State, answer_whole, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, Consumer, Kind, Record, SHORT, Sleep, Tag};
 use crate::watch::Watch;
@@ -196,6 +196,7 @@ impl RingReceiver {
             Kind::Abort => {
                 fragments.clear();
                 self.begun.set(false);
+                self.forget(record.tag.number);
                 self.consume(record);
                 return Ok(None);
             }
@@ -212,9 +213,20 @@ impl RingReceiver {
         Ok(self.assembled.get())
     }
 
+    /// Closes the descriptors that were to be of a message which was given up: they may be ends of pipes, whose others
+    /// wait for that. It is the lower half of their number; 0 where none were sent.
+    #[cold]
+    fn forget(&self, number: u64) {
+        if number != 0 {
+            // They were sent before the record was there.
+            let _ = self.listen_to_all();
+            self.early.borrow_mut().retain(|(early, _)| *early as u32 != number as u32);
+        }
+    }
+
     /// Takes what came through the socket, without waiting.
     fn answer(&self) -> Result<Bell> {
-        let bell = answer(self.socket.as_fd()).inspect_err(|error| {
+        let bell = answer_whole(self.socket.as_fd()).inspect_err(|error| {
             if matches!(error, Error::Damaged(_)) {
                 self.close();
             }
@@ -230,7 +242,7 @@ impl RingReceiver {
     fn listen(&self) -> Result<bool> {
         match self.answer()? {
             Bell::Nothing | Bell::Ended => Ok(false),
-            Bell::Rung => Ok(true),
+            Bell::Rung | Bell::NoRoom => Ok(true),
             Bell::Descriptors(number, fds) => {
                 let mut early = self.early.borrow_mut();
                 if early.len() >= 4096 {
@@ -282,15 +294,16 @@ impl RingReceiver {
         ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
     ) -> Result<T> {
         if deadline == Deadline::PASSED {
+            let mut heard = Ok(());
             if self.state.get() == State::Open && !self.checks.is_skipped() && self.checks.is_due()
             {
-                self.listen_to_all()?;
+                heard = self.listen_to_all();
             }
-            // If it has ended, what it sent before that is there now.
+            // If it has ended, what it sent before that is there now; so is what is before a body without room.
             return match self.step(ready())? {
                 Some(ready) => Ok(ready),
-                None if self.state.get() == State::Open => Err(Error::TimedOut),
-                None => Err(Error::Disconnected),
+                None if self.state.get() == State::Open => heard.and(Err(Error::TimedOut)),
+                None => heard.and(Err(Error::Disconnected)),
             };
         }
         self.consumer.want_letters(self.pace.pause());
@@ -305,6 +318,22 @@ impl RingReceiver {
 
     /// The rest of [`wait_for`](Self::wait_for), once looking has found nothing.
     fn sleep_until<T>(
+        &self,
+        deadline: Deadline,
+        ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
+    ) -> Result<T> {
+        let result = self.sleep_and_listen(deadline, &ready);
+        if let Err(Error::Io(_)) = result {
+            self.consumer.retract();
+            // There was no room for a body; what was sent before it is there now, maybe also its message.
+            if let Some(ready) = self.step(ready())? {
+                return Ok(ready);
+            }
+        }
+        result
+    }
+
+    fn sleep_and_listen<T>(
         &self,
         deadline: Deadline,
         ready: impl Fn() -> std::result::Result<Option<T>, Broken>,
@@ -374,7 +403,7 @@ impl RingReceiver {
                 Some(first) => first,
                 None => match self.answer()? {
                     Bell::Descriptors(number, fds) => (number, fds),
-                    Bell::Rung => continue,
+                    Bell::Rung | Bell::NoRoom => continue,
                     Bell::Nothing | Bell::Ended => {
                         return Err(self.damaged("descriptors are missing"));
                     }
@@ -474,15 +503,7 @@ impl RingReceiver {
                 }
                 Ok((whole, self.descriptors(tag)?))
             }
-            Ready::Record(record) if record.kind == Kind::Aside => {
-                let fds = self.descriptors(record.tag);
-                self.consume(&record);
-                let mut fds = fds?;
-                let Some(body) = fds.pop() else {
-                    return Err(self.damaged("a body that was sent aside is missing"));
-                };
-                Ok((read_aside(body, record.len)?, fds))
-            }
+            Ready::Record(record) if record.kind == Kind::Aside => self.take_aside(record),
             Ready::Record(record) => {
                 bytes.clear();
                 self.consumer.append(&record, &mut bytes);
@@ -491,6 +512,34 @@ impl RingReceiver {
                 Ok((bytes, fds?))
             }
         }
+    }
+
+    /// As [`take`](Self::take), of one whose body is in a descriptor.
+    ///
+    /// It stays where there is no memory for it. So does a plain one, which has no other descriptor, where there is no
+    /// number for that.
+    #[cold]
+    fn take_aside(&self, record: Record) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut fds = match self.descriptors(record.tag) {
+            Err(error) if record.tag.fds > 1 => {
+                self.consume(&record);
+                return Err(error);
+            }
+            fds => fds?,
+        };
+        let Some(body) = fds.pop() else {
+            return Err(self.damaged("a body that was sent aside is missing"));
+        };
+        let mut file = File::from(body);
+        let bytes = read_aside(&mut file, record.len);
+        if matches!(bytes, Err(Error::Io(_))) {
+            // For the next time.
+            fds.push(file.into());
+            self.early.borrow_mut().push_front((record.tag.number, fds));
+            return bytes.map(|bytes| (bytes, Vec::new()));
+        }
+        self.consume(&record);
+        Ok((bytes?, fds))
     }
 
     /// Receives one message as bytes.
@@ -544,6 +593,7 @@ impl RingReceiver {
             match record.kind {
                 Kind::Abort => {
                     (*have, *begun) = (0, false);
+                    self.forget(record.tag.number);
                     self.consume(&record);
                     continue;
                 }
@@ -593,6 +643,8 @@ impl RingReceiver {
         }
         match self.sleep_until(Deadline::NEVER, || self.ready()) {
             Ok(_) | Err(Error::Disconnected) => Ok(()),
+            // So says who receives, too.
+            Err(error) if is_no_room(&error) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -614,6 +666,8 @@ impl RingReceiver {
         let _entered = self.enter();
         match self.wait(deadline) {
             Ok(_) | Err(Error::Disconnected) => Ok(true),
+            // So says who receives, too.
+            Err(error) if is_no_room(&error) => Ok(true),
             Err(Error::TimedOut) => Ok(false),
             Err(error) => Err(error),
         }
@@ -703,9 +757,13 @@ impl Drop for Consumed<'_> {
     }
 }
 
+/// Whether the body of a plain message is there, and this process has no number left for it.
+fn is_no_room(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.raw_os_error() == Some(EMFILE))
+}
+
 /// Reads such a body.
-fn read_aside(fd: OwnedFd, len: usize) -> Result<Vec<u8>> {
-    let mut file = File::from(fd);
+fn read_aside(file: &mut File, len: usize) -> Result<Vec<u8>> {
     let wrong = || Error::Damaged("a body that was sent aside has another length".to_string());
     // Of anything else than memory (a pipe, a terminal, a network file) a read could wait for ever.
     mem::seals(file.as_fd()).map_err(|_| wrong())?;
@@ -716,7 +774,7 @@ fn read_aside(fd: OwnedFd, len: usize) -> Result<Vec<u8>> {
     // A file that was never written can be any size.
     bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
     file.rewind()?;
-    Read::take(&mut file, len as u64).read_to_end(&mut bytes)?;
+    file.take(len as u64).read_to_end(&mut bytes)?;
     if bytes.len() == len { Ok(bytes) } else { Err(wrong()) }
 }
 
@@ -776,7 +834,7 @@ impl Serialize for RingReceiver {
 impl<'de> Deserialize<'de> for RingReceiver {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
-        let segment = open(segment.0).map_err(D::Error::custom)?;
-        Self::from_parts(&segment, lane, parts).map_err(D::Error::custom)
+        let segment = open(segment.0).map_err(fd::failed)?;
+        Self::from_parts(&segment, lane, parts).map_err(fd::failed)
     }
 }

@@ -11,13 +11,13 @@ use mp_core::sys::fd::{PollFd, poll, wait_readable};
 use mp_core::sys::process::current_cpu;
 use mp_core::sys::{mem, socket};
 use mp_core::word::Woken;
-use mp_core::{Deadline, Segment, crash_point};
-use serde::de::{Deserialize, Deserializer, Error as _};
+use mp_core::{Deadline, Segment, crash_point, fd};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, InUse, MAX_FDS, MOST_BELLS, NAP, Pages, Parting, Passed, Received,
-    State, answer, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, ENOMEM, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting,
+    Passed, Received, State, answer, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, FRAGMENT, Producer, Sleep, Slot, Tag};
 use crate::{Error, Result};
@@ -35,6 +35,8 @@ pub(crate) struct RingSender {
     state: Cell<State>,
     /// How many messages with descriptors there were, those that failed too.
     number: Cell<u64>,
+    /// Under which number descriptors were sent of a message that is not whole yet; 0: under none.
+    unfinished: Cell<u64>,
     checks: Checks,
 }
 
@@ -57,6 +59,7 @@ impl RingSender {
             in_use: Cell::new(false),
             state: Cell::new(State::Open),
             number: Cell::new(0),
+            unfinished: Cell::new(0),
             checks: Checks::default(),
         })
     }
@@ -98,7 +101,7 @@ impl RingSender {
         for _ in 0..MOST_BELLS {
             match self.answer()? {
                 Bell::Nothing => break,
-                Bell::Rung | Bell::Descriptors(..) => {}
+                Bell::Rung | Bell::Descriptors(..) | Bell::NoRoom => {}
                 Bell::Ended => return Err(self.ended()),
             }
         }
@@ -143,41 +146,49 @@ impl RingSender {
             return Err(mp_core::Error::TooManyDescriptors { count, max }.into());
         }
         let mut numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
+        let mut begun = false;
+        let result = if deadline == Deadline::PASSED && bytes.len() > FRAGMENT {
             // It may not wait for the reader to make room for all its fragments, one after the other.
             let aside = aside(bytes)?;
             crash_point!("send: a body is put aside");
             numbers.push(aside.as_raw_fd());
-            return self
-                .send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()));
-        }
-        let mut fragments = bytes.chunks(FRAGMENT).peekable();
-        let mut begun = false;
-        let result = loop {
-            let fragment = fragments.next().unwrap_or_default();
-            if fragments.peek().is_none() {
-                let tagged = !numbers.is_empty();
-                let slot = || self.producer.slot(fragment.len(), tagged);
-                break self.send_last(deadline, &numbers, fragment, slot);
-            }
-            let sent = self.room(deadline, || self.producer.slot(fragment.len(), false)).and_then(
-                |slot| {
-                    self.producer.write(&slot, fragment);
-                    self.rung(self.producer.commit(&slot, true, Tag::default()))
-                },
-            );
-            if let Err(error) = sent {
-                break Err(error);
-            }
-            begun = true;
-            crash_point!("send: a fragment is sent");
+            self.send_last(deadline, &numbers, &[], || self.producer.slot_aside(bytes.len()))
+        } else {
+            self.send_fragments(bytes, &numbers, deadline, &mut begun)
         };
-        if result.is_err() && begun && self.state.get() == State::Open {
-            // Without it the next message would be taken for the rest of this one.
-            let wanted = self.step(self.producer.abort()).inspect_err(|_| self.close())?;
+        let unfinished = self.unfinished.take();
+        if result.is_err() && (begun || unfinished != 0) && self.state.get() == State::Open {
+            // Without it the next message would be taken for the rest of this one, and the descriptors be kept.
+            let aborted = self.step(self.producer.abort(unfinished));
+            let wanted = aborted.inspect_err(|_| self.close())?;
             self.rung(wanted)?;
         }
         result
+    }
+
+    /// Sends a message piece by piece; `begun` says whether any but the last was.
+    fn send_fragments(
+        &self,
+        bytes: &[u8],
+        fds: &[RawFd],
+        deadline: Deadline,
+        begun: &mut bool,
+    ) -> Result<()> {
+        let mut fragments = bytes.chunks(FRAGMENT).peekable();
+        loop {
+            let fragment = fragments.next().unwrap_or_default();
+            if fragments.peek().is_none() {
+                let tagged = !fds.is_empty();
+                let slot = || self.producer.slot(fragment.len(), tagged);
+                return self.send_last(deadline, fds, fragment, slot);
+            }
+            let slot = self.room(deadline, || self.producer.slot(fragment.len(), false))?;
+            self.producer.write(&slot, fragment);
+            let wanted = self.producer.commit(&slot, true, Tag::default());
+            *begun = true;
+            self.rung(wanted)?;
+            crash_point!("send: a fragment is sent");
+        }
     }
 
     /// Sends the descriptors and then the record that makes them a message.
@@ -195,8 +206,11 @@ impl RingSender {
             self.number.set(self.number.get() + 1);
             // No more than MAX_FDS.
             tag = Tag { fds: fds.len() as u16, number: self.number.get() };
+            // The body alone.
+            let plain = if slot.is_aside() && fds.len() == 1 { PLAIN } else { 0 };
             for fds in fds.chunks(socket::MAX_FDS) {
-                self.send_descriptors(tag.number, fds, deadline)?;
+                self.send_descriptors(tag.number | plain, fds, deadline)?;
+                self.unfinished.set(tag.number);
                 crash_point!("send: some descriptors are sent");
             }
         }
@@ -293,13 +307,20 @@ impl RingSender {
         deadline: Deadline,
         write: impl FnOnce(&mut [u8]) -> Out,
     ) -> Result<Out> {
-        if len > self.producer.longest() {
-            let mut bytes = vec![0; len];
-            let out = write(&mut bytes);
-            return self.send(&bytes, &[], deadline).map(|()| out);
-        }
         let _in_use = InUse::mark(&self.in_use, "send");
         self.check()?;
+        if len > self.producer.longest() {
+            // Room for it, or for the first of its fragments; nobody takes that before it is sent.
+            if deadline == Deadline::PASSED {
+                self.room(deadline, || self.producer.slot_aside(len))?;
+            } else {
+                self.room(deadline, || self.producer.slot(FRAGMENT, false))?;
+            }
+            let mut bytes = zeros(len)?;
+            let out = write(&mut bytes);
+            self.send_long(&bytes, &[], deadline)?;
+            return Ok(out);
+        }
         let slot = self.room(deadline, || self.producer.slot(len, false))?;
         let out = write(place::bytes(&self.producer, &slot));
         crash_point!("send: a body is written in place");
@@ -327,6 +348,14 @@ impl RingSender {
             self.state.set(State::Ended);
         }
     }
+}
+
+/// So many bytes, where there is memory for them.
+pub(crate) fn zeros(len: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from_raw_os_error(ENOMEM))?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 /// Puts a body where the receiver can read it from.
@@ -366,7 +395,7 @@ impl Serialize for RingSender {
 impl<'de> Deserialize<'de> for RingSender {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
-        let segment = open(segment.0).map_err(D::Error::custom)?;
-        Self::from_parts(&segment, lane, parts).map_err(D::Error::custom)
+        let segment = open(segment.0).map_err(fd::failed)?;
+        Self::from_parts(&segment, lane, parts).map_err(fd::failed)
     }
 }
