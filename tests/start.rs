@@ -18,6 +18,7 @@ use multiprocess::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::leak::children_of;
+use crate::support::seccomp;
 use crate::support::{Folder, HANG, Outcome, Role, eventually, may_open, role, runs};
 
 crate::cases! {
@@ -69,6 +70,7 @@ crate::cases! {
         what_is_buffered_is_printed_once
         the_end_of_a_program_ends_daemons_and_waits_for_the_others
         exit_waits_for_children_too
+        daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program
         a_replaced_and_deleted_program_still_starts_itself
         a_program_that_ignores_sigchld_still_gets_results
         start_says_what_happened_to_a_child_that_died_early
@@ -86,6 +88,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("buffered", buffered),
     ("ends-with-children", ends_with_children),
     ("exits-with-children", exits_with_children),
+    ("may-not-signal", may_not_signal),
     ("replaced", replaced),
     ("ignores-sigchld", ignores_sigchld),
     ("dies-early", dies_early),
@@ -820,6 +823,29 @@ fn the_end_of_a_program_ends_daemons_and_waits_for_the_others() -> Outcome {
 
 fn exit_waits_for_children_too() -> Outcome {
     family_ends("exits-with-children", 5)
+}
+
+fn may_not_signal(_: &[String]) {
+    multiprocess::init();
+    let daemons = StartMethod::ALL.map(|method| {
+        let daemon = Process::new(sleep_for_ever, ()).daemon(true).start_method(method).start();
+        daemon.expect("starts")
+    });
+    // As after a change of user.
+    let calls = [libc::SYS_pidfd_send_signal, libc::SYS_kill];
+    seccomp::refuse(&calls.map(|call| seccomp::Call::all(call, libc::EPERM))).expect("refuses");
+    assert!(daemons.iter().all(|daemon| daemon.terminate().is_err() && daemon.is_alive()));
+    println!("{:?}", daemons.each_ref().map(|daemon| daemon.pid()));
+}
+
+fn daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program() -> Outcome {
+    let (code, out, err) = run_role("may-not-signal", &[])?;
+    assert_eq!(code, 0, "{err}");
+    for pid in out.trim().trim_matches(['[', ']']).split(", ") {
+        let pid: u32 = pid.parse()?;
+        eventually("a daemon ends with its program", || !runs(pid))?;
+    }
+    Ok(())
 }
 
 fn replaced(_: &[String]) {

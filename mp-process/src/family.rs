@@ -172,14 +172,12 @@ pub fn active_children() -> Vec<AnyChild> {
 pub(crate) fn finish() {
     let (daemons, others): (Vec<AnyChild>, Vec<AnyChild>) =
         active_children().into_iter().partition(AnyChild::daemon);
-    for daemon in &daemons {
-        let _ = daemon.terminate();
-    }
+    // Who cannot be signalled, as one of us has changed its user, is not waited for: a daemon ends with this process.
+    let told: Vec<_> = daemons.iter().filter(|daemon| daemon.terminate().is_ok()).collect();
     crash_point!("parent: its daemons are told to end");
     let deadline = Deadline::after(PATIENCE);
-    for daemon in &daemons {
-        if !matches!(daemon.join_until(deadline), Ok(Some(_))) {
-            let _ = daemon.kill();
+    for daemon in told {
+        if !matches!(daemon.join_until(deadline), Ok(Some(_))) && daemon.kill().is_ok() {
             let _ = daemon.join();
         }
     }

@@ -50,7 +50,8 @@
 //! - A process has a result, and a panic's message reaches the parent.
 //! - Daemons end also when their parent is killed.
 //! - The end of the program terminates daemons and joins the other children, as in Python, detached ones
-//!   included; a daemon that does not heed SIGTERM is killed after 5 s.
+//!   included; a daemon that does not heed SIGTERM is killed after 5 s. One that this process may not signal any
+//!   more, as it has dropped its privileges, ends with this process.
 //! - A child's standard input is empty, and of its parent's descriptors it has only those in its arguments,
 //!   under all start methods. Under `Fork` the others are `/dev/null` there, so that what the parent's
 //!   objects believe to own is never somebody else's.

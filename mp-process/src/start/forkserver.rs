@@ -66,15 +66,17 @@ impl Made {
         }
     }
 
-    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended.
+    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended. Where it may not be killed,
+    /// it is left alone.
     fn end(self, grace: Duration) -> ExitStatus {
         match self {
             Self::Executed(executed) => executed.end(grace),
             Self::Forked { control, pidfd } => {
                 drop(control);
                 let pidfd = pidfd.as_fd();
-                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false) {
-                    let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL);
+                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false)
+                    && process::pidfd_send_signal(pidfd, libc::SIGKILL).is_ok()
+                {
                     let _ = process::wait_ended(pidfd, Deadline::NEVER);
                 }
                 match process::reap(pidfd) {
