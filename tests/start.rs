@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use multiprocess::core::Deadline;
-use multiprocess::core::sys::fd::wait_readable;
+use multiprocess::core::sys::fd::{self, wait_readable};
+use multiprocess::core::sys::process;
 use multiprocess::{
     Error, Fd, Process, ProcessError, Run, StartMethod, active_children, current_process,
     parent_process, start_method,
@@ -43,6 +44,7 @@ crate::cases! {
         standard_input_is_empty
         arguments_environment_and_directory_are_the_parents
         output_goes_where_the_parents_goes_now
+        the_cpus_are_those_of_the_parent_now
         join_timeout_says_that_it_still_runs
         terminate_and_kill_end_it_and_do_nothing_afterwards
         close_is_refused_while_it_runs
@@ -71,6 +73,8 @@ crate::cases! {
         the_end_of_a_program_ends_daemons_and_waits_for_the_others
         exit_waits_for_children_too
         daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program
+        the_directory_is_the_parents_whatever_its_path_leads_to
+        users_and_groups_are_those_of_the_parent_now
         a_replaced_and_deleted_program_still_starts_itself
         a_program_that_ignores_sigchld_still_gets_results
         start_says_what_happened_to_a_child_that_died_early
@@ -89,6 +93,8 @@ pub(crate) const ROLES: &[Role] = &[
     ("ends-with-children", ends_with_children),
     ("exits-with-children", exits_with_children),
     ("may-not-signal", may_not_signal),
+    ("moves", moves),
+    ("changes-its-user", changes_its_user),
     ("replaced", replaced),
     ("ignores-sigchld", ignores_sigchld),
     ("dies-early", dies_early),
@@ -459,6 +465,19 @@ fn output_goes_where_the_parents_goes_now() -> Outcome {
     let mut text = String::new();
     reader.read_to_string(&mut text)?;
     assert_eq!(text, "hello from the child\n");
+    Ok(())
+}
+
+fn the_cpus_are_those_of_the_parent_now() -> Outcome {
+    let all = process::affinity().ok_or("no CPUs")?;
+    // The last one alone: a helper that was started on all of them has others.
+    let last = (0..1024).rfind(|cpu| all[cpu / 64] >> (cpu % 64) & 1 == 1).ok_or("no CPU")?;
+    let mut one = [0; 16];
+    one[last / 64] = 1 << (last % 64);
+    for cpus in [one, all] {
+        process::set_affinity(&cpus)?;
+        assert_eq!(Process::new(process::affinity, ()).start()?.result()?, Some(cpus));
+    }
     Ok(())
 }
 
@@ -845,6 +864,89 @@ fn daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program() -> Out
         let pid: u32 = pid.parse()?;
         eventually("a daemon ends with its program", || !runs(pid))?;
     }
+    Ok(())
+}
+
+fn moves(arguments: &[String]) {
+    multiprocess::init();
+    fn place() -> (Option<std::path::PathBuf>, Option<(u64, u64)>) {
+        (env::current_dir().ok(), fd::working_directory_id().ok())
+    }
+    let check = || {
+        for method in StartMethod::ALL {
+            let child = Process::new(place, ()).start_method(method).start().expect("starts");
+            assert_eq!(child.result().expect("ends"), place(), "{method:?}");
+        }
+    };
+    let folder = std::path::Path::new(&arguments[0]);
+    let app = folder.join("app");
+    std::fs::create_dir(&app).expect("creates");
+    env::set_current_dir(&app).expect("enters");
+    check();
+    // Another one at the same path.
+    std::fs::rename(&app, folder.join("old")).expect("renames");
+    std::fs::create_dir(&app).expect("creates");
+    env::set_current_dir(&app).expect("enters");
+    check();
+    std::fs::remove_dir(&app).expect("removes");
+    assert!(env::current_dir().is_err());
+    check();
+    println!("all well");
+}
+
+fn the_directory_is_the_parents_whatever_its_path_leads_to() -> Outcome {
+    let folder = Folder::new()?;
+    let (_, out, err) = run_role("moves", &[folder.to_str().expect("text")])?;
+    assert_eq!(out, "all well\n", "{err}");
+    Ok(())
+}
+
+fn changes_its_user(_: &[String]) {
+    multiprocess::init();
+    fn rights() -> String {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        // Real and effective: execve(2) saves the effective one.
+        let ids = ["Uid:", "Gid:"].iter().flat_map(|name| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_ascii_whitespace().take(3)
+        });
+        let groups = status.lines().find(|line| line.starts_with("Groups:"));
+        ids.chain(groups).collect::<Vec<_>>().join(" ")
+    }
+    let check = || {
+        for method in StartMethod::ALL {
+            let child = Process::new(rights, ()).start_method(method).start().expect("starts");
+            assert_eq!(child.result().expect("ends"), rights(), "{method:?}");
+        }
+    };
+    check();
+    let earlier = Process::new(add, (1, 2)).start().expect("starts");
+    // For a while.
+    for user in [65_534, 0] {
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::seteuid(user) }, 0);
+        check();
+    }
+    // SAFETY: takes a number and a pointer to one.
+    assert_eq!(unsafe { libc::setgroups(1, [65_534].as_ptr()) }, 0);
+    check();
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setresgid(65_534, 65_534, 65_534) }, 0);
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::setresuid(65_534, 65_534, 65_534) }, 0);
+    check();
+    assert_eq!(earlier.result().expect("ends"), 3, "of a helper that was replaced");
+    println!("all well");
+}
+
+fn users_and_groups_are_those_of_the_parent_now() -> Outcome {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("NOT TESTED: only root may change its user");
+        return Ok(());
+    }
+    let (_, out, err) = run_role("changes-its-user", &[])?;
+    assert_eq!(out, "all well\n", "{err}");
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! The start of a child, from the child's side.
 
-use std::env;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -235,11 +234,14 @@ fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
 /// Takes on what a child of the fork server has not inherited.
 fn enter(surroundings: Surroundings) -> Result<()> {
     if let Some(directory) = surroundings.directory {
-        env::set_current_dir(directory)
+        fd::enter(directory.as_fd())
             .map_err(Error::io("enter the working directory of the parent"))?;
     }
     if let Some(variables) = surroundings.environment {
         forkserver::set_environment(&variables);
+    }
+    if let Some(cpus) = surroundings.cpus {
+        process::set_affinity(&cpus).map_err(Error::io("run on the CPUs of the parent"))?;
     }
     Ok(())
 }

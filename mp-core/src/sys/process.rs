@@ -517,16 +517,79 @@ pub fn current_cpu() -> Option<usize> {
     usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
+/// CPUs, a bit for each.
+pub type Cpus = [u64; 16];
+
+/// The CPUs that this thread may run on; `None` where that is not to be had, or there are more than 1,024.
+/// sched_getaffinity(2).
+#[must_use]
+pub fn affinity() -> Option<Cpus> {
+    let mut cpus = [0; 16];
+    // SAFETY: the set is as long as it is said to be; pid 0 is this thread. Its bits are in words of the kernel's, which
+    // are of this size.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<Cpus>(), (&raw mut cpus).cast()) };
+    (result == 0).then_some(cpus)
+}
+
+/// Lets this thread, and those that it makes, run on these CPUs only. sched_setaffinity(2).
+///
+/// # Errors
+///
+/// `EINVAL` where none of them may be used.
+pub fn set_affinity(cpus: &Cpus) -> io::Result<()> {
+    // SAFETY: the set is as long as it is said to be, and only read; pid 0 is this thread.
+    check(unsafe {
+        libc::sched_setaffinity(0, size_of::<Cpus>(), std::ptr::from_ref(cpus).cast())
+    })?;
+    Ok(())
+}
+
 fn affinity_count() -> Option<usize> {
-    // SAFETY: cpu_set_t is an array of words.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: set is as long as it is said to be; pid 0 is this thread (sched_setaffinity(2)).
-    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
-    if result != 0 {
-        return None;
+    let count = affinity()?.iter().map(|word| word.count_ones() as usize).sum();
+    (count > 0).then_some(count)
+}
+
+/// On whose behalf this thread makes its system calls: users and groups. credentials(7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The real, effective and saved one.
+    users: [u32; 3],
+    /// As for users.
+    groups: [u32; 3],
+    supplementary: Vec<u32>,
+}
+
+impl Credentials {
+    /// Those of now.
+    ///
+    /// # Errors
+    ///
+    /// Where a filter refuses to tell.
+    pub fn now() -> io::Result<Self> {
+        let [mut users, mut groups] = [[0; 3]; 2];
+        let [real, effective, saved] = &mut users;
+        // SAFETY: the three are locals that the call fills (getresuid(2)).
+        check(unsafe { libc::getresuid(real, effective, saved) })?;
+        let [real, effective, saved] = &mut groups;
+        // SAFETY: as above.
+        check(unsafe { libc::getresgid(real, effective, saved) })?;
+        let mut supplementary = vec![0; 32];
+        loop {
+            let room = supplementary.len() as libc::c_int;
+            // SAFETY: there is room for so many (getgroups(2)).
+            match check(unsafe { libc::getgroups(room, supplementary.as_mut_ptr()) }) {
+                Ok(count) => {
+                    supplementary.truncate(usize::try_from(count).unwrap_or(0));
+                    return Ok(Self { users, groups, supplementary });
+                }
+                // There are more; at most 65,536 (`NGROUPS_MAX`).
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && room < 1 << 17 => {
+                    supplementary.resize(supplementary.len() * 8, 0);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
-    // SAFETY: the kernel filled the set in.
-    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).ok().filter(|&count| count > 0)
 }
 
 #[cfg(test)]
