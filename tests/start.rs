@@ -56,6 +56,7 @@ crate::cases! {
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
         signals_are_as_after_a_clean_start
+        a_thread_that_holds_standard_output_does_not_hold_up_the_end
     ;
     THREADED:
         processes_are_started_from_many_threads_at_once
@@ -624,6 +625,41 @@ fn signals_are_as_after_a_clean_start() -> Outcome {
     }
     let here = masks();
     assert_eq!(Process::new(masks, ()).start()?.result()?, here);
+    Ok(())
+}
+
+fn a_thread_that_holds_standard_output_does_not_hold_up_the_end() -> Outcome {
+    fn hold() -> u8 {
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let _stdout = io::stdout().lock();
+            tell.send(()).expect("sends");
+            sleep_for_ever();
+        });
+        told.recv().expect("holds it");
+        7
+    }
+    let child = Process::new(hold, ()).start()?;
+    assert!(child.join_timeout(HANG)?.is_some_and(|status| status.success()));
+    assert_eq!(child.result()?, 7);
+
+    // One that does not is waited for, and so is who reads.
+    let (reader, writer) = io::pipe()?;
+    let write = |writer: Fd| {
+        // SAFETY: takes numbers only.
+        unsafe { libc::dup2(writer.as_fd().as_raw_fd(), 1) };
+        drop(writer);
+        thread::spawn(sleep_for_ever);
+        thread::spawn(|| print!("{}", "x".repeat(300_000)));
+        thread::sleep(Duration::from_millis(10));
+        print!("end");
+    };
+    let child = Process::new(write, (Fd::from(writer),)).start()?;
+    thread::sleep(Duration::from_millis(20));
+    let mut text = String::new();
+    { reader }.read_to_string(&mut text)?;
+    assert!(text.ends_with("end"), "{}", text.len());
+    assert!(child.join()?.success());
     Ok(())
 }
 
