@@ -56,6 +56,7 @@ crate::cases! {
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
         signals_are_as_after_a_clean_start
+        a_fork_behind_the_crates_back_has_no_children_and_reports_nothing
         a_thread_that_holds_standard_output_does_not_hold_up_the_end
     ;
     THREADED:
@@ -660,6 +661,53 @@ fn a_thread_that_holds_standard_output_does_not_hold_up_the_end() -> Outcome {
     { reader }.read_to_string(&mut text)?;
     assert!(text.ends_with("end"), "{}", text.len());
     assert!(child.join()?.success());
+    Ok(())
+}
+
+/// How a fork of this process ends that does nothing but this.
+fn fork_and(run: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: this process has one thread, and the copy ends here, or where its caller says.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = run();
+        // SAFETY: does not return.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: status is a local.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    libc::WEXITSTATUS(status)
+}
+
+fn a_fork_behind_the_crates_back_has_no_children_and_reports_nothing() -> Outcome {
+    fn target(panics: bool) -> (bool, usize, i32) {
+        let daemon = Process::new(sleep_for_ever, ()).daemon(true).start().expect("starts");
+        // SAFETY: this process has one thread; the copy returns from the target.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            assert!(!panics, "in the copy");
+            return (false, 0, 0);
+        }
+        let mut status = 0;
+        // SAFETY: status is a local.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        let runs = daemon.join_timeout(Duration::from_millis(50)).expect("waits").is_none();
+        (runs, active_children().len(), libc::WEXITSTATUS(status))
+    }
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    assert_eq!(fork_and(|| active_children().len() as i32), 0);
+    // It can have its own.
+    let own = || match Process::new(add, (3, 4)).start().map(|child| child.result()) {
+        Ok(Ok(sum)) => sum + 10 * active_children().len() as i32,
+        _ => -1,
+    };
+    assert_eq!(fork_and(own), 7);
+    assert!(child.is_alive() && active_children().len() == 1);
+    for (panics, code) in [(false, 0), (true, 101)] {
+        assert_eq!(Process::new(target, (panics,)).start()?.result()?, (true, 1, code));
+    }
+    child.kill()?;
+    child.join()?;
     Ok(())
 }
 

@@ -196,8 +196,7 @@ pub(crate) fn serve_request(mut channel: Channel, us: Option<OwnedFd>) -> ! {
     match ready {
         Ok((trampoline, arguments, lifeline)) => {
             crash_point!("child: it has said hello");
-            let outcome = trampoline(arguments);
-            finish(&channel, &outcome, lifeline)
+            run(&channel, lifeline, || trampoline(arguments))
         }
         Err(error) => {
             let _ = protocol::send_refusal(&channel, &error);
@@ -268,8 +267,24 @@ pub(crate) fn adopt(
     Ok(lifeline)
 }
 
-/// Reports the outcome, ends this process's own children as the end of a program does, and exits.
-pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
+/// Runs the target, reports its outcome, ends this process's own children as the end of a program does, and exits.
+pub(crate) fn run(
+    channel: &Channel,
+    lifeline: Option<OwnedFd>,
+    target: impl FnOnce() -> Outcome,
+) -> ! {
+    let us = std::process::id();
+    let outcome = target();
+    if std::process::id() != us {
+        // A copy that the target has forked behind our back. What it returns is not what the target does.
+        flush_at_end();
+        family::finish();
+        process::exit_now(protocol::exit_code(&outcome));
+    }
+    finish(channel, &outcome, lifeline)
+}
+
+fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
     crash_point!("child: its target has run");
     let mut code = protocol::exit_code(outcome);
     match protocol::send_outcome(channel, outcome) {

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Locked for moments only, and never while a child is looked at.
 #[derive(Default)]
 struct Family {
+    /// The process whose children these are: one that was forked behind our back has a copy of this.
+    owner: u32,
     /// Those that have not been seen to end, by number.
     children: HashMap<u32, AnyChild>,
     /// Tells which of them have ended without asking each.
@@ -36,7 +38,14 @@ static FAMILY: Mutex<Option<Family>> = Mutex::new(None);
 static HANDLED: AtomicU32 = AtomicU32::new(0);
 
 fn with_family<R>(work: impl FnOnce(&mut Family) -> R) -> R {
-    work(lock(&FAMILY).get_or_insert_default())
+    let us = std::process::id();
+    let mut family = lock(&FAMILY);
+    let others = family.take_if(|family| family.owner != us);
+    let result = work(family.get_or_insert_with(|| Family { owner: us, ..Family::default() }));
+    drop(family);
+    // Closes descriptors, with nothing locked.
+    drop(others);
+    result
 }
 
 /// What children get of their parent.

@@ -59,7 +59,7 @@
 //! # Limits
 //!
 //! Linux 5.4 or newer, with `/proc` mounted. A process forked behind this crate's back (`libc::fork`) has
-//! none of its parent's children. A program that reaps any child it finds (`wait(-1)`), or ignores SIGCHLD,
+//! none of its parent's children, and where the target of a child goes on there, what it returns is not reported. A program that reaps any child it finds (`wait(-1)`), or ignores SIGCHLD,
 //! may leave the exit code of a `Spawn` or `Fork` child unknown; results still arrive.
 
 mod boot;

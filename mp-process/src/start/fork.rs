@@ -93,15 +93,13 @@ fn run(
         fd::place(null.as_fd(), 0).map_err(Error::io(doing))?;
         boot::adopt(profile, parent, lifeline)
     };
-    let (outcome, lifeline) = match prepare() {
-        Ok(lifeline) => {
-            let outcome = match program {
-                Program::Call(trampoline, arguments) => trampoline(arguments),
-                Program::Closure(closure) => closure(),
-            };
-            (outcome, lifeline)
-        }
-        Err(error) => (Outcome::Undecodable(error.to_string()), None),
+    let (lifeline, refused) = match prepare() {
+        Ok(lifeline) => (lifeline, None),
+        Err(error) => (None, Some(Outcome::Undecodable(error.to_string()))),
     };
-    boot::finish(&channel, &outcome, lifeline)
+    boot::run(&channel, lifeline, || match (refused, program) {
+        (Some(refused), _) => refused,
+        (None, Program::Call(trampoline, arguments)) => trampoline(arguments),
+        (None, Program::Closure(closure)) => closure(),
+    })
 }
