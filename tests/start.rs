@@ -74,6 +74,7 @@ crate::cases! {
         what_is_buffered_is_printed_once
         the_end_of_a_program_ends_daemons_and_waits_for_the_others
         exit_waits_for_children_too
+        without_a_descriptor_left_children_are_joined
         daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program
         the_directory_is_the_parents_whatever_its_path_leads_to
         users_and_groups_are_those_of_the_parent_now
@@ -94,6 +95,7 @@ pub(crate) const ROLES: &[Role] = &[
     ("buffered", buffered),
     ("ends-with-children", ends_with_children),
     ("exits-with-children", exits_with_children),
+    ("out-of-descriptors", out_of_descriptors),
     ("may-not-signal", may_not_signal),
     ("moves", moves),
     ("changes-its-user", changes_its_user),
@@ -926,6 +928,41 @@ fn the_end_of_a_program_ends_daemons_and_waits_for_the_others() -> Outcome {
 
 fn exit_waits_for_children_too() -> Outcome {
     family_ends("exits-with-children", 5)
+}
+
+fn out_of_descriptors(_: &[String]) {
+    multiprocess::init();
+    let child = |(method, ms)| {
+        let child = Process::new(say_later, (format!("{method:?}"), ms)).start_method(method);
+        child.start().expect("starts")
+    };
+    let joined = StartMethod::ALL.map(|method| child((method, 50)));
+    let _left = StartMethod::ALL.map(|method| child((method, 300)));
+    // Few, so that it does not take long.
+    let limit = libc::rlimit { rlim_cur: 200, rlim_max: 200 };
+    // SAFETY: the limit is a local.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    while let Ok(file) = File::open("/dev/null") {
+        std::mem::forget(file);
+    }
+    let error = Process::new(add, (1, 2)).start().unwrap_err();
+    println!("{error:?}");
+    for child in joined {
+        assert!(child.join().expect("joins").success());
+        child.result().expect("is there");
+    }
+    println!("joined");
+}
+
+fn without_a_descriptor_left_children_are_joined() -> Outcome {
+    let (code, out, err) = run_role("out-of-descriptors", &[])?;
+    assert_eq!(code, 0, "{err}");
+    let (before, after) = out.split_once("joined\n").ok_or("not joined")?;
+    assert!(before.contains("Too many open files"), "{before}");
+    for word in ["ForkServer\n", "Spawn\n", "Fork\n"] {
+        assert!(before.contains(word) && after.contains(word), "{out}");
+    }
+    Ok(())
 }
 
 fn may_not_signal(_: &[String]) {

@@ -103,7 +103,12 @@ impl<R: DeserializeOwned> Child<R> {
     /// ```
     pub fn result(self) -> Result<R, ProcessError> {
         let status = self.any.join()?;
-        let outcome = lock(&self.any.0.state).outcome.take();
+        let mut state = lock(&self.any.0.state);
+        let (outcome, lost) = (state.outcome.take(), state.lost.take());
+        drop(state);
+        if let (None, Some(error)) = (&outcome, lost) {
+            return Err(ProcessError::Wait(Error::io("receive the result")(error)));
+        }
         match outcome {
             Some(Outcome::Value(message)) => {
                 mp_core::decode(message).map_err(|error| ProcessError::Decode(error.to_string()))
@@ -171,8 +176,10 @@ pub(crate) enum Reaper {
 #[derive(Default)]
 struct State {
     /// Where the outcome, and the fork server's report, come from. `None` once both ends are done with it.
-    channel: Option<Channel>,
+    channel: Option<Channel<Arc<OwnedFd>>>,
     outcome: Option<Outcome>,
+    /// Why the outcome has come and cannot be had.
+    lost: Option<io::Error>,
     /// Whether the report comes there, behind the outcome.
     is_told: bool,
     exit: Option<ExitStatus>,
@@ -189,7 +196,7 @@ impl AnyChild {
         channel: Channel,
     ) -> Self {
         let is_told = matches!(reaper, Reaper::ForkServer { tells: true, .. });
-        let state = State { channel: Some(channel), is_told, ..State::default() };
+        let state = State { channel: Some(channel.share()), is_told, ..State::default() };
         let owner = std::process::id();
         Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
     }
@@ -272,7 +279,8 @@ impl AnyChild {
             if let Some(status) = self.look()? {
                 return Ok(Some(status));
             }
-            let channel = self.channel()?;
+            // Shared, as another thread may be done with the channel meanwhile.
+            let channel = lock(&self.0.state).channel.as_ref().map(|it| it.socket().clone());
             let end = if soon.is_some() { PollFd::hung_up } else { PollFd::readable };
             let mut fds = vec![end(self.as_fd())];
             fds.extend(channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
@@ -283,16 +291,6 @@ impl AnyChild {
                 return Ok(None);
             }
         }
-    }
-
-    /// A descriptor of our own for the channel, to wait on while another thread may drop the channel.
-    fn channel(&self) -> Result<Option<OwnedFd>> {
-        let state = lock(&self.0.state);
-        let channel = state.channel.as_ref();
-        channel
-            .map(|channel| channel.as_fd().try_clone_to_owned())
-            .transpose()
-            .map_err(Error::io("wait for a process"))
     }
 
     /// Takes in what has come, reaps the process if it has ended; says how, if so.
@@ -458,7 +456,12 @@ impl State {
                     _ => {}
                 },
                 Err(CoreError::TimedOut) => return,
-                Err(_) => self.channel = None,
+                Err(error) => {
+                    self.channel = None;
+                    if let CoreError::Io(error) = error {
+                        self.lost = Some(error);
+                    }
+                }
             }
         }
     }

@@ -191,7 +191,11 @@ pub(crate) fn finish() {
         }
     }
     for child in others {
-        let _ = child.join();
+        // What the kernel refuses, for want of memory say, it may not in a moment.
+        let limit = Deadline::after(PATIENCE);
+        while matches!(child.join(), Err(Error::Io { .. })) && !limit.has_passed() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     crash_point!("parent: its children have ended");
     forkserver::shut_down();
