@@ -52,6 +52,7 @@ crate::cases! {
         of_many_that_end_together_each_end_is_known
         active_children_are_those_that_run
         a_dropped_child_goes_on_and_leaves_no_zombie
+        a_join_reaps_dropped_children_too
         a_daemon_may_not_start_processes
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
@@ -587,6 +588,26 @@ fn a_dropped_child_goes_on_and_leaves_no_zombie() -> Outcome {
     assert_eq!(text, "done");
     let zombies = || children_of(std::process::id()).iter().filter(|child| child.1 == 'Z').count();
     eventually("no zombie is left", || active_children().is_empty() && zombies() == 0)
+}
+
+fn a_join_reaps_dropped_children_too() -> Outcome {
+    let other = Process::new(sleep_for_ever, ()).start()?;
+    for _ in 0..3 {
+        // Each start reaps as well.
+        drop(Process::new(|| thread::sleep(Duration::from_millis(100)), ()).start()?);
+    }
+    let left = || -> Vec<_> {
+        let theirs = |child: &(u32, char)| child.0 != other.pid() && child.1 != 'S';
+        children_of(std::process::id()).into_iter().filter(theirs).collect()
+    };
+    thread::sleep(Duration::from_millis(200));
+    eventually("none is left", || {
+        assert!(other.join_timeout(Duration::from_millis(1)).expect("waits").is_none());
+        left().is_empty()
+    })?;
+    other.kill()?;
+    other.join()?;
+    Ok(())
 }
 
 fn a_daemon_may_not_start_processes() -> Outcome {

@@ -19,9 +19,11 @@ use crate::start::forkserver;
 use crate::sync::lock;
 use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 
-/// How long the end of a process may be known before the fork server has told how it ended, or has reaped it: so many times so long, as a
-/// machine that stood still meanwhile has used up one of them, and not the time that the fork server needs.
-const GRACE: [Duration; 20] = [Duration::from_millis(250); 20];
+/// How long the end of a process may be known before the fork server has told how it ended, or has reaped it. What counts
+/// is how long was to be waited, so much at a time: a machine that stood still meanwhile has used up one of those, and not
+/// the time that the fork server needs.
+const GRACE: Duration = Duration::from_secs(5);
+const AT_A_TIME: Duration = Duration::from_millis(250);
 
 /// For how long a wait for the end of a process is for its being reaped.
 const SOON: Duration = Duration::from_millis(10);
@@ -173,7 +175,6 @@ pub(crate) enum Reaper {
 }
 
 /// What is known so far.
-#[derive(Default)]
 struct State {
     /// Where the outcome, and the fork server's report, come from. `None` once both ends are done with it.
     channel: Option<Channel<Arc<OwnedFd>>>,
@@ -183,6 +184,8 @@ struct State {
     /// Whether the report comes there, behind the outcome.
     is_told: bool,
     exit: Option<ExitStatus>,
+    /// What is left of [`GRACE`].
+    grace: Duration,
     closed: bool,
 }
 
@@ -196,7 +199,15 @@ impl AnyChild {
         channel: Channel,
     ) -> Self {
         let is_told = matches!(reaper, Reaper::ForkServer { tells: true, .. });
-        let state = State { channel: Some(channel.share()), is_told, ..State::default() };
+        let state = State {
+            channel: Some(channel.share()),
+            outcome: None,
+            lost: None,
+            is_told,
+            exit: None,
+            grace: GRACE,
+            closed: false,
+        };
         let owner = std::process::id();
         Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
     }
@@ -227,7 +238,12 @@ impl AnyChild {
         if self.0.owner != std::process::id() {
             return !process::wait_ended(self.as_fd(), Deadline::PASSED).unwrap_or(false);
         }
-        !matches!(self.look(), Ok(Some(_)))
+        !matches!(self.look(Deadline::NEVER), Ok(Some(_)))
+    }
+
+    /// Reaps it if it has ended. Does not wait.
+    pub(crate) fn reap(&self) {
+        let _ = self.look(Deadline::PASSED);
     }
 
     /// How it ended: the code it exited with, or the negative number of the signal that killed it; `None`
@@ -237,7 +253,7 @@ impl AnyChild {
     #[doc(alias = "exitcode")]
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
-        self.look().ok().flatten().and_then(ExitStatus::exit_code)
+        self.look(Deadline::NEVER).ok().flatten().and_then(ExitStatus::exit_code)
     }
 
     /// Waits until it has ended. May be called again.
@@ -271,13 +287,18 @@ impl AnyChild {
         if lock(&self.0.state).closed {
             return Err(Error::Closed);
         }
+        family::sweep();
         // That it is reaped follows on its end, where the kernel does that: then once is enough to be woken. Not where
         // its fork server has ended.
         let kernel_reaps = matches!(self.0.reaper, Reaper::ForkServer { tells: false, .. });
         let mut soon = kernel_reaps.then(|| Deadline::after(SOON));
         loop {
-            if let Some(status) = self.look()? {
+            if let Some(status) = self.look(deadline)? {
                 return Ok(Some(status));
+            }
+            // It may have ended, and how is not known yet.
+            if deadline.has_passed() {
+                return Ok(None);
             }
             // Shared, as another thread may be done with the channel meanwhile.
             let channel = lock(&self.0.state).channel.as_ref().map(|it| it.socket().clone());
@@ -295,8 +316,9 @@ impl AnyChild {
 
     /// Takes in what has come, reaps the process if it has ended; says how, if so.
     ///
-    /// Waits at most for [`GRACE`], and only for a fork server that has not yet told of an end already known.
-    fn look(&self) -> Result<Option<ExitStatus>> {
+    /// Waits until the deadline, but no longer than [`GRACE`], and only for a fork server that has not yet told of an end
+    /// already known.
+    fn look(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
         let mut state = lock(&self.0.state);
         if state.exit.is_some() {
             return Ok(state.exit);
@@ -321,7 +343,9 @@ impl AnyChild {
                 let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
                 state.drain(Deadline::PASSED);
                 if ended && state.exit.is_none() {
-                    for time in GRACE {
+                    loop {
+                        let left = deadline.remaining().unwrap_or(Duration::MAX);
+                        let time = AT_A_TIME.min(state.grace).min(left);
                         let is_over = if tells {
                             state.drain(Deadline::after(time));
                             state.channel.is_none()
@@ -330,13 +354,16 @@ impl AnyChild {
                             self.learn(&mut state, is_orphan, Deadline::after(time))
                                 .map_err(refused)?;
                             // Who takes over its orphans may not reap them.
-                            state.exit.is_none() && forkserver::has_ended(generation)
+                            forkserver::has_ended(generation)
                         };
-                        if state.exit.is_some() || is_over {
+                        state.grace -= time;
+                        if state.exit.is_none() && (is_over || state.grace.is_zero()) {
+                            state.exit = Some(self.guess(&state));
+                        }
+                        if state.exit.is_some() || time == left {
                             break;
                         }
                     }
-                    state.exit = state.exit.or(Some(self.guess(&state)));
                 }
             }
         }

@@ -139,7 +139,7 @@ pub(crate) fn sweep() {
         pids.into_iter().filter_map(child).collect()
     });
     for child in ended {
-        let _ = child.is_alive();
+        child.reap();
     }
 }
 
