@@ -57,6 +57,7 @@ crate::cases! {
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
         signals_are_as_after_a_clean_start
+        signals_do_in_a_child_what_they_do_by_default
         a_fork_behind_the_crates_back_has_no_children_and_reports_nothing
         a_thread_that_holds_standard_output_does_not_hold_up_the_end
     ;
@@ -684,6 +685,43 @@ fn a_thread_that_holds_standard_output_does_not_hold_up_the_end() -> Outcome {
     { reader }.read_to_string(&mut text)?;
     assert!(text.ends_with("end"), "{}", text.len());
     assert!(child.join()?.success());
+    Ok(())
+}
+
+fn signals_do_in_a_child_what_they_do_by_default() -> Outcome {
+    extern "C" fn nothing(_: i32) {}
+    let handler = nothing as extern "C" fn(i32) as libc::sighandler_t;
+    // SAFETY: a handler that does nothing.
+    let set = |signal, action| unsafe { libc::signal(signal, action) };
+    let ends = || -> Outcome {
+        let child = Process::new(sleep_for_ever, ()).start()?;
+        child.terminate()?;
+        let status = child.join_timeout(HANG)?.ok_or("it goes on")?;
+        assert_eq!(status.signal(), Some(libc::SIGTERM));
+        Ok(())
+    };
+    for action in [handler, libc::SIG_IGN] {
+        set(libc::SIGTERM, action);
+        ends()?;
+    }
+    set(libc::SIGTERM, libc::SIG_DFL);
+    let blocked = process::block_signals();
+    ends()?;
+    drop(blocked);
+
+    // A child waits for programs that it executes, and goes on where its parent was told to.
+    let child = || {
+        // SAFETY: no handler is installed.
+        let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        let code = std::process::Command::new("true").status().ok().and_then(|it| it.code());
+        (code, before == libc::SIG_IGN)
+    };
+    for (hang_up, other) in [(libc::SIG_IGN, libc::SIG_IGN), (libc::SIG_DFL, handler)] {
+        set(libc::SIGHUP, hang_up);
+        set(libc::SIGUSR1, other);
+        let ignored = hang_up == libc::SIG_IGN;
+        assert_eq!(Process::new(child, ()).start()?.result()?, (Some(0), ignored));
+    }
     Ok(())
 }
 

@@ -241,6 +241,7 @@ fn enter(surroundings: Surroundings) -> Result<()> {
     if let Some(variables) = surroundings.environment {
         forkserver::set_environment(&variables);
     }
+    process::ignore_signals(surroundings.ignored);
     if let Some(cpus) = surroundings.cpus {
         process::set_affinity(&cpus).map_err(Error::io("run on the CPUs of the parent"))?;
     }

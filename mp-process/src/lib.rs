@@ -53,7 +53,9 @@
 //!   included; a daemon that does not heed SIGTERM is killed after 5 s. One that this process may not signal any
 //!   more, as it has dropped its privileges, ends with this process.
 //! - A child's standard input is empty, and of its parent's descriptors it has only those in its arguments,
-//!   under all start methods. Under `Fork` the others are `/dev/null` there, so that what the parent's
+//!   under all start methods. In a child signals do what they do by default and none is blocked, whatever the parent does
+//!   with them; only faults are handled as in the parent under `Fork`, SIGPIPE is ignored, and those of terminals are
+//!   where the parent ignores them (SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU). Under `Fork` the other descriptors are `/dev/null` there, so that what the parent's
 //!   objects believe to own is never somebody else's.
 //!
 //! # Limits

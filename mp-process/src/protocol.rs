@@ -78,6 +78,8 @@ pub(crate) struct Surroundings {
     pub(crate) environment: Option<Vec<(OsString, OsString)>>,
     /// The CPUs to run on, where they are others than the fork server's.
     pub(crate) cpus: Option<Cpus>,
+    /// The signals of terminals that are ignored.
+    pub(crate) ignored: u8,
 }
 
 /// A start request as the child reads it.
@@ -134,6 +136,7 @@ pub(crate) fn send_request(
             for &word in surroundings.cpus.iter().flatten() {
                 writer.u64(word);
             }
+            writer.u8(surroundings.ignored);
         }
     }
     let directory = surroundings.and_then(|surroundings| surroundings.directory.as_ref());
@@ -179,7 +182,13 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         for word in cpus.iter_mut().flatten() {
             *word = reader.u64()?;
         }
-        Some(Surroundings { directory: None, environment: changed.then_some(variables), cpus })
+        let ignored = reader.u8()?;
+        Some(Surroundings {
+            directory: None,
+            environment: changed.then_some(variables),
+            cpus,
+            ignored,
+        })
     };
     let mut fds = fds.into_iter();
     let mut next = |present: bool| match present {
@@ -388,6 +397,7 @@ mod tests {
             directory: Some(us.try_clone().unwrap()),
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
             cpus: Some([7; 16]),
+            ignored: 5,
         };
         let fds = RequestFds {
             parent: us.as_fd(),
@@ -407,7 +417,7 @@ mod tests {
         assert!(request.address == address);
         let read = request.surroundings.unwrap();
         assert!(read.directory.is_some());
-        assert_eq!(read.cpus, surroundings.cpus);
+        assert_eq!((read.cpus, read.ignored), (surroundings.cpus, surroundings.ignored));
         assert_eq!(read.environment, surroundings.environment);
         assert!(request.lifeline.is_some());
         assert_eq!(request.streams.map(|stream| stream.is_some()), [false, true]);

@@ -407,25 +407,86 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     set
 }
 
-/// Puts signals back to how a program finds them after a clean start: handlers are replaced by the default
-/// action, nothing is blocked.
+/// Signals by which a terminal ends or stops programs. Who starts one may have it ignore them (nohup(1)).
+const OF_TERMINALS: [i32; 6] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Signals by which the kernel tells a thread of a fault of its own.
+const OF_FAULTS: [i32; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+
+/// Puts signals back to how a program finds them after a clean start: they do what they do by default, nothing is
+/// blocked.
 ///
-/// What is ignored stays so (execve(2)), but for SIGCHLD. SIGPIPE is ignored, as in every program with a
-/// `main` of Rust.
+/// Those of terminals stay ignored where they are. SIGPIPE is ignored, as in every program with a `main` of Rust. Faults
+/// are handled as before: Rust's runtime says so where a stack overflows.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
+    let ignored = ignored_signals();
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !OF_FAULTS.contains(signal)) {
+        let at = OF_TERMINALS.iter().position(|&of_terminal| of_terminal == signal);
+        let stays = at.is_some_and(|at| ignored >> at & 1 == 1);
+        let action = if stays || signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own signals are refused.
-        let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
-        if before == libc::SIG_IGN {
-            // SAFETY: as above.
-            unsafe { libc::signal(signal, libc::SIG_IGN) };
-        }
+        unsafe { libc::signal(signal, action) };
     }
     unblock_signals();
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Which signals of terminals this process ignores, for [`ignore_signals`].
+#[must_use]
+pub fn ignored_signals() -> u8 {
+    OF_TERMINALS.iter().enumerate().fold(0, |ignored, (at, &signal)| {
+        // SAFETY: zeros are a valid action.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: action is a local that the call fills; null sets none (sigaction(2)).
+        unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+        ignored | u8::from(action.sa_sigaction == libc::SIG_IGN) << at
+    })
+}
+
+/// Ignores these signals of terminals. The others do what they do by default.
+pub fn ignore_signals(ignored: u8) {
+    for (at, &signal) in OF_TERMINALS.iter().enumerate() {
+        let action = if ignored >> at & 1 == 1 { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, action) };
+    }
+}
+
+/// Signals of this thread that wait until this is dropped.
+#[must_use]
+pub struct Blocked {
+    before: libc::sigset_t,
+}
+
+impl std::fmt::Debug for Blocked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Blocked")
+    }
+}
+
+/// Has signals wait, but for faults. One that is ignored waits too, and so do those of a process forked meanwhile.
+pub fn block_signals() -> Blocked {
+    let mut all = signal_set(&[]);
+    // SAFETY: set is ours.
+    unsafe { libc::sigfillset(&raw mut all) };
+    for signal in OF_FAULTS {
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigdelset(&raw mut all, signal) };
+    }
+    let mut before = signal_set(&[]);
+    // SAFETY: the sets are locals, of which the call reads one and fills the other.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    Blocked { before }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is initialised; the old one is not wanted.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
+        };
+    }
 }
 
 /// Unblocks all signals for this thread.

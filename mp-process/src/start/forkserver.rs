@@ -234,6 +234,7 @@ fn ask(order: &Order) -> Result<Asked> {
         directory: directory.transpose().map_err(Error::io("open the working directory"))?,
         environment: (theirs.environment != ours.environment).then_some(ours.environment),
         cpus: ours.cpus.filter(|_| theirs.cpus != ours.cpus),
+        ignored: process::ignored_signals(),
     };
     let asked = helper.take().map(|spare| {
         spare
