@@ -82,6 +82,10 @@ impl<R: DeserializeOwned> Child<R> {
     /// the process ended before its target did; [`Encode`] and [`Decode`] where the value or the arguments
     /// could not travel.
     ///
+    /// # Panics
+    ///
+    /// Where `Deserialize` of `R` does.
+    ///
     /// [`Exited`]: ProcessError::Exited
     /// [`Signaled`]: ProcessError::Signaled
     /// [`Encode`]: ProcessError::Encode

@@ -44,6 +44,10 @@
 //! those of the crates above). Both travel apart from the child's standard streams, and a child never waits
 //! for its parent to read a result.
 //!
+//! When the target returns, what it wrote to standard output is flushed, the child's own children are ended or joined as
+//! at the end of a program, and the child ends by `_exit`: handlers of exit (`atexit`) and destructors of the main
+//! thread's locals do not run. After [`std::process::exit`] they do.
+//!
 //! # What differs from Python
 //!
 //! - `start` returns once the child is about to run its target, or says why it will not.
