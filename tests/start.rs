@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use multiprocess::core::Deadline;
-use multiprocess::core::sys::fd::wait_readable;
+use multiprocess::core::sys::fd::{self, wait_readable};
+use multiprocess::core::sys::process;
 use multiprocess::{
     Error, Fd, Process, ProcessError, Run, StartMethod, active_children, current_process,
     parent_process, start_method,
@@ -18,6 +19,7 @@ use multiprocess::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::leak::children_of;
+use crate::support::seccomp;
 use crate::support::{Folder, HANG, Outcome, Role, eventually, may_open, role, runs};
 
 crate::cases! {
@@ -42,6 +44,7 @@ crate::cases! {
         standard_input_is_empty
         arguments_environment_and_directory_are_the_parents
         output_goes_where_the_parents_goes_now
+        the_cpus_are_those_of_the_parent_now
         join_timeout_says_that_it_still_runs
         terminate_and_kill_end_it_and_do_nothing_afterwards
         close_is_refused_while_it_runs
@@ -49,10 +52,14 @@ crate::cases! {
         of_many_that_end_together_each_end_is_known
         active_children_are_those_that_run
         a_dropped_child_goes_on_and_leaves_no_zombie
+        a_join_reaps_dropped_children_too
         a_daemon_may_not_start_processes
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
         signals_are_as_after_a_clean_start
+        signals_do_in_a_child_what_they_do_by_default
+        a_fork_behind_the_crates_back_has_no_children_and_reports_nothing
+        a_thread_that_holds_standard_output_does_not_hold_up_the_end
     ;
     THREADED:
         processes_are_started_from_many_threads_at_once
@@ -69,6 +76,10 @@ crate::cases! {
         what_is_buffered_is_printed_once
         the_end_of_a_program_ends_daemons_and_waits_for_the_others
         exit_waits_for_children_too
+        without_a_descriptor_left_children_are_joined
+        daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program
+        the_directory_is_the_parents_whatever_its_path_leads_to
+        users_and_groups_are_those_of_the_parent_now
         a_replaced_and_deleted_program_still_starts_itself
         a_program_that_ignores_sigchld_still_gets_results
         start_says_what_happened_to_a_child_that_died_early
@@ -86,6 +97,10 @@ pub(crate) const ROLES: &[Role] = &[
     ("buffered", buffered),
     ("ends-with-children", ends_with_children),
     ("exits-with-children", exits_with_children),
+    ("out-of-descriptors", out_of_descriptors),
+    ("may-not-signal", may_not_signal),
+    ("moves", moves),
+    ("changes-its-user", changes_its_user),
     ("replaced", replaced),
     ("ignores-sigchld", ignores_sigchld),
     ("dies-early", dies_early),
@@ -459,6 +474,19 @@ fn output_goes_where_the_parents_goes_now() -> Outcome {
     Ok(())
 }
 
+fn the_cpus_are_those_of_the_parent_now() -> Outcome {
+    let all = process::affinity().ok_or("no CPUs")?;
+    // The last one alone: a helper that was started on all of them has others.
+    let last = (0..1024).rfind(|cpu| all[cpu / 64] >> (cpu % 64) & 1 == 1).ok_or("no CPU")?;
+    let mut one = [0; 16];
+    one[last / 64] = 1 << (last % 64);
+    for cpus in [one, all] {
+        process::set_affinity(&cpus)?;
+        assert_eq!(Process::new(process::affinity, ()).start()?.result()?, Some(cpus));
+    }
+    Ok(())
+}
+
 fn join_timeout_says_that_it_still_runs() -> Outcome {
     let child = Process::new(sleep_for_ever, ()).start()?;
     assert_eq!(child.join_timeout(Duration::from_millis(20))?, None);
@@ -563,6 +591,26 @@ fn a_dropped_child_goes_on_and_leaves_no_zombie() -> Outcome {
     eventually("no zombie is left", || active_children().is_empty() && zombies() == 0)
 }
 
+fn a_join_reaps_dropped_children_too() -> Outcome {
+    let other = Process::new(sleep_for_ever, ()).start()?;
+    for _ in 0..3 {
+        // Each start reaps as well.
+        drop(Process::new(|| thread::sleep(Duration::from_millis(100)), ()).start()?);
+    }
+    let left = || -> Vec<_> {
+        let theirs = |child: &(u32, char)| child.0 != other.pid() && child.1 != 'S';
+        children_of(std::process::id()).into_iter().filter(theirs).collect()
+    };
+    thread::sleep(Duration::from_millis(200));
+    eventually("none is left", || {
+        assert!(other.join_timeout(Duration::from_millis(1)).expect("waits").is_none());
+        left().is_empty()
+    })?;
+    other.kill()?;
+    other.join()?;
+    Ok(())
+}
+
 fn a_daemon_may_not_start_processes() -> Outcome {
     fn try_it() -> (bool, bool) {
         let refused = Process::new(add, (1, 2)).start();
@@ -602,6 +650,125 @@ fn signals_are_as_after_a_clean_start() -> Outcome {
     }
     let here = masks();
     assert_eq!(Process::new(masks, ()).start()?.result()?, here);
+    Ok(())
+}
+
+fn a_thread_that_holds_standard_output_does_not_hold_up_the_end() -> Outcome {
+    fn hold() -> u8 {
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let _stdout = io::stdout().lock();
+            tell.send(()).expect("sends");
+            sleep_for_ever();
+        });
+        told.recv().expect("holds it");
+        7
+    }
+    let child = Process::new(hold, ()).start()?;
+    assert!(child.join_timeout(HANG)?.is_some_and(|status| status.success()));
+    assert_eq!(child.result()?, 7);
+
+    // One that does not is waited for, and so is who reads.
+    let (reader, writer) = io::pipe()?;
+    let write = |writer: Fd| {
+        // SAFETY: takes numbers only.
+        unsafe { libc::dup2(writer.as_fd().as_raw_fd(), 1) };
+        drop(writer);
+        thread::spawn(sleep_for_ever);
+        thread::spawn(|| print!("{}", "x".repeat(300_000)));
+        thread::sleep(Duration::from_millis(10));
+        print!("end");
+    };
+    let child = Process::new(write, (Fd::from(writer),)).start()?;
+    thread::sleep(Duration::from_millis(20));
+    let mut text = String::new();
+    { reader }.read_to_string(&mut text)?;
+    assert!(text.ends_with("end"), "{}", text.len());
+    assert!(child.join()?.success());
+    Ok(())
+}
+
+fn signals_do_in_a_child_what_they_do_by_default() -> Outcome {
+    extern "C" fn nothing(_: i32) {}
+    let handler = nothing as extern "C" fn(i32) as libc::sighandler_t;
+    // SAFETY: a handler that does nothing.
+    let set = |signal, action| unsafe { libc::signal(signal, action) };
+    let ends = || -> Outcome {
+        let child = Process::new(sleep_for_ever, ()).start()?;
+        child.terminate()?;
+        let status = child.join_timeout(HANG)?.ok_or("it goes on")?;
+        assert_eq!(status.signal(), Some(libc::SIGTERM));
+        Ok(())
+    };
+    for action in [handler, libc::SIG_IGN] {
+        set(libc::SIGTERM, action);
+        ends()?;
+    }
+    set(libc::SIGTERM, libc::SIG_DFL);
+    let blocked = process::block_signals();
+    ends()?;
+    drop(blocked);
+
+    // A child waits for programs that it executes, and goes on where its parent was told to.
+    let child = || {
+        // SAFETY: no handler is installed.
+        let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        let code = std::process::Command::new("true").status().ok().and_then(|it| it.code());
+        (code, before == libc::SIG_IGN)
+    };
+    for (hang_up, other) in [(libc::SIG_IGN, libc::SIG_IGN), (libc::SIG_DFL, handler)] {
+        set(libc::SIGHUP, hang_up);
+        set(libc::SIGUSR1, other);
+        let ignored = hang_up == libc::SIG_IGN;
+        assert_eq!(Process::new(child, ()).start()?.result()?, (Some(0), ignored));
+    }
+    Ok(())
+}
+
+/// How a fork of this process ends that does nothing but this.
+fn fork_and(run: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: this process has one thread, and the copy ends here, or where its caller says.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = run();
+        // SAFETY: does not return.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: status is a local.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    libc::WEXITSTATUS(status)
+}
+
+fn a_fork_behind_the_crates_back_has_no_children_and_reports_nothing() -> Outcome {
+    fn target(panics: bool) -> (bool, usize, i32) {
+        let daemon = Process::new(sleep_for_ever, ()).daemon(true).start().expect("starts");
+        // SAFETY: this process has one thread; the copy returns from the target.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            assert!(!panics, "in the copy");
+            return (false, 0, 0);
+        }
+        let mut status = 0;
+        // SAFETY: status is a local.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        let runs = daemon.join_timeout(Duration::from_millis(50)).expect("waits").is_none();
+        (runs, active_children().len(), libc::WEXITSTATUS(status))
+    }
+    let child = Process::new(sleep_for_ever, ()).start()?;
+    assert_eq!(fork_and(|| active_children().len() as i32), 0);
+    // It can have its own.
+    let own = || match Process::new(add, (3, 4)).start().map(|child| child.result()) {
+        Ok(Ok(sum)) => sum + 10 * active_children().len() as i32,
+        _ => -1,
+    };
+    assert_eq!(fork_and(own), 7);
+    assert!(child.is_alive() && active_children().len() == 1);
+    for (panics, code) in [(false, 0), (true, 101)] {
+        assert_eq!(Process::new(target, (panics,)).start()?.result()?, (true, 1, code));
+    }
+    child.kill()?;
+    child.join()?;
     Ok(())
 }
 
@@ -820,6 +987,147 @@ fn the_end_of_a_program_ends_daemons_and_waits_for_the_others() -> Outcome {
 
 fn exit_waits_for_children_too() -> Outcome {
     family_ends("exits-with-children", 5)
+}
+
+fn out_of_descriptors(_: &[String]) {
+    multiprocess::init();
+    let child = |(method, ms)| {
+        let child = Process::new(say_later, (format!("{method:?}"), ms)).start_method(method);
+        child.start().expect("starts")
+    };
+    let joined = StartMethod::ALL.map(|method| child((method, 50)));
+    let _left = StartMethod::ALL.map(|method| child((method, 300)));
+    // Few, so that it does not take long.
+    let limit = libc::rlimit { rlim_cur: 200, rlim_max: 200 };
+    // SAFETY: the limit is a local.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    while let Ok(file) = File::open("/dev/null") {
+        std::mem::forget(file);
+    }
+    let error = Process::new(add, (1, 2)).start().unwrap_err();
+    println!("{error:?}");
+    for child in joined {
+        assert!(child.join().expect("joins").success());
+        child.result().expect("is there");
+    }
+    println!("joined");
+}
+
+fn without_a_descriptor_left_children_are_joined() -> Outcome {
+    let (code, out, err) = run_role("out-of-descriptors", &[])?;
+    assert_eq!(code, 0, "{err}");
+    let (before, after) = out.split_once("joined\n").ok_or("not joined")?;
+    assert!(before.contains("Too many open files"), "{before}");
+    for word in ["ForkServer\n", "Spawn\n", "Fork\n"] {
+        assert!(before.contains(word) && after.contains(word), "{out}");
+    }
+    Ok(())
+}
+
+fn may_not_signal(_: &[String]) {
+    multiprocess::init();
+    let daemons = StartMethod::ALL.map(|method| {
+        let daemon = Process::new(sleep_for_ever, ()).daemon(true).start_method(method).start();
+        daemon.expect("starts")
+    });
+    // As after a change of user.
+    let calls = [libc::SYS_pidfd_send_signal, libc::SYS_kill];
+    seccomp::refuse(&calls.map(|call| seccomp::Call::all(call, libc::EPERM))).expect("refuses");
+    assert!(daemons.iter().all(|daemon| daemon.terminate().is_err() && daemon.is_alive()));
+    println!("{:?}", daemons.each_ref().map(|daemon| daemon.pid()));
+}
+
+fn daemons_that_cannot_be_signalled_do_not_hold_up_the_end_of_a_program() -> Outcome {
+    let (code, out, err) = run_role("may-not-signal", &[])?;
+    assert_eq!(code, 0, "{err}");
+    for pid in out.trim().trim_matches(['[', ']']).split(", ") {
+        let pid: u32 = pid.parse()?;
+        eventually("a daemon ends with its program", || !runs(pid))?;
+    }
+    Ok(())
+}
+
+fn moves(arguments: &[String]) {
+    multiprocess::init();
+    fn place() -> (Option<std::path::PathBuf>, Option<(u64, u64)>) {
+        (env::current_dir().ok(), fd::working_directory_id().ok())
+    }
+    let check = || {
+        for method in StartMethod::ALL {
+            let child = Process::new(place, ()).start_method(method).start().expect("starts");
+            assert_eq!(child.result().expect("ends"), place(), "{method:?}");
+        }
+    };
+    let folder = std::path::Path::new(&arguments[0]);
+    let app = folder.join("app");
+    std::fs::create_dir(&app).expect("creates");
+    env::set_current_dir(&app).expect("enters");
+    check();
+    // Another one at the same path.
+    std::fs::rename(&app, folder.join("old")).expect("renames");
+    std::fs::create_dir(&app).expect("creates");
+    env::set_current_dir(&app).expect("enters");
+    check();
+    std::fs::remove_dir(&app).expect("removes");
+    assert!(env::current_dir().is_err());
+    check();
+    println!("all well");
+}
+
+fn the_directory_is_the_parents_whatever_its_path_leads_to() -> Outcome {
+    let folder = Folder::new()?;
+    let (_, out, err) = run_role("moves", &[folder.to_str().expect("text")])?;
+    assert_eq!(out, "all well\n", "{err}");
+    Ok(())
+}
+
+fn changes_its_user(_: &[String]) {
+    multiprocess::init();
+    fn rights() -> String {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        // Real and effective: execve(2) saves the effective one.
+        let ids = ["Uid:", "Gid:"].iter().flat_map(|name| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_ascii_whitespace().take(3)
+        });
+        let groups = status.lines().find(|line| line.starts_with("Groups:"));
+        ids.chain(groups).collect::<Vec<_>>().join(" ")
+    }
+    let check = || {
+        for method in StartMethod::ALL {
+            let child = Process::new(rights, ()).start_method(method).start().expect("starts");
+            assert_eq!(child.result().expect("ends"), rights(), "{method:?}");
+        }
+    };
+    check();
+    let earlier = Process::new(add, (1, 2)).start().expect("starts");
+    // For a while.
+    for user in [65_534, 0] {
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::seteuid(user) }, 0);
+        check();
+    }
+    // SAFETY: takes a number and a pointer to one.
+    assert_eq!(unsafe { libc::setgroups(1, [65_534].as_ptr()) }, 0);
+    check();
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setresgid(65_534, 65_534, 65_534) }, 0);
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::setresuid(65_534, 65_534, 65_534) }, 0);
+    check();
+    assert_eq!(earlier.result().expect("ends"), 3, "of a helper that was replaced");
+    println!("all well");
+}
+
+fn users_and_groups_are_those_of_the_parent_now() -> Outcome {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("NOT TESTED: only root may change its user");
+        return Ok(());
+    }
+    let (_, out, err) = run_role("changes-its-user", &[])?;
+    assert_eq!(out, "all well\n", "{err}");
+    Ok(())
 }
 
 fn replaced(_: &[String]) {

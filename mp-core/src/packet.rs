@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fields::{Reader, Writer};
@@ -58,9 +59,12 @@ pub struct Packet {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// `S` is what owns the descriptor: who [shares](Self::share) it can wait for the socket while another thread uses the
+/// channel, or drops it.
 #[derive(Debug)]
-pub struct Channel {
-    socket: OwnedFd,
+pub struct Channel<S = OwnedFd> {
+    socket: S,
     /// A message whose descriptors have not all come, and how many it will have.
     partial: Option<(Packet, usize)>,
 }
@@ -74,6 +78,36 @@ impl Channel {
     pub fn pair() -> Result<(Self, Self)> {
         let (near, far) = socket::pair()?;
         Ok((near.into(), far.into()))
+    }
+
+    /// The same channel, whose descriptor is open for as long as somebody has it.
+    #[must_use]
+    pub fn share(self) -> Channel<Arc<OwnedFd>> {
+        Channel { socket: Arc::new(self.socket), partial: self.partial }
+    }
+
+    /// Looks whether the next message is of `kind` and gives its body; leaves it there.
+    ///
+    /// For a message without descriptors, and only while nothing is partly received.
+    #[must_use]
+    pub fn peek(socket: BorrowedFd<'_>, expected: u8) -> Option<Vec<u8>> {
+        let mut buffer = [0; HEADER + MAX_INLINE];
+        let len = socket::peek(socket, &mut buffer).ok()?;
+        let (kind, 0, 0, body_len, body) = parse(&buffer[..len]).ok()? else { return None };
+        (kind == expected && body.len() as u64 == body_len).then(|| body.to_vec())
+    }
+
+    /// The descriptor, to hand the end on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
+    }
+}
+
+impl<S: AsFd> Channel<S> {
+    /// What owns the descriptor.
+    pub fn socket(&self) -> &S {
+        &self.socket
     }
 
     /// Sends a message whose body is `parts` in a row; waits while many unread ones are under way.
@@ -158,7 +192,8 @@ impl Channel {
     /// # Errors
     ///
     /// [`Error::Disconnected`] where every copy of the other end is closed and all messages were received,
-    /// [`Error::TimedOut`], [`Error::Protocol`] where what came is no message.
+    /// [`Error::TimedOut`], [`Error::Protocol`] where what came is no message, [`Error::Io`] where descriptors or memory
+    /// are short: then the message is lost.
     pub fn receive(&mut self, deadline: Deadline) -> Result<Packet> {
         loop {
             if deadline != Deadline::NEVER && !fd::wait_readable(self.as_fd(), deadline)? {
@@ -194,6 +229,13 @@ impl Channel {
             return Err(Error::Disconnected);
         }
         if received.truncated {
+            let said = parse(&buffer[..received.len]).map_or(0, |(_, _, count, ..)| count);
+            if received.fds.len() < said.min(socket::MAX_FDS) {
+                // As it refuses one more now, while those that came are open.
+                let refused = self.socket.as_fd().try_clone_to_owned().err();
+                let few = || io::Error::from_raw_os_error(libc::EMFILE);
+                return Err(Error::Io(refused.unwrap_or_else(few)));
+            }
             return Err(Error::Protocol("a packet was longer than any, or lost its descriptors"));
         }
         let (kind, flags, count, len, body) = parse(&buffer[..received.len])?;
@@ -227,23 +269,6 @@ impl Channel {
             .take_if(|(packet, count)| packet.fds.len() >= *count)
             .map(|(packet, _)| packet))
     }
-
-    /// Looks whether the next message is of `kind` and gives its body; leaves it there.
-    ///
-    /// For a message without descriptors, and only while nothing is partly received.
-    #[must_use]
-    pub fn peek(socket: BorrowedFd<'_>, expected: u8) -> Option<Vec<u8>> {
-        let mut buffer = [0; HEADER + MAX_INLINE];
-        let len = socket::peek(socket, &mut buffer).ok()?;
-        let (kind, 0, 0, body_len, body) = parse(&buffer[..len]).ok()? else { return None };
-        (kind == expected && body.len() as u64 == body_len).then(|| body.to_vec())
-    }
-
-    /// The descriptor, to hand the end on.
-    #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.socket
-    }
 }
 
 impl From<OwnedFd> for Channel {
@@ -253,7 +278,7 @@ impl From<OwnedFd> for Channel {
     }
 }
 
-impl AsFd for Channel {
+impl<S: AsFd> AsFd for Channel<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -1,9 +1,10 @@
 //! The start of a child, from the child's side.
 
-use std::env;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use mp_core::packet::Channel;
@@ -124,7 +125,7 @@ fn role() -> Option<Role> {
 fn is_orphaned(stdin: BorrowedFd<'_>, parent: u32) -> bool {
     (0..5).any(|attempt| {
         if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         let closed = fd::poll(&mut [PollFd::hung_up(stdin)], Deadline::PASSED).is_ok_and(|n| n > 0);
         closed
@@ -195,8 +196,7 @@ pub(crate) fn serve_request(mut channel: Channel, us: Option<OwnedFd>) -> ! {
     match ready {
         Ok((trampoline, arguments, lifeline)) => {
             crash_point!("child: it has said hello");
-            let outcome = trampoline(arguments);
-            finish(&channel, &outcome, lifeline)
+            run(&channel, lifeline, || trampoline(arguments))
         }
         Err(error) => {
             let _ = protocol::send_refusal(&channel, &error);
@@ -235,11 +235,15 @@ fn place_streams(streams: &[Option<OwnedFd>; 2]) -> Result<()> {
 /// Takes on what a child of the fork server has not inherited.
 fn enter(surroundings: Surroundings) -> Result<()> {
     if let Some(directory) = surroundings.directory {
-        env::set_current_dir(directory)
+        fd::enter(directory.as_fd())
             .map_err(Error::io("enter the working directory of the parent"))?;
     }
     if let Some(variables) = surroundings.environment {
         forkserver::set_environment(&variables);
+    }
+    process::ignore_signals(surroundings.ignored);
+    if let Some(cpus) = surroundings.cpus {
+        process::set_affinity(&cpus).map_err(Error::io("run on the CPUs of the parent"))?;
     }
     Ok(())
 }
@@ -264,10 +268,25 @@ pub(crate) fn adopt(
     Ok(lifeline)
 }
 
-/// Reports the outcome, ends this process's own children as the end of a program does, and exits.
-pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
+/// Runs the target, reports its outcome, ends this process's own children as the end of a program does, and exits.
+pub(crate) fn run(
+    channel: &Channel,
+    lifeline: Option<OwnedFd>,
+    target: impl FnOnce() -> Outcome,
+) -> ! {
+    let us = std::process::id();
+    let outcome = target();
+    if std::process::id() != us {
+        // A copy that the target has forked behind our back. What it returns is not what the target does.
+        flush_at_end();
+        family::finish();
+        process::exit_now(protocol::exit_code(&outcome));
+    }
+    finish(channel, &outcome, lifeline)
+}
+
+fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! {
     crash_point!("child: its target has run");
-    flush();
     let mut code = protocol::exit_code(outcome);
     match protocol::send_outcome(channel, outcome) {
         // A parent that is gone or has let go of this process wants no outcome.
@@ -279,15 +298,47 @@ pub(crate) fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<Owne
         }
     }
     crash_point!("child: its outcome is sent");
+    // Not before: another thread may keep this process from it.
+    flush_at_end();
     family::finish();
-    flush();
+    flush_at_end();
     crash_point!("child: its children are joined");
     drop(lifeline);
     process::exit_now(code)
 }
 
-/// Writes out what is buffered, Rust's and C's.
+/// Writes out what is buffered, Rust's and C's. For a process with one thread.
 pub(crate) fn flush() {
     let _ = std::io::stdout().flush();
     process::flush_c_streams();
+}
+
+/// For how long another thread may hold standard output, each time it is flushed at the end of a process.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// As [`flush`], whatever threads there are. One that holds standard output for long, a logger say, does not let go of it any
+/// more: then what is buffered there is lost, as at the end of any program of Rust.
+fn flush_at_end() {
+    if process::thread_count().is_ok_and(|threads| threads > 1) && flush_aside().is_some() {
+        process::flush_c_streams();
+    } else {
+        flush();
+    }
+}
+
+/// Flushes Rust's standard output from another thread, as only that need wait for the lock, which cannot be tried. `None`
+/// where there is no such thread.
+fn flush_aside() -> Option<()> {
+    let (tell, told) = mpsc::channel();
+    let flush = move || {
+        let mut stdout = std::io::stdout().lock();
+        let _ = tell.send(());
+        let _ = stdout.flush();
+    };
+    let thread = thread::Builder::new().stack_size(64 << 10).spawn(flush).ok()?;
+    // Who has the lock may have to wait for whoever reads, as in any program.
+    if told.recv_timeout(PATIENCE).is_ok() {
+        let _ = thread.join();
+    }
+    Some(())
 }

@@ -19,9 +19,11 @@ use crate::start::forkserver;
 use crate::sync::lock;
 use crate::{Error, ExitStatus, ProcessError, Result, family, protocol};
 
-/// How long the end of a process may be known before the fork server has told how it ended, or has reaped it: so many times so long, as a
-/// machine that stood still meanwhile has used up one of them, and not the time that the fork server needs.
-const GRACE: [Duration; 20] = [Duration::from_millis(250); 20];
+/// How long the end of a process may be known before the fork server has told how it ended, or has reaped it. What counts
+/// is how long was to be waited, so much at a time: a machine that stood still meanwhile has used up one of those, and not
+/// the time that the fork server needs.
+const GRACE: Duration = Duration::from_secs(5);
+const AT_A_TIME: Duration = Duration::from_millis(250);
 
 /// For how long a wait for the end of a process is for its being reaped.
 const SOON: Duration = Duration::from_millis(10);
@@ -80,6 +82,10 @@ impl<R: DeserializeOwned> Child<R> {
     /// the process ended before its target did; [`Encode`] and [`Decode`] where the value or the arguments
     /// could not travel.
     ///
+    /// # Panics
+    ///
+    /// Where `Deserialize` of `R` does.
+    ///
     /// [`Exited`]: ProcessError::Exited
     /// [`Signaled`]: ProcessError::Signaled
     /// [`Encode`]: ProcessError::Encode
@@ -103,7 +109,12 @@ impl<R: DeserializeOwned> Child<R> {
     /// ```
     pub fn result(self) -> Result<R, ProcessError> {
         let status = self.any.join()?;
-        let outcome = lock(&self.any.0.state).outcome.take();
+        let mut state = lock(&self.any.0.state);
+        let (outcome, lost) = (state.outcome.take(), state.lost.take());
+        drop(state);
+        if let (None, Some(error)) = (&outcome, lost) {
+            return Err(ProcessError::Wait(Error::io("receive the result")(error)));
+        }
         match outcome {
             Some(Outcome::Value(message)) => {
                 mp_core::decode(message).map_err(|error| ProcessError::Decode(error.to_string()))
@@ -168,14 +179,17 @@ pub(crate) enum Reaper {
 }
 
 /// What is known so far.
-#[derive(Default)]
 struct State {
     /// Where the outcome, and the fork server's report, come from. `None` once both ends are done with it.
-    channel: Option<Channel>,
+    channel: Option<Channel<Arc<OwnedFd>>>,
     outcome: Option<Outcome>,
+    /// Why the outcome has come and cannot be had.
+    lost: Option<io::Error>,
     /// Whether the report comes there, behind the outcome.
     is_told: bool,
     exit: Option<ExitStatus>,
+    /// What is left of [`GRACE`].
+    grace: Duration,
     closed: bool,
 }
 
@@ -189,7 +203,15 @@ impl AnyChild {
         channel: Channel,
     ) -> Self {
         let is_told = matches!(reaper, Reaper::ForkServer { tells: true, .. });
-        let state = State { channel: Some(channel), is_told, ..State::default() };
+        let state = State {
+            channel: Some(channel.share()),
+            outcome: None,
+            lost: None,
+            is_told,
+            exit: None,
+            grace: GRACE,
+            closed: false,
+        };
         let owner = std::process::id();
         Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
     }
@@ -220,7 +242,12 @@ impl AnyChild {
         if self.0.owner != std::process::id() {
             return !process::wait_ended(self.as_fd(), Deadline::PASSED).unwrap_or(false);
         }
-        !matches!(self.look(), Ok(Some(_)))
+        !matches!(self.look(Deadline::NEVER), Ok(Some(_)))
+    }
+
+    /// Reaps it if it has ended. Does not wait.
+    pub(crate) fn reap(&self) {
+        let _ = self.look(Deadline::PASSED);
     }
 
     /// How it ended: the code it exited with, or the negative number of the signal that killed it; `None`
@@ -230,7 +257,7 @@ impl AnyChild {
     #[doc(alias = "exitcode")]
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
-        self.look().ok().flatten().and_then(ExitStatus::exit_code)
+        self.look(Deadline::NEVER).ok().flatten().and_then(ExitStatus::exit_code)
     }
 
     /// Waits until it has ended. May be called again.
@@ -264,15 +291,21 @@ impl AnyChild {
         if lock(&self.0.state).closed {
             return Err(Error::Closed);
         }
+        family::sweep();
         // That it is reaped follows on its end, where the kernel does that: then once is enough to be woken. Not where
         // its fork server has ended.
         let kernel_reaps = matches!(self.0.reaper, Reaper::ForkServer { tells: false, .. });
         let mut soon = kernel_reaps.then(|| Deadline::after(SOON));
         loop {
-            if let Some(status) = self.look()? {
+            if let Some(status) = self.look(deadline)? {
                 return Ok(Some(status));
             }
-            let channel = self.channel()?;
+            // It may have ended, and how is not known yet.
+            if deadline.has_passed() {
+                return Ok(None);
+            }
+            // Shared, as another thread may be done with the channel meanwhile.
+            let channel = lock(&self.0.state).channel.as_ref().map(|it| it.socket().clone());
             let end = if soon.is_some() { PollFd::hung_up } else { PollFd::readable };
             let mut fds = vec![end(self.as_fd())];
             fds.extend(channel.as_ref().map(|channel| PollFd::readable(channel.as_fd())));
@@ -285,20 +318,11 @@ impl AnyChild {
         }
     }
 
-    /// A descriptor of our own for the channel, to wait on while another thread may drop the channel.
-    fn channel(&self) -> Result<Option<OwnedFd>> {
-        let state = lock(&self.0.state);
-        let channel = state.channel.as_ref();
-        channel
-            .map(|channel| channel.as_fd().try_clone_to_owned())
-            .transpose()
-            .map_err(Error::io("wait for a process"))
-    }
-
     /// Takes in what has come, reaps the process if it has ended; says how, if so.
     ///
-    /// Waits at most for [`GRACE`], and only for a fork server that has not yet told of an end already known.
-    fn look(&self) -> Result<Option<ExitStatus>> {
+    /// Waits until the deadline, but no longer than [`GRACE`], and only for a fork server that has not yet told of an end
+    /// already known.
+    fn look(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
         let mut state = lock(&self.0.state);
         if state.exit.is_some() {
             return Ok(state.exit);
@@ -323,7 +347,9 @@ impl AnyChild {
                 let ended = process::wait_ended(self.as_fd(), Deadline::PASSED).map_err(refused)?;
                 state.drain(Deadline::PASSED);
                 if ended && state.exit.is_none() {
-                    for time in GRACE {
+                    loop {
+                        let left = deadline.remaining().unwrap_or(Duration::MAX);
+                        let time = AT_A_TIME.min(state.grace).min(left);
                         let is_over = if tells {
                             state.drain(Deadline::after(time));
                             state.channel.is_none()
@@ -332,13 +358,16 @@ impl AnyChild {
                             self.learn(&mut state, is_orphan, Deadline::after(time))
                                 .map_err(refused)?;
                             // Who takes over its orphans may not reap them.
-                            state.exit.is_none() && forkserver::has_ended(generation)
+                            forkserver::has_ended(generation)
                         };
-                        if state.exit.is_some() || is_over {
+                        state.grace -= time;
+                        if state.exit.is_none() && (is_over || state.grace.is_zero()) {
+                            state.exit = Some(self.guess(&state));
+                        }
+                        if state.exit.is_some() || time == left {
                             break;
                         }
                     }
-                    state.exit = state.exit.or(Some(self.guess(&state)));
                 }
             }
         }
@@ -458,7 +487,12 @@ impl State {
                     _ => {}
                 },
                 Err(CoreError::TimedOut) => return,
-                Err(_) => self.channel = None,
+                Err(error) => {
+                    self.channel = None;
+                    if let CoreError::Io(error) = error {
+                        self.lost = Some(error);
+                    }
+                }
             }
         }
     }

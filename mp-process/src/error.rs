@@ -252,7 +252,8 @@ impl std::error::Error for Error {
 pub enum ProcessError {
     /// The target panicked, with this message.
     Panicked(String),
-    /// The process exited with this code before the target returned.
+    /// The process exited with this code before the target returned, or the target had closed the descriptor through which
+    /// the process would have said what it returned.
     Exited(i32),
     /// This signal killed the process before the target returned.
     Signaled(i32),

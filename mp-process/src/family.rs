@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Locked for moments only, and never while a child is looked at.
 #[derive(Default)]
 struct Family {
+    /// The process whose children these are: one that was forked behind our back has a copy of this.
+    owner: u32,
     /// Those that have not been seen to end, by number.
     children: HashMap<u32, AnyChild>,
     /// Tells which of them have ended without asking each.
@@ -36,7 +38,14 @@ static FAMILY: Mutex<Option<Family>> = Mutex::new(None);
 static HANDLED: AtomicU32 = AtomicU32::new(0);
 
 fn with_family<R>(work: impl FnOnce(&mut Family) -> R) -> R {
-    work(lock(&FAMILY).get_or_insert_default())
+    let us = std::process::id();
+    let mut family = lock(&FAMILY);
+    let others = family.take_if(|family| family.owner != us);
+    let result = work(family.get_or_insert_with(|| Family { owner: us, ..Family::default() }));
+    drop(family);
+    // Closes descriptors, with nothing locked.
+    drop(others);
+    result
 }
 
 /// What children get of their parent.
@@ -130,7 +139,7 @@ pub(crate) fn sweep() {
         pids.into_iter().filter_map(child).collect()
     });
     for child in ended {
-        let _ = child.is_alive();
+        child.reap();
     }
 }
 
@@ -172,19 +181,21 @@ pub fn active_children() -> Vec<AnyChild> {
 pub(crate) fn finish() {
     let (daemons, others): (Vec<AnyChild>, Vec<AnyChild>) =
         active_children().into_iter().partition(AnyChild::daemon);
-    for daemon in &daemons {
-        let _ = daemon.terminate();
-    }
+    // Who cannot be signalled, as one of us has changed its user, is not waited for: a daemon ends with this process.
+    let told: Vec<_> = daemons.iter().filter(|daemon| daemon.terminate().is_ok()).collect();
     crash_point!("parent: its daemons are told to end");
     let deadline = Deadline::after(PATIENCE);
-    for daemon in &daemons {
-        if !matches!(daemon.join_until(deadline), Ok(Some(_))) {
-            let _ = daemon.kill();
+    for daemon in told {
+        if !matches!(daemon.join_until(deadline), Ok(Some(_))) && daemon.kill().is_ok() {
             let _ = daemon.join();
         }
     }
     for child in others {
-        let _ = child.join();
+        // What the kernel refuses, for want of memory say, it may not in a moment.
+        let limit = Deadline::after(PATIENCE);
+        while matches!(child.join(), Err(Error::Io { .. })) && !limit.has_passed() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     crash_point!("parent: its children have ended");
     forkserver::shut_down();

@@ -12,11 +12,10 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
 
 use mp_core::fields::{Reader, Writer};
 use mp_core::packet::{Channel, Packet};
-use mp_core::sys::process::Exit;
+use mp_core::sys::process::{Cpus, Exit};
 use mp_core::{Deadline, Error as CoreError, Message, Result as CoreResult};
 
 use crate::entry::{Address, Outcome};
@@ -74,9 +73,13 @@ pub(crate) struct Profile {
 /// What the fork server's children have to be told, because they are no copies of their parent.
 pub(crate) struct Surroundings {
     /// The working directory, where it is another than the fork server's.
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) directory: Option<OwnedFd>,
     /// The environment, where it is another than the fork server's.
     pub(crate) environment: Option<Vec<(OsString, OsString)>>,
+    /// The CPUs to run on, where they are others than the fork server's.
+    pub(crate) cpus: Option<Cpus>,
+    /// The signals of terminals that are ignored.
+    pub(crate) ignored: u8,
 }
 
 /// A start request as the child reads it.
@@ -122,24 +125,30 @@ pub(crate) fn send_request(
             writer.u8(0);
         }
         Some(surroundings) => {
-            let directory = surroundings.directory.as_deref().unwrap_or(Path::new(""));
-            writer.u8(1).bytes(directory.as_os_str().as_bytes());
             let variables = surroundings.environment.as_deref();
-            writer.u8(variables.is_some().into());
+            writer.u8(1).u8(variables.is_some().into());
             let variables = variables.unwrap_or_default();
             writer.u32(variables.len() as u32);
             for (name, value) in variables {
                 writer.bytes(name.as_bytes()).bytes(value.as_bytes());
             }
+            writer.u8(surroundings.cpus.is_some().into());
+            for &word in surroundings.cpus.iter().flatten() {
+                writer.u64(word);
+            }
+            writer.u8(surroundings.ignored);
         }
     }
+    let directory = surroundings.and_then(|surroundings| surroundings.directory.as_ref());
     writer.u8(fds.lifeline.is_some().into());
     for stream in &fds.streams {
         writer.u8(stream.is_some().into());
     }
+    writer.u8(directory.is_some().into());
     let mut all = vec![fds.parent];
     all.extend(fds.lifeline);
     all.extend(fds.streams.iter().flatten());
+    all.extend(directory.map(AsFd::as_fd));
     all.extend(arguments.fds().iter().map(AsFd::as_fd));
     channel.send(REQUEST, &[&writer.into_bytes(), arguments.bytes()], &all)
 }
@@ -159,10 +168,9 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         .ok_or(CoreError::Protocol("a start method that is not known"))?;
     let profile = Profile { name, path, daemon, parent_name, parent_pid, default_method };
     let address = Address::read(&mut reader)?;
-    let surroundings = if reader.u8()? == 0 {
+    let mut surroundings = if reader.u8()? == 0 {
         None
     } else {
-        let directory = PathBuf::from(OsString::from_vec(reader.bytes()?.to_vec()));
         let changed = reader.u8()? != 0;
         let count = reader.u32()?;
         let mut variables = Vec::new();
@@ -170,9 +178,16 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
             let name = OsString::from_vec(reader.bytes()?.to_vec());
             variables.push((name, OsString::from_vec(reader.bytes()?.to_vec())));
         }
+        let mut cpus = (reader.u8()? != 0).then_some([0; 16]);
+        for word in cpus.iter_mut().flatten() {
+            *word = reader.u64()?;
+        }
+        let ignored = reader.u8()?;
         Some(Surroundings {
-            directory: Some(directory).filter(|directory| !directory.as_os_str().is_empty()),
+            directory: None,
             environment: changed.then_some(variables),
+            cpus,
+            ignored,
         })
     };
     let mut fds = fds.into_iter();
@@ -183,6 +198,10 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     let parent = next(true)?.ok_or(CoreError::Protocol("a request lacks a descriptor"))?;
     let lifeline = next(reader.u8()? != 0)?;
     let streams = [next(reader.u8()? != 0)?, next(reader.u8()? != 0)?];
+    let directory = next(reader.u8()? != 0)?;
+    if let Some(surroundings) = &mut surroundings {
+        surroundings.directory = directory;
+    }
     let arguments = Message::new(reader.into_rest().to_vec(), fds.collect());
     Ok(Request { profile, address, surroundings, parent, lifeline, streams, arguments })
 }
@@ -375,8 +394,10 @@ mod tests {
         };
         let address = Address::of(nothing).unwrap();
         let surroundings = Surroundings {
-            directory: Some(PathBuf::from("/")),
+            directory: Some(us.try_clone().unwrap()),
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
+            cpus: Some([7; 16]),
+            ignored: 5,
         };
         let fds = RequestFds {
             parent: us.as_fd(),
@@ -395,7 +416,8 @@ mod tests {
         assert_eq!(request.profile.default_method, StartMethod::Spawn);
         assert!(request.address == address);
         let read = request.surroundings.unwrap();
-        assert_eq!(read.directory, surroundings.directory);
+        assert!(read.directory.is_some());
+        assert_eq!((read.cpus, read.ignored), (surroundings.cpus, surroundings.ignored));
         assert_eq!(read.environment, surroundings.environment);
         assert!(request.lifeline.is_some());
         assert_eq!(request.streams.map(|stream| stream.is_some()), [false, true]);

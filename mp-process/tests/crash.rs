@@ -13,6 +13,10 @@ fn main() {
     if mp_core::testing::steps::is_joined() {
         mp_process::init();
     }
+    if std::env::args().nth(1).is_some_and(|argument| argument == scenes::STOPPED) {
+        mp_process::init();
+        return scenes::stops_its_server();
+    }
     scenes::main();
 }
 
@@ -25,6 +29,7 @@ mod scenes {
 
     use std::cell::Cell;
     use std::fs;
+    use std::process::{Command, Stdio};
     use std::ptr::null_mut;
     use std::time::{Duration, Instant};
 
@@ -80,7 +85,38 @@ mod scenes {
         let tests = tests(SCENES, SOURCES)
             .into_iter()
             .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        let stopped = Trial::test("a stopped fork server holds up no limited wait", || {
+            let mut program = Command::new("/proc/self/exe");
+            // As on an older kernel.
+            program.arg(STOPPED).env("MP_KERNEL_TELLS_NOTHING", "1").stdin(Stdio::null());
+            let output = program.output()?;
+            let text = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() { Ok(()) } else { Err(text.into()) }
+        });
+        libtest_mimic::run(&arguments, tests.chain([stopped]).collect()).exit();
+    }
+
+    pub(crate) const STOPPED: &str = "--stops-its-server";
+
+    pub(crate) fn stops_its_server() {
+        let signal = |pid: i32, signal: i32| {
+            // SAFETY: takes numbers only.
+            assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        };
+        let child = Process::new(sleep, ()).start().unwrap();
+        let [server] = children_of(std::process::id())[..] else { panic!("one child") };
+        signal(server, libc::SIGSTOP);
+        wait_until(|| state(server) == 'T');
+        child.kill().unwrap();
+        wait_until(|| state(child.pid() as i32) == 'Z');
+        let begin = Instant::now();
+        // It has ended, and how is not known yet.
+        for _ in 0..10 {
+            assert_eq!(child.join_timeout(Duration::from_millis(10)).unwrap(), None);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        signal(server, libc::SIGCONT);
+        assert_eq!(child.join().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     fn double(number: u64) -> u64 {

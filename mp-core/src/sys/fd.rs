@@ -1,5 +1,5 @@
 //! Descriptors as such: waiting for them, moving them, closing those that were not passed on.
-#![expect(unsafe_code, reason = "ppoll, dup3, close_range")]
+#![expect(unsafe_code, reason = "ppoll, dup3, close_range, fchdir, fstatat")]
 
 use std::ffi::c_int;
 use std::fs::{self, File};
@@ -268,6 +268,43 @@ impl AsFd for Event {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Opens this process's working directory, for [`enter`]: also where its path leads to another by now, or to none.
+///
+/// # Errors
+///
+/// Where `/proc` is not mounted, or no descriptor is left.
+pub fn working_directory() -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    // The link leads to the directory, not to a path, and needs no right to it (proc_pid_cwd(5)).
+    Ok(File::options().read(true).custom_flags(flags).open("/proc/self/cwd")?.into())
+}
+
+/// Makes `directory` this process's working directory. fchdir(2).
+///
+/// # Errors
+///
+/// Where it is none, or may not be entered.
+pub fn enter(directory: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::fchdir(directory.as_raw_fd()) }).map(|_| ())
+}
+
+/// What tells this process's working directory from others, for as long as somebody is in it: its device and number.
+///
+/// # Errors
+///
+/// As fstatat(2), which needs no right to the directory here.
+pub fn working_directory_id() -> io::Result<(u64, u64)> {
+    // SAFETY: zeros are a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is empty, which means the working directory; stat is a local that the call fills.
+    check(unsafe {
+        libc::fstatat(libc::AT_FDCWD, c"".as_ptr(), &raw mut stat, libc::AT_EMPTY_PATH)
+    })?;
+    #[allow(clippy::unnecessary_cast, reason = "other types on other machines")]
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// Opens `/dev/null` for reading and writing.

@@ -407,25 +407,86 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     set
 }
 
-/// Puts signals back to how a program finds them after a clean start: handlers are replaced by the default
-/// action, nothing is blocked.
+/// Signals by which a terminal ends or stops programs. Who starts one may have it ignore them (nohup(1)).
+const OF_TERMINALS: [i32; 6] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Signals by which the kernel tells a thread of a fault of its own.
+const OF_FAULTS: [i32; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+
+/// Puts signals back to how a program finds them after a clean start: they do what they do by default, nothing is
+/// blocked.
 ///
-/// What is ignored stays so (execve(2)), but for SIGCHLD. SIGPIPE is ignored, as in every program with a
-/// `main` of Rust.
+/// Those of terminals stay ignored where they are. SIGPIPE is ignored, as in every program with a `main` of Rust. Faults
+/// are handled as before: Rust's runtime says so where a stack overflows.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
+    let ignored = ignored_signals();
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !OF_FAULTS.contains(signal)) {
+        let at = OF_TERMINALS.iter().position(|&of_terminal| of_terminal == signal);
+        let stays = at.is_some_and(|at| ignored >> at & 1 == 1);
+        let action = if stays || signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own signals are refused.
-        let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
-        if before == libc::SIG_IGN {
-            // SAFETY: as above.
-            unsafe { libc::signal(signal, libc::SIG_IGN) };
-        }
+        unsafe { libc::signal(signal, action) };
     }
     unblock_signals();
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Which signals of terminals this process ignores, for [`ignore_signals`].
+#[must_use]
+pub fn ignored_signals() -> u8 {
+    OF_TERMINALS.iter().enumerate().fold(0, |ignored, (at, &signal)| {
+        // SAFETY: zeros are a valid action.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: action is a local that the call fills; null sets none (sigaction(2)).
+        unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+        ignored | u8::from(action.sa_sigaction == libc::SIG_IGN) << at
+    })
+}
+
+/// Ignores these signals of terminals. The others do what they do by default.
+pub fn ignore_signals(ignored: u8) {
+    for (at, &signal) in OF_TERMINALS.iter().enumerate() {
+        let action = if ignored >> at & 1 == 1 { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, action) };
+    }
+}
+
+/// Signals of this thread that wait until this is dropped.
+#[must_use]
+pub struct Blocked {
+    before: libc::sigset_t,
+}
+
+impl std::fmt::Debug for Blocked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Blocked")
+    }
+}
+
+/// Has signals wait, but for faults. One that is ignored waits too, and so do those of a process forked meanwhile.
+pub fn block_signals() -> Blocked {
+    let mut all = signal_set(&[]);
+    // SAFETY: set is ours.
+    unsafe { libc::sigfillset(&raw mut all) };
+    for signal in OF_FAULTS {
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigdelset(&raw mut all, signal) };
+    }
+    let mut before = signal_set(&[]);
+    // SAFETY: the sets are locals, of which the call reads one and fills the other.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    Blocked { before }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is initialised; the old one is not wanted.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
+        };
+    }
 }
 
 /// Unblocks all signals for this thread.
@@ -517,16 +578,79 @@ pub fn current_cpu() -> Option<usize> {
     usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
+/// CPUs, a bit for each.
+pub type Cpus = [u64; 16];
+
+/// The CPUs that this thread may run on; `None` where that is not to be had, or there are more than 1,024.
+/// sched_getaffinity(2).
+#[must_use]
+pub fn affinity() -> Option<Cpus> {
+    let mut cpus = [0; 16];
+    // SAFETY: the set is as long as it is said to be; pid 0 is this thread. Its bits are in words of the kernel's, which
+    // are of this size.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<Cpus>(), (&raw mut cpus).cast()) };
+    (result == 0).then_some(cpus)
+}
+
+/// Lets this thread, and those that it makes, run on these CPUs only. sched_setaffinity(2).
+///
+/// # Errors
+///
+/// `EINVAL` where none of them may be used.
+pub fn set_affinity(cpus: &Cpus) -> io::Result<()> {
+    // SAFETY: the set is as long as it is said to be, and only read; pid 0 is this thread.
+    check(unsafe {
+        libc::sched_setaffinity(0, size_of::<Cpus>(), std::ptr::from_ref(cpus).cast())
+    })?;
+    Ok(())
+}
+
 fn affinity_count() -> Option<usize> {
-    // SAFETY: cpu_set_t is an array of words.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: set is as long as it is said to be; pid 0 is this thread (sched_setaffinity(2)).
-    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
-    if result != 0 {
-        return None;
+    let count = affinity()?.iter().map(|word| word.count_ones() as usize).sum();
+    (count > 0).then_some(count)
+}
+
+/// On whose behalf this thread makes its system calls: users and groups. credentials(7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The real, effective and saved one.
+    users: [u32; 3],
+    /// As for users.
+    groups: [u32; 3],
+    supplementary: Vec<u32>,
+}
+
+impl Credentials {
+    /// Those of now.
+    ///
+    /// # Errors
+    ///
+    /// Where a filter refuses to tell.
+    pub fn now() -> io::Result<Self> {
+        let [mut users, mut groups] = [[0; 3]; 2];
+        let [real, effective, saved] = &mut users;
+        // SAFETY: the three are locals that the call fills (getresuid(2)).
+        check(unsafe { libc::getresuid(real, effective, saved) })?;
+        let [real, effective, saved] = &mut groups;
+        // SAFETY: as above.
+        check(unsafe { libc::getresgid(real, effective, saved) })?;
+        let mut supplementary = vec![0; 32];
+        loop {
+            let room = supplementary.len() as libc::c_int;
+            // SAFETY: there is room for so many (getgroups(2)).
+            match check(unsafe { libc::getgroups(room, supplementary.as_mut_ptr()) }) {
+                Ok(count) => {
+                    supplementary.truncate(usize::try_from(count).unwrap_or(0));
+                    return Ok(Self { users, groups, supplementary });
+                }
+                // There are more; at most 65,536 (`NGROUPS_MAX`).
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && room < 1 << 17 => {
+                    supplementary.resize(supplementary.len() * 8, 0);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
-    // SAFETY: the kernel filled the set in.
-    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).ok().filter(|&count| count > 0)
 }
 
 #[cfg(test)]

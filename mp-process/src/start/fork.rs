@@ -35,6 +35,8 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     let (name, daemon) = (profile.name.clone(), profile.daemon);
     boot::flush();
     crash_point!("parent: about to fork");
+    // What is sent to the child before it handles signals as a child does must not meet what this process does with them.
+    let blocked = process::block_signals();
 
     // SAFETY: this process has one thread, counted above, so no lock is held by another. The child ends
     // in `run`, which does not return.
@@ -44,6 +46,7 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
             run(profile, program, far, parent, lifeline)
         }
         Forked::Parent(pid) => {
+            drop(blocked);
             crash_point!("parent: forked");
             drop(far);
             let pidfd = match process::pidfd_open(pid) {
@@ -74,6 +77,7 @@ fn run(
     parent: OwnedFd,
     lifeline: Option<OwnedFd>,
 ) -> ! {
+    process::reset_signals();
     crash_point!("fork: begun");
     forkserver::reset();
     family::reset();
@@ -93,15 +97,13 @@ fn run(
         fd::place(null.as_fd(), 0).map_err(Error::io(doing))?;
         boot::adopt(profile, parent, lifeline)
     };
-    let (outcome, lifeline) = match prepare() {
-        Ok(lifeline) => {
-            let outcome = match program {
-                Program::Call(trampoline, arguments) => trampoline(arguments),
-                Program::Closure(closure) => closure(),
-            };
-            (outcome, lifeline)
-        }
-        Err(error) => (Outcome::Undecodable(error.to_string()), None),
+    let (lifeline, refused) = match prepare() {
+        Ok(lifeline) => (lifeline, None),
+        Err(error) => (None, Some(Outcome::Undecodable(error.to_string()))),
     };
-    boot::finish(&channel, &outcome, lifeline)
+    boot::run(&channel, lifeline, || match (refused, program) {
+        (Some(refused), _) => refused,
+        (None, Program::Call(trampoline, arguments)) => trampoline(arguments),
+        (None, Program::Closure(closure)) => closure(),
+    })
 }

@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use mp_core::packet::Channel;
-use mp_core::sys::process::{Forked, Reaped, fork, thread_count};
+use mp_core::sys::process::{Cpus, Credentials, Forked, Reaped, fork, thread_count};
 use mp_core::sys::{fd, process};
 use mp_core::{Deadline, crash_point};
 
@@ -37,10 +37,34 @@ struct Helper {
     /// Tells it from its predecessors.
     generation: u64,
     /// What its children have if they are not told otherwise.
-    environment: Vec<(OsString, OsString)>,
-    directory: PathBuf,
+    inherited: Inherited,
     /// How many processes were asked for and not received. It makes the first unasked.
     awaited: usize,
+}
+
+/// What a process has of the one that made it.
+#[derive(Clone)]
+struct Inherited {
+    environment: Vec<(OsString, OsString)>,
+    directory: Directory,
+    cpus: Option<Cpus>,
+    credentials: Option<Credentials>,
+}
+
+/// A working directory: which one it is, as a path may lead to another in time or to none, and its path, as one
+/// directory may be mounted in several places.
+type Directory = (Option<(u64, u64)>, Option<PathBuf>);
+
+impl Inherited {
+    /// What this process has now.
+    fn now() -> Self {
+        Self {
+            environment: env::vars_os().collect(),
+            directory: (fd::working_directory_id().ok(), env::current_dir().ok()),
+            cpus: process::affinity(),
+            credentials: Credentials::now().ok(),
+        }
+    }
 }
 
 /// How a helper came to be.
@@ -66,15 +90,17 @@ impl Made {
         }
     }
 
-    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended.
+    /// Closes its socket, upon which it ends, or is killed after `grace`; says how it ended. Where it may not be killed,
+    /// it is left alone.
     fn end(self, grace: Duration) -> ExitStatus {
         match self {
             Self::Executed(executed) => executed.end(grace),
             Self::Forked { control, pidfd } => {
                 drop(control);
                 let pidfd = pidfd.as_fd();
-                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false) {
-                    let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL);
+                if !process::wait_ended(pidfd, Deadline::after(grace)).unwrap_or(false)
+                    && process::pidfd_send_signal(pidfd, libc::SIGKILL).is_ok()
+                {
                     let _ = process::wait_ended(pidfd, Deadline::NEVER);
                 }
                 match process::reap(pidfd) {
@@ -199,13 +225,16 @@ enum Asked {
 
 /// Takes the process that the helper has ready and hands it the request.
 fn ask(order: &Order) -> Result<Asked> {
-    let environment: Vec<_> = env::vars_os().collect();
-    let directory = env::current_dir().unwrap_or_default();
-    let mut slot = helper(&environment, &directory)?;
+    let ours = Inherited::now();
+    let mut slot = helper(&ours)?;
     let Some(helper) = &mut slot.helper else { return Ok(Asked::Lost(ExitStatus::UNKNOWN)) };
+    let theirs = &helper.inherited;
+    let directory = (theirs.directory != ours.directory).then(fd::working_directory);
     let surroundings = Surroundings {
-        directory: (helper.directory != directory).then_some(directory),
-        environment: (helper.environment != environment).then_some(environment),
+        directory: directory.transpose().map_err(Error::io("open the working directory"))?,
+        environment: (theirs.environment != ours.environment).then_some(ours.environment),
+        cpus: ours.cpus.filter(|_| theirs.cpus != ours.cpus),
+        ignored: process::ignored_signals(),
     };
     let asked = helper.take().map(|spare| {
         spare
@@ -282,13 +311,19 @@ impl Helper {
     }
 }
 
-/// The helper, started if there is none.
-fn helper(
-    environment: &[(OsString, OsString)],
-    directory: &Path,
-) -> Result<MutexGuard<'static, Slot>> {
+/// The helper, started if there is none with our rights.
+fn helper(ours: &Inherited) -> Result<MutexGuard<'static, Slot>> {
     let us = std::process::id();
-    let mut slot = lock(&SLOT);
+    let mut slot = loop {
+        let mut slot = lock(&SLOT);
+        // Its children would have its rights, more than ours perhaps. And who takes over this process is not to have it.
+        let has_other_rights = |helper: &mut Helper| {
+            helper.owner == us && helper.inherited.credentials != ours.credentials
+        };
+        let Some(helper) = slot.helper.take_if(has_other_rights) else { break slot };
+        drop(slot);
+        helper.made.end(Duration::from_secs(1));
+    };
     if slot.helper.as_ref().is_some_and(|helper| helper.owner == us) {
         return Ok(slot);
     }
@@ -305,14 +340,8 @@ fn helper(
         slot = lock(&SLOT);
         made
     };
-    slot.helper = Some(Helper {
-        made,
-        owner: us,
-        generation,
-        environment: environment.to_vec(),
-        directory: directory.to_path_buf(),
-        awaited: 1,
-    });
+    let inherited = ours.clone();
+    slot.helper = Some(Helper { made, owner: us, generation, inherited, awaited: 1 });
     Ok(slot)
 }
 

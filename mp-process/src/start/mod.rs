@@ -37,8 +37,11 @@ pub enum StartMethod {
     /// when this process does, however that ends, and is replaced when it dies; its children live on. It keeps
     /// two children forked ahead, so that a start does not wait for a fork.
     ///
-    /// A child has this process's working directory, environment, standard output and error of the moment it
-    /// is started, and limits, priority and umask of the moment the helper was.
+    /// A child has this process's working directory, environment, CPUs, standard output and error of the moment it
+    /// is started. Its users and groups too: where this process changes those, the helper is replaced. Of the moment
+    /// the helper was started are limits, priority, scheduling policy, umask, root directory, session, namespaces,
+    /// control group, capabilities, `no_new_privs` and filters of system calls (seccomp): a program that gives up one
+    /// of these rights does so before its first start, or uses another method from then on.
     #[default]
     ForkServer,
     /// This program is executed again for each child. Right also after its file was replaced or deleted.

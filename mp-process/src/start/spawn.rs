@@ -101,14 +101,15 @@ impl Executed {
         self.pidfd.as_ref().is_none_or(ended)
     }
 
-    /// Reaps the process, which is killed if it has not ended within `grace`; says how it ended.
+    /// Reaps the process, which is killed if it has not ended within `grace`; says how it ended. Where it may not be
+    /// killed, it is left alone.
     pub(crate) fn end(self, grace: Duration) -> ExitStatus {
         let Self { channel, mut process, pidfd } = self;
         drop(channel);
         let deadline = Deadline::after(grace);
         let ended = |pidfd: OwnedFd| process::wait_ended(pidfd.as_fd(), deadline).unwrap_or(false);
-        if !pidfd.is_none_or(ended) {
-            let _ = process.kill();
+        if !pidfd.is_none_or(ended) && process.kill().is_err() {
+            return ExitStatus::UNKNOWN;
         }
         match process.wait() {
             Ok(status) => match (status.code(), status.signal()) {
