@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -46,8 +47,10 @@ crate::cases! {
         what_is_prepared_comes_before_the_initializer
         map_gives_the_same_for_every_length_and_chunk
         what_makes_no_sense_is_an_error
+        what_is_submitted_to_a_closed_pool_is_refused_also_if_it_is_nothing
         imap_takes_no_more_than_its_window
         imap_goes_on_behind_an_error
+        imap_loses_no_result_to_a_panic_of_its_input
         imap_unordered_gives_what_is_ready
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
@@ -55,6 +58,8 @@ crate::cases! {
         more_long_tasks_may_wait_than_descriptors_are_left
         callbacks_are_called_once_and_may_panic
         callbacks_may_use_the_pool
+        whoever_joins_waits_for_callbacks
+        a_result_that_panics_when_it_is_read_is_an_error
         a_pool_may_be_used_by_many_threads
         an_idle_pool_uses_no_time
         workers_end_with_a_killed_parent
@@ -422,6 +427,21 @@ fn what_makes_no_sense_is_an_error() -> Outcome {
     Ok(())
 }
 
+fn what_is_submitted_to_a_closed_pool_is_refused_also_if_it_is_nothing() -> Outcome {
+    let pool = Pool::new(1)?;
+    assert_eq!(pool.map(square, 0..0)?, []);
+    assert_eq!(pool.map_async(square, 0..0).get()?, []);
+    pool.close();
+    for len in [0, 1] {
+        assert_eq!(pool.map(square, 0..len), Err(TaskError::Closed));
+        assert_eq!(pool.map_chunked(square, 0..len, 3), Err(TaskError::Closed));
+        assert_eq!(pool.map_async(square, 0..len).get(), Err(TaskError::Closed));
+        let pairs = (0..len).map(|n| (n, n));
+        assert_eq!(pool.starmap(|a: u64, b: u64| a + b, pairs), Err(TaskError::Closed));
+    }
+    Ok(())
+}
+
 /// Sleeps, squares, or ends the process, as its number says.
 fn mixed(n: u64) -> u64 {
     match n {
@@ -715,6 +735,63 @@ fn imap_goes_on_behind_an_error() -> Outcome {
     Ok(())
 }
 
+/// Panics when it is written, or read, by any process but a worker.
+#[derive(Debug, PartialEq)]
+struct Touchy {
+    n: u64,
+}
+
+const UNWRITTEN: u64 = 5;
+const UNREAD: u64 = 100;
+
+impl Serialize for Touchy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(self.n != UNWRITTEN || is_worker(), "not to be written");
+        self.n.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Touchy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = u64::deserialize(deserializer)?;
+        assert!(n != UNREAD || is_worker(), "not to be read");
+        Ok(Self { n })
+    }
+}
+
+fn imap_loses_no_result_to_a_panic_of_its_input() -> Outcome {
+    /// All that comes, and how many panics there were.
+    fn drain<R>(mut results: impl Iterator<Item = Result<R, TaskError>>) -> (Vec<R>, usize) {
+        let (mut all, mut panics) = (Vec::new(), 0);
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| results.next())) {
+                Ok(Some(result)) => all.push(result.expect("a value")),
+                Ok(None) => return (all, panics),
+                Err(_) => panics += 1,
+            }
+        }
+    }
+    let pool = Pool::new(1)?;
+    let input = || {
+        (0..10_u64).map(|n| {
+            assert_ne!(n, UNWRITTEN, "no such item");
+            n
+        })
+    };
+    let touchy = || (0..10).map(|n| Touchy { n });
+    let wanted: Vec<u64> = (0..10).filter(|n| *n != UNWRITTEN).map(square).collect();
+    for window in [2, 3, 8] {
+        let (results, panics) = drain(pool.imap(square, input()).window(window));
+        assert_eq!((&results, panics), (&wanted, 1));
+        let (results, panics) = drain(pool.imap(|t: Touchy| t.n * t.n, touchy()).window(window));
+        assert_eq!((&results, panics), (&wanted, 1));
+        let (mut results, panics) = drain(pool.imap_unordered(square, input()).window(window));
+        results.sort_unstable();
+        assert_eq!((&results, panics), (&wanted, 1));
+    }
+    Ok(())
+}
+
 fn imap_unordered_gives_what_is_ready() -> Outcome {
     let pool = Pool::new(2)?;
     let gate = Event::new()?;
@@ -847,6 +924,47 @@ fn callbacks_may_use_the_pool() -> Outcome {
     assert_eq!(receiver.recv()?, Ok(0));
     drop(sender);
     assert!(receiver.recv().is_err(), "the callback has ended");
+    Ok(())
+}
+
+fn whoever_joins_waits_for_callbacks() -> Outcome {
+    let pool = Pool::new(1)?;
+    let called = Arc::new(AtomicUsize::new(0));
+    let (joined, in_callback) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&called));
+    pool.apply_async(square, (2,)).on_done(move |_| {
+        sleep(300);
+        in_callback.store(1, Ordering::SeqCst);
+    });
+    pool.close();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                pool.join().expect("is closed");
+                joined.fetch_add(called.load(Ordering::SeqCst), Ordering::SeqCst);
+            });
+        }
+    });
+    assert_eq!(joined.load(Ordering::SeqCst), 3);
+    Ok(())
+}
+
+fn a_result_that_panics_when_it_is_read_is_an_error() -> Outcome {
+    fn is_right<R>(result: &Result<R, TaskError>) -> bool {
+        matches!(result, Err(TaskError::Decode(why)) if why.contains("not to be read"))
+    }
+    let pool = Pool::new(1)?;
+    let make = |n: u64| Touchy { n };
+    let (sender, receiver) = mpsc::channel();
+    let result = pool.apply_async(make, (UNREAD,));
+    result.on_done(move |result| sender.send(is_right(&result)).expect("the test waits"));
+    assert!(receiver.recv()?);
+    assert!(is_right(&result.get()) && is_right(&result.get()));
+    assert!(is_right(&pool.map(make, [1, UNREAD])));
+    assert!(is_right(&pool.map_async(make, [1, UNREAD]).get()));
+    let results: Vec<_> = pool.imap(make, [1, UNREAD, 2]).collect();
+    assert_eq!((&results[0], &results[2]), (&Ok(Touchy { n: 1 }), &Ok(Touchy { n: 2 })));
+    assert!(is_right(&results[1]));
+    assert_eq!(pool.apply(square, (2,))?, 4);
     Ok(())
 }
 
