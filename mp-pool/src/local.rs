@@ -37,7 +37,7 @@ use crate::{Error, Result, TaskError};
 const AHEAD: usize = 512;
 /// And so many if they are long.
 const LONG_AHEAD: usize = 4;
-/// Workers in a row that cannot be started, fail in the initializer, or end by themselves before they have done
+/// Workers in a row that can never be started, fail in the initializer, or end by themselves before they have done
 /// anything; then no more are started. That one is killed says nothing of the next.
 const MOST_FAILURES: u32 = 8;
 /// How long a worker that is to end by itself has for that, before it is killed.
@@ -784,6 +784,8 @@ struct Dispatcher {
     /// Workers in a row that ended before they had done anything, and why the last one did.
     failures: u32,
     reason: String,
+    /// Attempts in a row to start a worker that the system had no room for.
+    shortages: u32,
     /// When the next worker may be started.
     next_start: Deadline,
     reports: Vec<(Report, Body)>,
@@ -803,6 +805,7 @@ impl Dispatcher {
             key,
             failures: 0,
             reason: String::new(),
+            shortages: 0,
             next_start: Deadline::PASSED,
             reports: Vec::new(),
         }
@@ -911,12 +914,26 @@ impl Dispatcher {
         }
     }
 
-    /// A worker ended before it had done anything, or could not be started.
+    /// A worker ended before it had done anything, or can never be started.
     fn fail(&mut self, why: String) {
         self.reason = why;
-        let pause = BACK_OFF.saturating_mul(1 << self.failures.min(10));
-        self.next_start = Deadline::after(pause.min(LONGEST_BACK_OFF));
+        self.next_start = back_off(self.failures);
         self.failures += 1;
+    }
+
+    /// The system had not what it takes to start a worker. It may have it later, so that is tried as long as there is
+    /// a pool; but no task waits for it without end.
+    fn fall_short(&mut self, why: &str) {
+        self.next_start = back_off(self.shortages);
+        self.shortages = self.shortages.saturating_add(1);
+        let mut state = lock(&self.engine.state);
+        if self.shortages < MOST_FAILURES || state.workers.iter().any(|worker| !worker.leaving) {
+            return;
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        let error = TaskError::NoWorkers(why.to_string());
+        deliver(waiting.into_iter().map(|task| task.with(Err(error.clone()))).collect());
     }
 
     /// Sees to it that there are workers and that tasks end in time. Says when to do so again.
@@ -982,6 +999,7 @@ impl Dispatcher {
         self.key += 1;
         match hire(&engine.settings, method, self.key) {
             Ok((mut worker, mut link)) => {
+                self.shortages = 0;
                 let mut done = Vec::new();
                 let mut state = lock(&engine.state);
                 if state.phase == Phase::Terminated {
@@ -994,7 +1012,8 @@ impl Dispatcher {
                 self.links.push(link);
                 deliver(done);
             }
-            Err(error) => self.fail(with_sources(&error)),
+            Err(error) if is_for_good(&error) => self.fail(with_sources(&error)),
+            Err(error) => self.fall_short(&with_sources(&error)),
         }
     }
 
@@ -1111,6 +1130,30 @@ impl Dispatcher {
                 ready.next();
             }
         }
+    }
+}
+
+/// How long to wait after so many failures and one more.
+fn back_off(failures: u32) -> Deadline {
+    let pause = BACK_OFF.saturating_mul(1 << failures.min(10));
+    Deadline::after(pause.min(LONGEST_BACK_OFF))
+}
+
+/// Whether a worker could not be started for a reason that does not go away.
+fn is_for_good(error: &Error) -> bool {
+    use mp_process::Error as Start;
+    match error {
+        Error::Start(error) => matches!(
+            error,
+            Start::NeedsInit
+                | Start::MissedInit
+                | Start::Multithreaded { .. }
+                | Start::NeedsFork
+                | Start::Daemon
+                | Start::DifferentProgram { .. }
+        ),
+        Error::Io(_) => false,
+        _ => true,
     }
 }
 
