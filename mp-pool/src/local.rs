@@ -411,9 +411,12 @@ impl Link {
     fn kill(&mut self) {
         if !self.killed {
             self.killed = true;
-            self.limit = Deadline::after(GRACE);
-            // Ours to signal for as long as it is a worker.
-            let _ = self.child.kill();
+            // It may not be ours to signal any more, where this process has changed its user.
+            let is_refused = self.child.kill().is_err();
+            // Then there is no more to be done for one that has had its time to end by itself.
+            if !(is_refused && self.limit.has_passed()) {
+                self.limit = Deadline::after(GRACE);
+            }
         }
     }
 }
@@ -956,13 +959,15 @@ impl Dispatcher {
         let at_end = state.phase == Phase::Closed && !state.has_tasks();
         for worker in &mut state.workers {
             let spent = worker.left == 0 && worker.sent.is_empty();
-            if !worker.leaving && (at_end || spent) {
-                // Ends by itself once it sees that.
-                worker.leaving = true;
+            worker.leaving |= at_end || spent;
+            if !worker.leaving {
+                continue;
+            }
+            let link = self.links.iter_mut().find(|link| link.key == worker.key);
+            if let Some(link) = link.filter(|link| link.limit == Deadline::NEVER) {
+                // Ends by itself once it sees that: also one that was killed, if it may not be signalled.
                 worker.sender.close();
-                if let Some(link) = self.links.iter_mut().find(|link| link.key == worker.key) {
-                    link.limit = Deadline::after(GRACE);
-                }
+                link.limit = Deadline::after(GRACE);
             }
         }
         let present = state.workers.iter().filter(|worker| !worker.leaving).count();
@@ -1021,23 +1026,19 @@ impl Dispatcher {
     fn bury(&mut self) {
         for index in (0..self.links.len()).rev() {
             let link = &mut self.links[index];
-            if !link.silent && link.limit.has_passed() && !link.ended {
-                link.kill();
-            }
-            if !link.silent {
-                continue;
-            }
-            if !link.ended {
+            if link.silent && !link.ended {
                 link.ended =
                     process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
             }
+            // A worker that still runs and says no more is none.
+            let is_over = link.silent && link.limit == Deadline::NEVER || link.limit.has_passed();
+            if is_over && !link.ended {
+                link.kill();
+            }
             let given_up = link.killed && link.limit.has_passed();
-            if link.ended || given_up {
+            if link.silent && link.ended || given_up {
                 let link = self.links.swap_remove(index);
                 self.bury_one(&link);
-            } else if link.limit == Deadline::NEVER || link.limit.has_passed() {
-                // A worker that still runs and says no more is none.
-                link.kill();
             }
         }
     }
@@ -1054,7 +1055,8 @@ impl Dispatcher {
         };
         let mut worker = state.workers.remove(index);
         crash_point!("pool: a worker has ended");
-        let begun = worker.claims.begun();
+        // One that is given up may still run: it begins no other task.
+        let begun = worker.claims.take_back(worker.next.wrapping_sub(1));
         let mut back = Vec::new();
         let (mut was_running, mut in_initializer) = (false, false);
         for (number, sent) in worker.sent.drain(..) {

@@ -520,12 +520,17 @@ impl Pool {
 
     /// Ends the workers at once, by SIGKILL, and with [`TaskError::Terminated`] all tasks that have not ended.
     ///
-    /// Does not wait. Python: the results of tasks that have not ended are never ready.
+    /// Does not wait. A worker that this process may not signal, as it has changed its user since, ends by itself: at
+    /// once where it runs no task, else once the task has ended.
+    ///
+    /// Python: the results of tasks that have not ended are never ready.
     pub fn terminate(&self) {
         self.core.terminate();
     }
 
-    /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called.
+    /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called. For a
+    /// worker that is to end and does not, for five seconds: then it is killed, and where that is not allowed left to end
+    /// by itself.
     ///
     /// # Errors
     ///
