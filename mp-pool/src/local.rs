@@ -40,6 +40,10 @@ const LONG_AHEAD: usize = 4;
 /// Workers in a row that can never be started, fail in the initializer, or end by themselves before they have done
 /// anything; then no more are started. That one is killed says nothing of the next.
 const MOST_FAILURES: u32 = 8;
+/// Between two attempts to take a result for which there was no descriptor.
+const RETRY: Duration = Duration::from_millis(5);
+/// For so long a result is tried to be taken; then its task ends without it.
+const RETRIES: Duration = Duration::from_secs(1);
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the first and each further failure.
@@ -185,10 +189,13 @@ impl Worker {
             .collect()
     }
 
-    /// The task that it has begun and not ended, if it has one.
+    /// The task that it has begun and not ended, if it has one. Those before it, if there are any, have ended.
     fn running(&mut self) -> Option<&mut Sent> {
         let begun = self.claims.begun();
-        self.sent.front_mut().filter(|(number, _)| *number == begun).map(|(_, sent)| sent)
+        if self.claims.ended() == begun {
+            return None;
+        }
+        self.sent.iter_mut().find(|(number, _)| *number == begun).map(|(_, sent)| sent)
     }
 }
 
@@ -405,9 +412,34 @@ struct Link {
     /// When to kill it, or to give it up where it was killed.
     limit: Deadline,
     killed: bool,
+    /// Why the next result could not be taken, if that is so.
+    lack: Option<Lack>,
+}
+
+/// The system has not given what it takes to receive a result: a descriptor, mostly.
+struct Lack {
+    why: String,
+    /// When to try again.
+    again: Deadline,
+    /// When the tasks that have ended, but cannot be heard of, end without their results.
+    limit: Deadline,
 }
 
 impl Link {
+    /// Whether it is to be listened to when there is something to hear.
+    fn is_heard(&self) -> bool {
+        !self.silent && self.lack.is_none()
+    }
+
+    /// Notes that a result could not be taken.
+    fn lacks(&mut self, error: &mp_pipe::Error) {
+        let (why, again) = (with_sources(error), Deadline::after(RETRY));
+        match &mut self.lack {
+            Some(lack) => (lack.why, lack.again) = (why, again),
+            None => self.lack = Some(Lack { why, again, limit: Deadline::after(RETRIES) }),
+        }
+    }
+
     fn kill(&mut self) {
         if !self.killed {
             self.killed = true;
@@ -447,8 +479,16 @@ fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, L
         full: false,
         leaving: false,
     };
-    let limit = Deadline::NEVER;
-    let mut link = Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
+    let mut link = Link {
+        key,
+        receiver,
+        child,
+        silent: false,
+        ended: false,
+        limit: Deadline::NEVER,
+        killed: false,
+        lack: None,
+    };
     if let Some((function, body)) = &settings.initializer
         && let Err(error) = send_initializer(&mut worker, function, body)
     {
@@ -853,9 +893,12 @@ impl Dispatcher {
     fn listen(&mut self) -> usize {
         let mut heard = 0;
         for index in 0..self.links.len() {
+            if self.links[index].lack.is_some() {
+                self.try_again(index);
+            }
             let mut reports = std::mem::take(&mut self.reports);
             let link = &mut self.links[index];
-            while !link.silent && reports.len() < MOST_RESULTS {
+            while link.is_heard() && reports.len() < MOST_RESULTS {
                 match receive(&link.receiver) {
                     Ok(Some(report)) => reports.push(report),
                     Err(mp_pipe::Error::WouldBlock) => {
@@ -863,8 +906,8 @@ impl Dispatcher {
                         link.silent = link.ended;
                         break;
                     }
-                    // It has ended, or its results can be understood no more. One that was lost for want of
-                    // descriptors is such a case: what it was the result of is not known.
+                    Err(error @ mp_pipe::Error::Io(_)) => link.lacks(&error),
+                    // It has ended, or its results can be understood no more.
                     Ok(None) | Err(_) => link.silent = true,
                 }
             }
@@ -876,6 +919,86 @@ impl Dispatcher {
             self.reports = reports;
         }
         heard
+    }
+
+    /// Tries once more to take a result that could not be taken. That it was lost meanwhile shows in what comes behind it,
+    /// or in that nothing does though the worker has sent it.
+    #[cold]
+    fn try_again(&mut self, index: usize) {
+        let engine = Arc::clone(&self.engine);
+        let link = &mut self.links[index];
+        let Some(lack) = &link.lack else { return };
+        if link.silent || !lack.again.has_passed() {
+            return;
+        }
+        let is_over = lack.limit.has_passed();
+        // Before the attempt: what has been sent by now can be received.
+        let sent = lock(&engine.state).worker(link.key).map_or(0, |worker| worker.claims.ended());
+        match receive(&link.receiver) {
+            Ok(Some((report, body))) => {
+                self.lose(index, report.number.wrapping_sub(1), true);
+                self.links[index].lack = None;
+                self.settle(index, &mut vec![(report, body)]);
+            }
+            Err(mp_pipe::Error::WouldBlock) => {
+                let is_known = self.lose(index, sent, true);
+                let link = &mut self.links[index];
+                link.silent = link.ended;
+                match &mut link.lack {
+                    // It was about to say that it had sent it.
+                    Some(lack) if !is_known => {
+                        lack.again = Deadline::after(if is_over { RETRIES } else { RETRY });
+                    }
+                    lack => *lack = None,
+                }
+            }
+            Err(error @ mp_pipe::Error::Io(_)) => {
+                link.lacks(&error);
+                if is_over {
+                    link.silent = link.ended;
+                    self.lose(index, sent, false);
+                }
+            }
+            Ok(None) | Err(_) => link.silent = true,
+        }
+    }
+
+    /// Ends the tasks of a worker up to the number `last`: it has sent their results, which cannot be had, and will never
+    /// come if they `are_gone`. Whether there were any, or there are none at all.
+    fn lose(&mut self, index: usize, last: u32, are_gone: bool) -> bool {
+        let engine = Arc::clone(&self.engine);
+        let link = &mut self.links[index];
+        let why = link.lack.as_ref().map_or("", |lack| &lack.why);
+        let mut done = Vec::new();
+        let mut state = lock(&engine.state);
+        let Some(worker) = state.worker(link.key) else { return true };
+        let count = worker.sent.iter().take_while(|(number, _)| !is_after(*number, last)).count();
+        let is_known = count > 0 || worker.sent.is_empty();
+        let mut is_begun = true;
+        for (_, sent) in worker.sent.iter_mut().take(count) {
+            match std::mem::replace(sent, Sent::Ended) {
+                Sent::Task(task) => {
+                    let outcome = lost(&task, why);
+                    done.push(task.with(outcome));
+                }
+                Sent::Start if are_gone => is_begun = false,
+                Sent::Start => *sent = Sent::Start,
+                Sent::Ended => {}
+            }
+        }
+        if are_gone {
+            worker.sent.drain(..count);
+        }
+        if !is_begun {
+            // Nobody knows whether its initializer went well.
+            worker.leaving = true;
+            link.kill();
+        }
+        worker.full = false;
+        state.refill(&mut done);
+        drop(state);
+        deliver(done);
+        is_known
     }
 
     /// Ends the tasks that a worker has reported.
@@ -983,6 +1106,9 @@ impl Dispatcher {
         deliver(done);
         for link in &self.links {
             deadline = deadline.min(link.limit);
+            if let Some(lack) = link.lack.as_ref().filter(|_| !link.silent) {
+                deadline = deadline.min(lack.again);
+            }
         }
         if missing && self.next_start.has_passed() {
             self.replace();
@@ -1058,12 +1184,20 @@ impl Dispatcher {
         // One that is given up may still run: it begins no other task.
         let begun = worker.claims.take_back(worker.next.wrapping_sub(1));
         let mut back = Vec::new();
+        let reported = worker.claims.ended();
         let (mut was_running, mut in_initializer) = (false, false);
         for (number, sent) in worker.sent.drain(..) {
             match sent {
                 Sent::Start => in_initializer = true,
                 Sent::Ended => was_running = true,
                 Sent::Task(task) if is_after(number, begun) => back.push(task),
+                Sent::Task(task) if !is_after(number, reported) => {
+                    worker.has_worked = true;
+                    let lack = link.lack.as_ref();
+                    let why = lack.map_or("its worker was not understood", |lack| &lack.why);
+                    let outcome = lost(&task, why);
+                    done.push(task.with(outcome));
+                }
                 Sent::Task(task) => {
                     was_running = true;
                     let task_name = task.task_at(None);
@@ -1106,8 +1240,10 @@ impl Dispatcher {
     fn sleep(&mut self, deadline: Deadline) {
         let mut fds = vec![PollFd::readable(self.engine.event.as_fd())];
         for link in &self.links {
-            fds.push(PollFd::readable(link.child.as_fd()));
-            if !link.silent {
+            if !link.ended {
+                fds.push(PollFd::readable(link.child.as_fd()));
+            }
+            if link.is_heard() {
                 match link.receiver.bell() {
                     Some(bell) => fds.push(PollFd::readable(bell)),
                     // There is something already.
@@ -1127,8 +1263,11 @@ impl Dispatcher {
             self.engine.event.clear();
         }
         for link in &mut self.links {
-            link.ended |= ready.next() == Some(true);
-            if !link.silent {
+            let is_heard = link.is_heard();
+            if !link.ended {
+                link.ended = ready.next() == Some(true);
+            }
+            if is_heard {
                 ready.next();
             }
         }
@@ -1173,6 +1312,11 @@ fn outcome(task: &Job, report: Report, body: Body) -> Outcome {
     }
 }
 
+/// What becomes of a task whose result was sent, and cannot be had.
+fn lost(task: &Job, why: &str) -> Outcome {
+    Err(TaskError::Decode(task.explain("the result", why)))
+}
+
 /// Kills workers whose task has run too long. Says when the next one will have.
 fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     let now = monotonic_nanos();
@@ -1182,8 +1326,10 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
         if worker.leaving || !worker.ready {
             continue;
         }
-        // Only the first can be running; those behind it are looked at when it has ended.
-        let Some((number, Sent::Task(task))) = worker.sent.front() else { continue };
+        // Only the first that has not ended can be running; those behind it are looked at when it has.
+        let begun = worker.claims.begun();
+        let first = worker.sent.iter().find(|(number, _)| !is_after(begun, *number));
+        let Some((number, Sent::Task(task))) = first else { continue };
         let timeout = task.timeout;
         if timeout == NO_TIMEOUT {
             continue;

@@ -185,20 +185,23 @@ impl Worker {
             return Some(());
         }
         crash_point!("worker: the task is claimed");
-        if !order.aside {
-            return self.run(&order, body, fds);
-        }
-        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
-        {
-            Ok(body) => {
-                crash_point!("worker: the arguments are read from their file");
-                self.run(&order, &body, fds)
+        if order.aside {
+            let file = fds.pop().ok_or(std::io::ErrorKind::InvalidData.into());
+            match file.and_then(|file| take_aside(&file)) {
+                Ok(body) => {
+                    crash_point!("worker: the arguments are read from their file");
+                    self.run(&order, &body, fds)?;
+                }
+                Err(error) => {
+                    let why = format!("the arguments cannot be taken over: {error}");
+                    self.fail(order.number, Status::Undecodable, None, &why)?;
+                }
             }
-            Err(error) => {
-                let why = format!("the arguments cannot be taken over: {error}");
-                self.fail(order.number, Status::Undecodable, None, &why)
-            }
+        } else {
+            self.run(&order, body, fds)?;
         }
+        self.claims.end(order.number);
+        Some(())
     }
 
     fn run(&mut self, order: &Order, body: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
