@@ -42,6 +42,8 @@ crate::cases! {
         a_cancelled_task_ends_whether_it_runs_or_not
         workers_are_replaced_after_so_many_tasks
         an_initializer_that_fails_later_is_not_tried_for_ever
+        a_lack_of_descriptors_breaks_no_pool
+        a_result_without_a_descriptor_costs_no_other_task
     ;
     ONCE:
         what_is_prepared_comes_before_the_initializer
@@ -66,14 +68,19 @@ crate::cases! {
         an_interrupt_ends_the_program_without_traces
         an_interrupt_that_is_handled_costs_no_task
         a_child_that_a_task_leaves_behind_hides_no_death
+        a_copy_that_a_task_makes_of_its_worker_takes_no_part
+        workers_that_may_not_be_signalled_are_not_waited_for_for_ever
     ;
     SLOW:
         ten_thousand_tasks_survive_five_hundred_kills
     ;
 }
 
-pub(crate) const ROLES: &[Role] =
-    &[("pool-for-ever", works_for_ever), ("pool-interrupted", is_interrupted)];
+pub(crate) const ROLES: &[Role] = &[
+    ("pool-for-ever", works_for_ever),
+    ("pool-interrupted", is_interrupted),
+    ("pool-demoted", changes_its_user),
+];
 
 fn square(x: u64) -> u64 {
     x * x
@@ -873,6 +880,104 @@ fn more_long_tasks_may_wait_than_descriptors_are_left() -> Outcome {
     Ok(())
 }
 
+/// All the descriptors that this process may have, of a hundred or so; until it is dropped.
+struct Hoard {
+    files: Vec<File>,
+    before: libc::rlimit,
+}
+
+impl Hoard {
+    fn new() -> Self {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is a local that the call fills.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) }, 0);
+        let limit = libc::rlimit { rlim_cur: 128, ..before };
+        // SAFETY: the limit is a local that the call reads.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        let mut hoard = Self { files: Vec::new(), before };
+        hoard.take();
+        hoard
+    }
+
+    /// Takes those that have become free.
+    fn take(&mut self) {
+        while let Ok(file) = File::open("/dev/null") {
+            self.files.push(file);
+        }
+    }
+}
+
+impl Drop for Hoard {
+    fn drop(&mut self) {
+        // SAFETY: the limit is one that the call reads.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const self.before) };
+    }
+}
+
+fn a_lack_of_descriptors_breaks_no_pool() -> Outcome {
+    let pool = Pool::new(2)?;
+    assert_eq!(pool.map(square, 0..10)?.len(), 10);
+    let mut hoard = Hoard::new();
+    // Now and then a worker may still be started with what those that are killed leave free.
+    let why = loop {
+        pool.workers().into_iter().for_each(kill);
+        let result = pool.apply_async(square, (2,));
+        while !result.is_ready() {
+            hoard.take();
+            thread::yield_now();
+        }
+        match result.get() {
+            Err(TaskError::NoWorkers(why)) => break why,
+            Err(error) => assert!(is_killed(&error), "{error}"),
+            Ok(four) => assert_eq!(four, 4),
+        }
+    };
+    assert!(why.contains("Too many open files"), "{why}");
+    assert!(pool.workers().is_empty());
+    assert!(matches!(pool.apply(square, (2,)), Err(TaskError::NoWorkers(_))));
+    drop(hoard);
+    // An attempt may have failed just now.
+    eventually("it works again", || pool.apply(square, (2,)) == Ok(4))?;
+    eventually("all are there", || pool.workers().len() == 2)?;
+    assert_eq!(pool.map(square, 0..100)?.len(), 100);
+    Ok(())
+}
+
+fn a_result_without_a_descriptor_costs_no_other_task() -> Outcome {
+    fn is_right(result: &Result<Vec<u8>, TaskError>) -> bool {
+        match result {
+            Ok(bytes) => bytes.len() == 100_000,
+            Err(TaskError::Decode(why)) => why.contains("Too many open files"),
+            Err(_) => false,
+        }
+    }
+    let pool = Pool::new(1)?;
+    let workers = pool.workers();
+    // What is long takes a descriptor.
+    let make = |n: u64| vec![7_u8; if n % 4 == 1 { 100_000 } else { 1 }];
+    let hoard = Hoard::new();
+    let results: Vec<_> = (0..8).map(|n| pool.apply_async(make, (n,))).collect();
+    sleep(200);
+    drop(hoard);
+    for (n, result) in results.iter().map(|result| result.get()).enumerate() {
+        if n % 4 == 1 {
+            assert!(is_right(&result), "{n}: {:?}", result.map(|bytes| bytes.len()));
+        } else {
+            assert_eq!(result?, [7]);
+        }
+    }
+    // The last one too ends, with the reason, while there is none to be had; and then all goes on.
+    for _ in 0..2 {
+        let hoard = Hoard::new();
+        let result = pool.apply_async(make, (1,)).get();
+        assert!(result.is_err() && is_right(&result), "{:?}", result.map(|bytes| bytes.len()));
+        drop(hoard);
+        assert_eq!(pool.apply(make, (1,))?.len(), 100_000);
+    }
+    assert_eq!(pool.workers(), workers);
+    Ok(())
+}
+
 fn callbacks_are_called_once_and_may_panic() -> Outcome {
     let pool = Pool::new(2)?;
     let (sender, receiver) = mpsc::channel();
@@ -1106,6 +1211,65 @@ fn a_child_that_a_task_leaves_behind_hides_no_death() -> Outcome {
     assert!(is_killed(&result.unwrap_err()));
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
+}
+
+fn a_copy_that_a_task_makes_of_its_worker_takes_no_part() -> Outcome {
+    let pool = Pool::new(1)?;
+    for _ in 0..5 {
+        // SAFETY: both go on with nothing but what the worker's one thread has.
+        let is_copy = pool.apply(|| unsafe { libc::fork() } == 0, ())?;
+        assert!(!is_copy);
+        for n in 0..20 {
+            let result = pool.apply_async(square, (n,));
+            assert_eq!(result.get_timeout(Duration::from_secs(20))?, n * n);
+        }
+    }
+    Ok(())
+}
+
+/// Gives up its rights while a pool has workers, and drops that: once with nothing to do, once with a task that does not
+/// end.
+fn changes_its_user(_: &[String]) {
+    multiprocess::init();
+    let (idle, busy) = (Pool::new(2).expect("a pool"), Pool::new(1).expect("a pool"));
+    let begun = Event::new().expect("an event");
+    let stay = |begun: Event| {
+        begun.set();
+        for_ever();
+    };
+    let result = busy.apply_async(stay, (begun.clone(),));
+    begun.wait().expect("waits");
+    println!("{} {} {}", idle.workers()[0], idle.workers()[1], busy.workers()[0]);
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+    let start = Instant::now();
+    drop(idle);
+    println!("{}", start.elapsed().as_millis());
+    drop(busy);
+    assert_eq!(result.get(), Err(TaskError::Terminated));
+    println!("{}", start.elapsed().as_millis());
+    // The end of a program waits for its daemons.
+    multiprocess::core::sys::process::exit_now(0);
+}
+
+fn workers_that_may_not_be_signalled_are_not_waited_for_for_ever() -> Outcome {
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("NOT TESTED: it takes root to become somebody else");
+        return Ok(());
+    }
+    let mut program = role("pool-demoted", &[]).stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(program.stdout.take().expect("is piped")).lines();
+    let mut numbers = || -> Result<Vec<u64>, Box<dyn std::error::Error>> {
+        let line = lines.next().ok_or("a line")??;
+        Ok(line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+    };
+    let workers = numbers()?;
+    let (idle, busy) = (numbers()?[0], numbers()?[0]);
+    assert!(idle < 4000, "{idle} ms");
+    assert!(busy < 20_000, "{busy} ms");
+    assert!(program.wait()?.success());
+    eventually("the workers end", || !workers.iter().any(|pid| runs(*pid as u32)))
 }
 
 fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {
