@@ -780,9 +780,8 @@ fn imap_loses_no_result_to_a_panic_of_its_input() -> Outcome {
     }
     let pool = Pool::new(1)?;
     let input = || {
-        (0..10_u64).map(|n| {
-            assert_ne!(n, UNWRITTEN, "no such item");
-            n
+        (0..10_u64).inspect(|n| {
+            assert_ne!(*n, UNWRITTEN, "no such item");
         })
     };
     let touchy = || (0..10).map(|n| Touchy { n });
