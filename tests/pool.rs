@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -41,13 +42,17 @@ crate::cases! {
         a_cancelled_task_ends_whether_it_runs_or_not
         workers_are_replaced_after_so_many_tasks
         an_initializer_that_fails_later_is_not_tried_for_ever
+        a_lack_of_descriptors_breaks_no_pool
+        a_result_without_a_descriptor_costs_no_other_task
     ;
     ONCE:
         what_is_prepared_comes_before_the_initializer
         map_gives_the_same_for_every_length_and_chunk
         what_makes_no_sense_is_an_error
+        what_is_submitted_to_a_closed_pool_is_refused_also_if_it_is_nothing
         imap_takes_no_more_than_its_window
         imap_goes_on_behind_an_error
+        imap_loses_no_result_to_a_panic_of_its_input
         imap_unordered_gives_what_is_ready
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
@@ -55,20 +60,27 @@ crate::cases! {
         more_long_tasks_may_wait_than_descriptors_are_left
         callbacks_are_called_once_and_may_panic
         callbacks_may_use_the_pool
+        whoever_joins_waits_for_callbacks
+        a_result_that_panics_when_it_is_read_is_an_error
         a_pool_may_be_used_by_many_threads
         an_idle_pool_uses_no_time
         workers_end_with_a_killed_parent
         an_interrupt_ends_the_program_without_traces
         an_interrupt_that_is_handled_costs_no_task
         a_child_that_a_task_leaves_behind_hides_no_death
+        a_copy_that_a_task_makes_of_its_worker_takes_no_part
+        workers_that_may_not_be_signalled_are_not_waited_for_for_ever
     ;
     SLOW:
         ten_thousand_tasks_survive_five_hundred_kills
     ;
 }
 
-pub(crate) const ROLES: &[Role] =
-    &[("pool-for-ever", works_for_ever), ("pool-interrupted", is_interrupted)];
+pub(crate) const ROLES: &[Role] = &[
+    ("pool-for-ever", works_for_ever),
+    ("pool-interrupted", is_interrupted),
+    ("pool-demoted", changes_its_user),
+];
 
 fn square(x: u64) -> u64 {
     x * x
@@ -422,6 +434,21 @@ fn what_makes_no_sense_is_an_error() -> Outcome {
     Ok(())
 }
 
+fn what_is_submitted_to_a_closed_pool_is_refused_also_if_it_is_nothing() -> Outcome {
+    let pool = Pool::new(1)?;
+    assert_eq!(pool.map(square, 0..0)?, []);
+    assert_eq!(pool.map_async(square, 0..0).get()?, []);
+    pool.close();
+    for len in [0, 1] {
+        assert_eq!(pool.map(square, 0..len), Err(TaskError::Closed));
+        assert_eq!(pool.map_chunked(square, 0..len, 3), Err(TaskError::Closed));
+        assert_eq!(pool.map_async(square, 0..len).get(), Err(TaskError::Closed));
+        let pairs = (0..len).map(|n| (n, n));
+        assert_eq!(pool.starmap(|a: u64, b: u64| a + b, pairs), Err(TaskError::Closed));
+    }
+    Ok(())
+}
+
 /// Sleeps, squares, or ends the process, as its number says.
 fn mixed(n: u64) -> u64 {
     match n {
@@ -715,6 +742,62 @@ fn imap_goes_on_behind_an_error() -> Outcome {
     Ok(())
 }
 
+/// Panics when it is written, or read, by any process but a worker.
+#[derive(Debug, PartialEq)]
+struct Touchy {
+    n: u64,
+}
+
+const UNWRITTEN: u64 = 5;
+const UNREAD: u64 = 100;
+
+impl Serialize for Touchy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(self.n != UNWRITTEN || is_worker(), "not to be written");
+        self.n.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Touchy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = u64::deserialize(deserializer)?;
+        assert!(n != UNREAD || is_worker(), "not to be read");
+        Ok(Self { n })
+    }
+}
+
+fn imap_loses_no_result_to_a_panic_of_its_input() -> Outcome {
+    /// All that comes, and how many panics there were.
+    fn drain<R>(mut results: impl Iterator<Item = Result<R, TaskError>>) -> (Vec<R>, usize) {
+        let (mut all, mut panics) = (Vec::new(), 0);
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| results.next())) {
+                Ok(Some(result)) => all.push(result.expect("a value")),
+                Ok(None) => return (all, panics),
+                Err(_) => panics += 1,
+            }
+        }
+    }
+    let pool = Pool::new(1)?;
+    let input = || {
+        (0..10_u64).inspect(|n| {
+            assert_ne!(*n, UNWRITTEN, "no such item");
+        })
+    };
+    let touchy = || (0..10).map(|n| Touchy { n });
+    let wanted: Vec<u64> = (0..10).filter(|n| *n != UNWRITTEN).map(square).collect();
+    for window in [2, 3, 8] {
+        let (results, panics) = drain(pool.imap(square, input()).window(window));
+        assert_eq!((&results, panics), (&wanted, 1));
+        let (results, panics) = drain(pool.imap(|t: Touchy| t.n * t.n, touchy()).window(window));
+        assert_eq!((&results, panics), (&wanted, 1));
+        let (mut results, panics) = drain(pool.imap_unordered(square, input()).window(window));
+        results.sort_unstable();
+        assert_eq!((&results, panics), (&wanted, 1));
+    }
+    Ok(())
+}
+
 fn imap_unordered_gives_what_is_ready() -> Outcome {
     let pool = Pool::new(2)?;
     let gate = Event::new()?;
@@ -796,6 +879,111 @@ fn more_long_tasks_may_wait_than_descriptors_are_left() -> Outcome {
     Ok(())
 }
 
+/// All the descriptors that this process may have, of a hundred or so; until it is dropped.
+struct Hoard {
+    files: Vec<File>,
+    before: libc::rlimit,
+}
+
+impl Hoard {
+    fn new() -> Self {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is a local that the call fills.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) }, 0);
+        let limit = libc::rlimit { rlim_cur: 128, ..before };
+        // SAFETY: the limit is a local that the call reads.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        let mut hoard = Self { files: Vec::new(), before };
+        hoard.take();
+        hoard
+    }
+
+    /// Takes those that have become free.
+    fn take(&mut self) {
+        while let Ok(file) = File::open("/dev/null") {
+            self.files.push(file);
+        }
+    }
+}
+
+impl Drop for Hoard {
+    fn drop(&mut self) {
+        // SAFETY: the limit is one that the call reads.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const self.before) };
+    }
+}
+
+fn a_lack_of_descriptors_breaks_no_pool() -> Outcome {
+    let pool = Pool::new(2)?;
+    assert_eq!(pool.map(square, 0..10)?.len(), 10);
+    let mut hoard = Hoard::new();
+    // Now and then a worker may still be started with what those that are killed leave free.
+    let why = loop {
+        pool.workers().into_iter().for_each(kill);
+        let result = pool.apply_async(square, (2,));
+        while !result.is_ready() {
+            hoard.take();
+            thread::yield_now();
+        }
+        match result.get() {
+            Err(TaskError::NoWorkers(why)) => break why,
+            Err(error) => assert!(is_killed(&error), "{error}"),
+            Ok(four) => assert_eq!(four, 4),
+        }
+    };
+    assert!(why.contains("Too many open files"), "{why}");
+    assert!(pool.workers().is_empty());
+    assert!(matches!(pool.apply(square, (2,)), Err(TaskError::NoWorkers(_))));
+    drop(hoard);
+    // An attempt may have failed just now.
+    eventually("it works again", || pool.apply(square, (2,)) == Ok(4))?;
+    eventually("all are there", || pool.workers().len() == 2)?;
+    assert_eq!(pool.map(square, 0..100)?.len(), 100);
+    Ok(())
+}
+
+fn a_result_without_a_descriptor_costs_no_other_task() -> Outcome {
+    fn is_right(result: &Result<Vec<u8>, TaskError>) -> bool {
+        match result {
+            Ok(bytes) => bytes.len() == 100_000,
+            Err(TaskError::Decode(why)) => why.contains("Too many open files"),
+            Err(_) => false,
+        }
+    }
+    let pool = Pool::new(1)?;
+    let workers = pool.workers();
+    // What is long takes a descriptor.
+    let make = |n: u64| vec![7_u8; if n % 4 == 1 { 100_000 } else { 1 }];
+    let hoard = Hoard::new();
+    let results: Vec<_> = (0..8).map(|n| pool.apply_async(make, (n,))).collect();
+    sleep(200);
+    drop(hoard);
+    for (n, result) in results.iter().map(|result| result.get()).enumerate() {
+        if n % 4 == 1 {
+            assert!(is_right(&result), "{n}: {:?}", result.map(|bytes| bytes.len()));
+        } else {
+            assert_eq!(result?, [7]);
+        }
+    }
+    // The last one too ends, with the reason, while there is none to be had; and then all goes on.
+    for _ in 0..2 {
+        let mut hoard = Hoard::new();
+        loop {
+            let result = pool.apply_async(make, (1,)).get();
+            assert!(is_right(&result), "{:?}", result.map(|bytes| bytes.len()));
+            if result.is_err() {
+                break;
+            }
+            // That of the one before had not been closed when all were taken.
+            hoard.take();
+        }
+        drop(hoard);
+        assert_eq!(pool.apply(make, (1,))?.len(), 100_000);
+    }
+    assert_eq!(pool.workers(), workers);
+    Ok(())
+}
+
 fn callbacks_are_called_once_and_may_panic() -> Outcome {
     let pool = Pool::new(2)?;
     let (sender, receiver) = mpsc::channel();
@@ -847,6 +1035,47 @@ fn callbacks_may_use_the_pool() -> Outcome {
     assert_eq!(receiver.recv()?, Ok(0));
     drop(sender);
     assert!(receiver.recv().is_err(), "the callback has ended");
+    Ok(())
+}
+
+fn whoever_joins_waits_for_callbacks() -> Outcome {
+    let pool = Pool::new(1)?;
+    let called = Arc::new(AtomicUsize::new(0));
+    let (joined, in_callback) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&called));
+    pool.apply_async(square, (2,)).on_done(move |_| {
+        sleep(300);
+        in_callback.store(1, Ordering::SeqCst);
+    });
+    pool.close();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                pool.join().expect("is closed");
+                joined.fetch_add(called.load(Ordering::SeqCst), Ordering::SeqCst);
+            });
+        }
+    });
+    assert_eq!(joined.load(Ordering::SeqCst), 3);
+    Ok(())
+}
+
+fn a_result_that_panics_when_it_is_read_is_an_error() -> Outcome {
+    fn is_right<R>(result: &Result<R, TaskError>) -> bool {
+        matches!(result, Err(TaskError::Decode(why)) if why.contains("not to be read"))
+    }
+    let pool = Pool::new(1)?;
+    let make = |n: u64| Touchy { n };
+    let (sender, receiver) = mpsc::channel();
+    let result = pool.apply_async(make, (UNREAD,));
+    result.on_done(move |result| sender.send(is_right(&result)).expect("the test waits"));
+    assert!(receiver.recv()?);
+    assert!(is_right(&result.get()) && is_right(&result.get()));
+    assert!(is_right(&pool.map(make, [1, UNREAD])));
+    assert!(is_right(&pool.map_async(make, [1, UNREAD]).get()));
+    let results: Vec<_> = pool.imap(make, [1, UNREAD, 2]).collect();
+    assert_eq!((&results[0], &results[2]), (&Ok(Touchy { n: 1 }), &Ok(Touchy { n: 2 })));
+    assert!(is_right(&results[1]));
+    assert_eq!(pool.apply(square, (2,))?, 4);
     Ok(())
 }
 
@@ -988,6 +1217,65 @@ fn a_child_that_a_task_leaves_behind_hides_no_death() -> Outcome {
     assert!(is_killed(&result.unwrap_err()));
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
+}
+
+fn a_copy_that_a_task_makes_of_its_worker_takes_no_part() -> Outcome {
+    let pool = Pool::new(1)?;
+    for _ in 0..5 {
+        // SAFETY: both go on with nothing but what the worker's one thread has.
+        let is_copy = pool.apply(|| unsafe { libc::fork() } == 0, ())?;
+        assert!(!is_copy);
+        for n in 0..20 {
+            let result = pool.apply_async(square, (n,));
+            assert_eq!(result.get_timeout(Duration::from_secs(20))?, n * n);
+        }
+    }
+    Ok(())
+}
+
+/// Gives up its rights while a pool has workers, and drops that: once with nothing to do, once with a task that does not
+/// end.
+fn changes_its_user(_: &[String]) {
+    multiprocess::init();
+    let (idle, busy) = (Pool::new(2).expect("a pool"), Pool::new(1).expect("a pool"));
+    let begun = Event::new().expect("an event");
+    let stay = |begun: Event| {
+        begun.set();
+        for_ever();
+    };
+    let result = busy.apply_async(stay, (begun.clone(),));
+    begun.wait().expect("waits");
+    println!("{} {} {}", idle.workers()[0], idle.workers()[1], busy.workers()[0]);
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+    let start = Instant::now();
+    drop(idle);
+    println!("{}", start.elapsed().as_millis());
+    drop(busy);
+    assert_eq!(result.get(), Err(TaskError::Terminated));
+    println!("{}", start.elapsed().as_millis());
+    // The end of a program waits for its daemons.
+    multiprocess::core::sys::process::exit_now(0);
+}
+
+fn workers_that_may_not_be_signalled_are_not_waited_for_for_ever() -> Outcome {
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("NOT TESTED: it takes root to become somebody else");
+        return Ok(());
+    }
+    let mut program = role("pool-demoted", &[]).stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(program.stdout.take().expect("is piped")).lines();
+    let mut numbers = || -> Result<Vec<u64>, Box<dyn std::error::Error>> {
+        let line = lines.next().ok_or("a line")??;
+        Ok(line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+    };
+    let workers = numbers()?;
+    let (idle, busy) = (numbers()?[0], numbers()?[0]);
+    assert!(idle < 4000, "{idle} ms");
+    assert!(busy < 20_000, "{busy} ms");
+    assert!(program.wait()?.success());
+    eventually("the workers end", || !workers.iter().any(|pid| runs(*pid as u32)))
 }
 
 fn ten_thousand_tasks_survive_five_hundred_kills() -> Outcome {

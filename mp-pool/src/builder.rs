@@ -147,7 +147,9 @@ impl Builder {
     /// How workers are started; without this, by [`mp_process::start_method`].
     ///
     /// The pool has a thread, and a program with threads cannot fork: by [`StartMethod::Fork`] only the first workers
-    /// are started, and those that replace them by [`StartMethod::ForkServer`].
+    /// are started, and those that replace them by [`StartMethod::ForkServer`]. Without
+    /// [`init`](mp_process::init) those cannot be started: once no worker is left, tasks end with
+    /// [`TaskError::NoWorkers`](crate::TaskError::NoWorkers).
     #[doc(alias = "context")]
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);

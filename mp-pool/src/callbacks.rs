@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use mp_core::catch_panic;
 
@@ -14,8 +14,8 @@ type Callback = Box<dyn FnOnce() + Send>;
 struct Queue {
     waiting: VecDeque<Callback>,
     thread: Option<JoinHandle<()>>,
-    /// Whether a thread was started that has not ended.
-    runs: bool,
+    /// The thread that was started and has not ended.
+    runs: Option<ThreadId>,
     /// Whether it is to end once nothing waits.
     closed: bool,
 }
@@ -25,13 +25,15 @@ struct Queue {
 pub(crate) struct Callbacks {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Of those who wait for the thread's end.
+    ended: Condvar,
 }
 
 impl Callbacks {
     /// Has `callback` called. Where the pool has ended already, calls it.
     pub(crate) fn call(self: &Arc<Self>, callback: Callback) {
         let mut queue = lock(&self.queue);
-        if !queue.runs {
+        if queue.runs.is_none() {
             let us = Arc::clone(self);
             let thread = match queue.closed {
                 true => None,
@@ -45,8 +47,8 @@ impl Callbacks {
                 let _ = catch_panic(callback);
                 return;
             };
+            queue.runs = Some(thread.thread().id());
             queue.thread = Some(thread);
-            queue.runs = true;
         }
         queue.waiting.push_back(callback);
         drop(queue);
@@ -61,7 +63,8 @@ impl Callbacks {
                 let _ = catch_panic(callback);
                 queue = lock(&self.queue);
             } else if queue.closed {
-                queue.runs = false;
+                queue.runs = None;
+                self.ended.notify_all();
                 return;
             } else {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -73,13 +76,16 @@ impl Callbacks {
     pub(crate) fn finish(&self) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
-        let here = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
-        let thread = match &queue.thread {
-            Some(thread) if here(thread) => None,
-            _ => queue.thread.take(),
-        };
-        drop(queue);
         self.changed.notify_all();
+        if queue.runs == Some(thread::current().id()) {
+            return;
+        }
+        let thread = queue.thread.take();
+        // One has the thread to join; the others wait too.
+        while queue.runs.is_some() {
+            queue = self.ended.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(queue);
         if let Some(thread) = thread {
             // Panics end within the callback.
             let _ = thread.join();

@@ -73,7 +73,7 @@ pub(crate) use shared::Claims;
 
 #[cfg(not(mp_loom))]
 mod shared {
-    use mp_core::word::AtomicU64;
+    use mp_core::word::{AtomicU64, Ordering};
     use mp_shmem::RawArray;
 
     use super::Words;
@@ -124,6 +124,17 @@ mod shared {
         pub(crate) fn take_back(&self, last: u32) -> u32 {
             self.words().take_back(last)
         }
+
+        /// The worker has sent what became of a task.
+        pub(crate) fn end(&self, number: u32) {
+            self.words[2].store(u64::from(number), Ordering::Release);
+        }
+
+        /// The number of the task of which it was sent last. Its report, and those before it, can be received by who
+        /// has looked here first (Acquire): one that cannot is lost.
+        pub(crate) fn ended(&self) -> u32 {
+            self.words[2].load(Ordering::Acquire) as u32
+        }
     }
 }
 
@@ -142,6 +153,8 @@ mod tests {
         assert_eq!(claims.begun(), 2);
         assert!(claims.begin(5, None));
         assert_eq!(claims.take_back(5), 5);
+        claims.end(5);
+        assert_eq!((claims.ended(), claims.begun()), (5, 5));
     }
 
     #[test]

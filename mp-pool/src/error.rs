@@ -132,11 +132,13 @@ pub enum TaskError {
     ///
     /// Python: `ValueError: Pool not running`.
     Closed,
-    /// There is no worker, and none can be started, or be reached on other machines; the text says why.
+    /// There is no worker, and none can be started, or be reached on other machines; the text says why. Where descriptors,
+    /// memory or the like were short, later tasks have workers once they are there again.
     NoWorkers(String),
     /// The arguments cannot be sent to a worker, or the result cannot be sent back.
     Encode(String),
-    /// The arguments or the result are no values of the expected type.
+    /// The arguments or the result are no values of the expected type, or cannot be taken over as memory or descriptors are
+    /// short; the text says why.
     Decode(String),
     /// Chunks of no items were asked for.
     ///

@@ -122,13 +122,17 @@ impl Drop for Flow {
 /// Results in the order of the input. Made by [`Pool::imap`](crate::Pool::imap).
 ///
 /// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun.
+///
+/// A panic of the input, or of an item's `Serialize`, goes to whoever calls `next`. The item is lost, no result is: who
+/// catches the panic may go on.
 pub struct Imap<I, F, R> {
     tasks: Tasks<I, F, R>,
 }
 
 /// Results as they come. Made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
 ///
-/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun.
+/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun. Of panics, as
+/// [`Imap`].
 pub struct ImapUnordered<I, F, R> {
     tasks: Tasks<I, F, R>,
 }
@@ -138,6 +142,9 @@ struct Tasks<I, F, R> {
     flow: Flow,
     input: std::iter::Fuse<I>,
     window: usize,
+    /// The outcome that is to be given next, kept here while more of the input is taken: that is the caller's own code,
+    /// and may panic.
+    next: Option<Outcome>,
     of: PhantomData<fn(F) -> R>,
 }
 
@@ -151,7 +158,7 @@ where
     fn new(core: &Arc<Core>, function: F, input: I) -> Self {
         let flow = Flow::new::<F>(core, Function::new::<F, Once<(A,)>>(function));
         let window = core.size().saturating_mul(WINDOW_EACH);
-        Self { flow, input: input.fuse(), window, of: PhantomData }
+        Self { flow, input: input.fuse(), window, next: None, of: PhantomData }
     }
 
     /// Submits until so many tasks are in flight.
@@ -167,23 +174,25 @@ where
     }
 
     fn next(&mut self, take: fn(&mut Flow) -> Outcome) -> Option<Result<R, TaskError>> {
-        if self.flow.in_flight() == 0 {
-            self.fill(self.window);
+        if self.next.is_none() {
+            if self.flow.in_flight() == 0 {
+                self.fill(self.window);
+            }
+            if self.flow.in_flight() == 0 {
+                return None;
+            }
+            self.next = Some(take(&mut self.flow));
         }
-        if self.flow.in_flight() == 0 {
-            return None;
-        }
-        let outcome = take(&mut self.flow);
         // So that workers go on while the caller does; many at a time, as long as each worker has one.
         let few = (self.window / 2).max(self.flow.core.size()).min(self.window - 1);
         if self.flow.in_flight() <= few {
             self.fill(self.window);
         }
-        Some(decode_one(&outcome))
+        self.next.take().map(|outcome| decode_one(&outcome))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let flying = self.flow.in_flight();
+        let flying = self.flow.in_flight() + usize::from(self.next.is_some());
         let (least, most) = self.input.size_hint();
         (least.saturating_add(flying), most.and_then(|most| most.checked_add(flying)))
     }

@@ -37,9 +37,13 @@ use crate::{Error, Result, TaskError};
 const AHEAD: usize = 512;
 /// And so many if they are long.
 const LONG_AHEAD: usize = 4;
-/// Workers in a row that cannot be started, fail in the initializer, or end by themselves before they have done
+/// Workers in a row that can never be started, fail in the initializer, or end by themselves before they have done
 /// anything; then no more are started. That one is killed says nothing of the next.
 const MOST_FAILURES: u32 = 8;
+/// Between two attempts to take a result for which there was no descriptor.
+const RETRY: Duration = Duration::from_millis(5);
+/// For so long a result is tried to be taken; then its task ends without it.
+const RETRIES: Duration = Duration::from_secs(1);
 /// How long a worker that is to end by itself has for that, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the first and each further failure.
@@ -185,10 +189,13 @@ impl Worker {
             .collect()
     }
 
-    /// The task that it has begun and not ended, if it has one.
+    /// The task that it has begun and not ended, if it has one. Those before it, if there are any, have ended.
     fn running(&mut self) -> Option<&mut Sent> {
         let begun = self.claims.begun();
-        self.sent.front_mut().filter(|(number, _)| *number == begun).map(|(_, sent)| sent)
+        if self.claims.ended() == begun {
+            return None;
+        }
+        self.sent.iter_mut().find(|(number, _)| *number == begun).map(|(_, sent)| sent)
     }
 }
 
@@ -405,15 +412,43 @@ struct Link {
     /// When to kill it, or to give it up where it was killed.
     limit: Deadline,
     killed: bool,
+    /// Why the next result could not be taken, if that is so.
+    lack: Option<Lack>,
+}
+
+/// The system has not given what it takes to receive a result: a descriptor, mostly.
+struct Lack {
+    why: String,
+    /// When to try again.
+    again: Deadline,
+    /// When the tasks that have ended, but cannot be heard of, end without their results.
+    limit: Deadline,
 }
 
 impl Link {
+    /// Whether it is to be listened to when there is something to hear.
+    fn is_heard(&self) -> bool {
+        !self.silent && self.lack.is_none()
+    }
+
+    /// Notes that a result could not be taken.
+    fn lacks(&mut self, error: &mp_pipe::Error) {
+        let (why, again) = (with_sources(error), Deadline::after(RETRY));
+        match &mut self.lack {
+            Some(lack) => (lack.why, lack.again) = (why, again),
+            None => self.lack = Some(Lack { why, again, limit: Deadline::after(RETRIES) }),
+        }
+    }
+
     fn kill(&mut self) {
         if !self.killed {
             self.killed = true;
-            self.limit = Deadline::after(GRACE);
-            // Ours to signal for as long as it is a worker.
-            let _ = self.child.kill();
+            // It may not be ours to signal any more, where this process has changed its user.
+            let is_refused = self.child.kill().is_err();
+            // Then there is no more to be done for one that has had its time to end by itself.
+            if !(is_refused && self.limit.has_passed()) {
+                self.limit = Deadline::after(GRACE);
+            }
         }
     }
 }
@@ -444,8 +479,16 @@ fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, L
         full: false,
         leaving: false,
     };
-    let limit = Deadline::NEVER;
-    let mut link = Link { key, receiver, child, silent: false, ended: false, limit, killed: false };
+    let mut link = Link {
+        key,
+        receiver,
+        child,
+        silent: false,
+        ended: false,
+        limit: Deadline::NEVER,
+        killed: false,
+        lack: None,
+    };
     if let Some((function, body)) = &settings.initializer
         && let Err(error) = send_initializer(&mut worker, function, body)
     {
@@ -784,6 +827,8 @@ struct Dispatcher {
     /// Workers in a row that ended before they had done anything, and why the last one did.
     failures: u32,
     reason: String,
+    /// Attempts in a row to start a worker that the system had no room for.
+    shortages: u32,
     /// When the next worker may be started.
     next_start: Deadline,
     reports: Vec<(Report, Body)>,
@@ -803,6 +848,7 @@ impl Dispatcher {
             key,
             failures: 0,
             reason: String::new(),
+            shortages: 0,
             next_start: Deadline::PASSED,
             reports: Vec::new(),
         }
@@ -847,9 +893,12 @@ impl Dispatcher {
     fn listen(&mut self) -> usize {
         let mut heard = 0;
         for index in 0..self.links.len() {
+            if self.links[index].lack.is_some() {
+                self.try_again(index);
+            }
             let mut reports = std::mem::take(&mut self.reports);
             let link = &mut self.links[index];
-            while !link.silent && reports.len() < MOST_RESULTS {
+            while link.is_heard() && reports.len() < MOST_RESULTS {
                 match receive(&link.receiver) {
                     Ok(Some(report)) => reports.push(report),
                     Err(mp_pipe::Error::WouldBlock) => {
@@ -857,8 +906,8 @@ impl Dispatcher {
                         link.silent = link.ended;
                         break;
                     }
-                    // It has ended, or its results can be understood no more. One that was lost for want of
-                    // descriptors is such a case: what it was the result of is not known.
+                    Err(error @ mp_pipe::Error::Io(_)) => link.lacks(&error),
+                    // It has ended, or its results can be understood no more.
                     Ok(None) | Err(_) => link.silent = true,
                 }
             }
@@ -870,6 +919,86 @@ impl Dispatcher {
             self.reports = reports;
         }
         heard
+    }
+
+    /// Tries once more to take a result that could not be taken. That it was lost meanwhile shows in what comes behind it,
+    /// or in that nothing does though the worker has sent it.
+    #[cold]
+    fn try_again(&mut self, index: usize) {
+        let engine = Arc::clone(&self.engine);
+        let link = &mut self.links[index];
+        let Some(lack) = &link.lack else { return };
+        if link.silent || !lack.again.has_passed() {
+            return;
+        }
+        let is_over = lack.limit.has_passed();
+        // Before the attempt: what has been sent by now can be received.
+        let sent = lock(&engine.state).worker(link.key).map_or(0, |worker| worker.claims.ended());
+        match receive(&link.receiver) {
+            Ok(Some((report, body))) => {
+                self.lose(index, report.number.wrapping_sub(1), true);
+                self.links[index].lack = None;
+                self.settle(index, &mut vec![(report, body)]);
+            }
+            Err(mp_pipe::Error::WouldBlock) => {
+                let is_known = self.lose(index, sent, true);
+                let link = &mut self.links[index];
+                link.silent = link.ended;
+                match &mut link.lack {
+                    // It was about to say that it had sent it.
+                    Some(lack) if !is_known => {
+                        lack.again = Deadline::after(if is_over { RETRIES } else { RETRY });
+                    }
+                    lack => *lack = None,
+                }
+            }
+            Err(error @ mp_pipe::Error::Io(_)) => {
+                link.lacks(&error);
+                if is_over {
+                    link.silent = link.ended;
+                    self.lose(index, sent, false);
+                }
+            }
+            Ok(None) | Err(_) => link.silent = true,
+        }
+    }
+
+    /// Ends the tasks of a worker up to the number `last`: it has sent their results, which cannot be had, and will never
+    /// come if they `are_gone`. Whether there were any, or there are none at all.
+    fn lose(&mut self, index: usize, last: u32, are_gone: bool) -> bool {
+        let engine = Arc::clone(&self.engine);
+        let link = &mut self.links[index];
+        let why = link.lack.as_ref().map_or("", |lack| &lack.why);
+        let mut done = Vec::new();
+        let mut state = lock(&engine.state);
+        let Some(worker) = state.worker(link.key) else { return true };
+        let count = worker.sent.iter().take_while(|(number, _)| !is_after(*number, last)).count();
+        let is_known = count > 0 || worker.sent.is_empty();
+        let mut is_begun = true;
+        for (_, sent) in worker.sent.iter_mut().take(count) {
+            match std::mem::replace(sent, Sent::Ended) {
+                Sent::Task(task) => {
+                    let outcome = lost(&task, why);
+                    done.push(task.with(outcome));
+                }
+                Sent::Start if are_gone => is_begun = false,
+                Sent::Start => *sent = Sent::Start,
+                Sent::Ended => {}
+            }
+        }
+        if are_gone {
+            worker.sent.drain(..count);
+        }
+        if !is_begun {
+            // Nobody knows whether its initializer went well.
+            worker.leaving = true;
+            link.kill();
+        }
+        worker.full = false;
+        state.refill(&mut done);
+        drop(state);
+        deliver(done);
+        is_known
     }
 
     /// Ends the tasks that a worker has reported.
@@ -911,12 +1040,26 @@ impl Dispatcher {
         }
     }
 
-    /// A worker ended before it had done anything, or could not be started.
+    /// A worker ended before it had done anything, or can never be started.
     fn fail(&mut self, why: String) {
         self.reason = why;
-        let pause = BACK_OFF.saturating_mul(1 << self.failures.min(10));
-        self.next_start = Deadline::after(pause.min(LONGEST_BACK_OFF));
+        self.next_start = back_off(self.failures);
         self.failures += 1;
+    }
+
+    /// The system had not what it takes to start a worker. It may have it later, so that is tried as long as there is
+    /// a pool; but no task waits for it without end.
+    fn fall_short(&mut self, why: &str) {
+        self.next_start = back_off(self.shortages);
+        self.shortages = self.shortages.saturating_add(1);
+        let mut state = lock(&self.engine.state);
+        if self.shortages < MOST_FAILURES || state.workers.iter().any(|worker| !worker.leaving) {
+            return;
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        let error = TaskError::NoWorkers(why.to_string());
+        deliver(waiting.into_iter().map(|task| task.with(Err(error.clone()))).collect());
     }
 
     /// Sees to it that there are workers and that tasks end in time. Says when to do so again.
@@ -939,13 +1082,15 @@ impl Dispatcher {
         let at_end = state.phase == Phase::Closed && !state.has_tasks();
         for worker in &mut state.workers {
             let spent = worker.left == 0 && worker.sent.is_empty();
-            if !worker.leaving && (at_end || spent) {
-                // Ends by itself once it sees that.
-                worker.leaving = true;
+            worker.leaving |= at_end || spent;
+            if !worker.leaving {
+                continue;
+            }
+            let link = self.links.iter_mut().find(|link| link.key == worker.key);
+            if let Some(link) = link.filter(|link| link.limit == Deadline::NEVER) {
+                // Ends by itself once it sees that: also one that was killed, if it may not be signalled.
                 worker.sender.close();
-                if let Some(link) = self.links.iter_mut().find(|link| link.key == worker.key) {
-                    link.limit = Deadline::after(GRACE);
-                }
+                link.limit = Deadline::after(GRACE);
             }
         }
         let present = state.workers.iter().filter(|worker| !worker.leaving).count();
@@ -961,6 +1106,9 @@ impl Dispatcher {
         deliver(done);
         for link in &self.links {
             deadline = deadline.min(link.limit);
+            if let Some(lack) = link.lack.as_ref().filter(|_| !link.silent) {
+                deadline = deadline.min(lack.again);
+            }
         }
         if missing && self.next_start.has_passed() {
             self.replace();
@@ -982,6 +1130,7 @@ impl Dispatcher {
         self.key += 1;
         match hire(&engine.settings, method, self.key) {
             Ok((mut worker, mut link)) => {
+                self.shortages = 0;
                 let mut done = Vec::new();
                 let mut state = lock(&engine.state);
                 if state.phase == Phase::Terminated {
@@ -994,7 +1143,8 @@ impl Dispatcher {
                 self.links.push(link);
                 deliver(done);
             }
-            Err(error) => self.fail(with_sources(&error)),
+            Err(error) if is_for_good(&error) => self.fail(with_sources(&error)),
+            Err(error) => self.fall_short(&with_sources(&error)),
         }
     }
 
@@ -1002,23 +1152,19 @@ impl Dispatcher {
     fn bury(&mut self) {
         for index in (0..self.links.len()).rev() {
             let link = &mut self.links[index];
-            if !link.silent && link.limit.has_passed() && !link.ended {
-                link.kill();
-            }
-            if !link.silent {
-                continue;
-            }
-            if !link.ended {
+            if link.silent && !link.ended {
                 link.ended =
                     process::wait_ended(link.child.as_fd(), Deadline::PASSED).unwrap_or(true);
             }
+            // A worker that still runs and says no more is none.
+            let is_over = link.silent && link.limit == Deadline::NEVER || link.limit.has_passed();
+            if is_over && !link.ended {
+                link.kill();
+            }
             let given_up = link.killed && link.limit.has_passed();
-            if link.ended || given_up {
+            if link.silent && link.ended || given_up {
                 let link = self.links.swap_remove(index);
                 self.bury_one(&link);
-            } else if link.limit == Deadline::NEVER || link.limit.has_passed() {
-                // A worker that still runs and says no more is none.
-                link.kill();
             }
         }
     }
@@ -1035,14 +1181,23 @@ impl Dispatcher {
         };
         let mut worker = state.workers.remove(index);
         crash_point!("pool: a worker has ended");
-        let begun = worker.claims.begun();
+        // One that is given up may still run: it begins no other task.
+        let begun = worker.claims.take_back(worker.next.wrapping_sub(1));
         let mut back = Vec::new();
+        let reported = worker.claims.ended();
         let (mut was_running, mut in_initializer) = (false, false);
         for (number, sent) in worker.sent.drain(..) {
             match sent {
                 Sent::Start => in_initializer = true,
                 Sent::Ended => was_running = true,
                 Sent::Task(task) if is_after(number, begun) => back.push(task),
+                Sent::Task(task) if !is_after(number, reported) => {
+                    worker.has_worked = true;
+                    let lack = link.lack.as_ref();
+                    let why = lack.map_or("its worker was not understood", |lack| &lack.why);
+                    let outcome = lost(&task, why);
+                    done.push(task.with(outcome));
+                }
                 Sent::Task(task) => {
                     was_running = true;
                     let task_name = task.task_at(None);
@@ -1085,8 +1240,10 @@ impl Dispatcher {
     fn sleep(&mut self, deadline: Deadline) {
         let mut fds = vec![PollFd::readable(self.engine.event.as_fd())];
         for link in &self.links {
-            fds.push(PollFd::readable(link.child.as_fd()));
-            if !link.silent {
+            if !link.ended {
+                fds.push(PollFd::readable(link.child.as_fd()));
+            }
+            if link.is_heard() {
                 match link.receiver.bell() {
                     Some(bell) => fds.push(PollFd::readable(bell)),
                     // There is something already.
@@ -1106,11 +1263,38 @@ impl Dispatcher {
             self.engine.event.clear();
         }
         for link in &mut self.links {
-            link.ended |= ready.next() == Some(true);
-            if !link.silent {
+            let is_heard = link.is_heard();
+            if !link.ended {
+                link.ended = ready.next() == Some(true);
+            }
+            if is_heard {
                 ready.next();
             }
         }
+    }
+}
+
+/// How long to wait after so many failures and one more.
+fn back_off(failures: u32) -> Deadline {
+    let pause = BACK_OFF.saturating_mul(1 << failures.min(10));
+    Deadline::after(pause.min(LONGEST_BACK_OFF))
+}
+
+/// Whether a worker could not be started for a reason that does not go away.
+fn is_for_good(error: &Error) -> bool {
+    use mp_process::Error as Start;
+    match error {
+        Error::Start(error) => matches!(
+            error,
+            Start::NeedsInit
+                | Start::MissedInit
+                | Start::Multithreaded { .. }
+                | Start::NeedsFork
+                | Start::Daemon
+                | Start::DifferentProgram { .. }
+        ),
+        Error::Io(_) => false,
+        _ => true,
     }
 }
 
@@ -1128,6 +1312,11 @@ fn outcome(task: &Job, report: Report, body: Body) -> Outcome {
     }
 }
 
+/// What becomes of a task whose result was sent, and cannot be had.
+fn lost(task: &Job, why: &str) -> Outcome {
+    Err(TaskError::Decode(task.explain("the result", why)))
+}
+
 /// Kills workers whose task has run too long. Says when the next one will have.
 fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     let now = monotonic_nanos();
@@ -1137,8 +1326,10 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
         if worker.leaving || !worker.ready {
             continue;
         }
-        // Only the first can be running; those behind it are looked at when it has ended.
-        let Some((number, Sent::Task(task))) = worker.sent.front() else { continue };
+        // Only the first that has not ended can be running; those behind it are looked at when it has.
+        let begun = worker.claims.begun();
+        let first = worker.sent.iter().find(|(number, _)| !is_after(begun, *number));
+        let Some((number, Sent::Task(task))) = first else { continue };
         let timeout = task.timeout;
         if timeout == NO_TIMEOUT {
             continue;

@@ -115,7 +115,6 @@ impl Core {
         self.engine.workers().max(1)
     }
 
-    /// Gives a task to the engine.
     /// Encodes arguments.
     pub(crate) fn encode<R>(&self, encode: impl FnOnce() -> R) -> R {
         let (mut encode, mut encoded) = (Some(encode), None);
@@ -123,9 +122,15 @@ impl Core {
         encoded.expect("an engine calls `encode`")
     }
 
+    /// Whether tasks are refused.
+    fn is_closed(&self) -> bool {
+        // Relaxed, as for the number: what comes while the pool is closed is for the engine to refuse.
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Gives a task to the engine.
     pub(crate) fn submit(&self, mut job: Job) {
-        // Relaxed, both: what comes while the pool is closed is for the engine to refuse.
-        if self.closed.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return job.finish(Err(TaskError::Closed));
         }
         job.number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
@@ -438,7 +443,9 @@ impl Pool {
         let mut flow = Flow::new::<F>(&self.core, Function::new::<F, Each<A>>(function));
         let window = self.core.size().saturating_mul(self.core.engine.ahead().max(1));
         let mut results = Vec::new();
-        results.try_reserve_exact(len).map_err(|error| TaskError::Decode(error.to_string()))?;
+        results.try_reserve_exact(len).map_err(|error| {
+            TaskError::Decode(format!("no memory for the results of {len} items: {error}"))
+        })?;
         let mut items = Vec::new();
         let mut first = 0;
         loop {
@@ -460,7 +467,9 @@ impl Pool {
                 items.clear();
             }
             if flow.in_flight() == 0 {
-                return Ok(results);
+                // No task was refused where there was none.
+                let is_refused = first == 0 && self.core.is_closed();
+                return if is_refused { Err(TaskError::Closed) } else { Ok(results) };
             }
             decode_chunk(&flow.next_in_order(), &mut results)?;
         }
@@ -482,6 +491,12 @@ impl Pool {
             encode_chunk(&self.core, items, index * size, &encode, &mut keep);
         }
         drop(items);
+        if chunks.is_empty() && self.core.is_closed() {
+            // There is no task to be refused.
+            let job = Pending::many(1, &self.core.callbacks);
+            job.deliver(0, Err(TaskError::Closed));
+            return AsyncResult::of_chunks(job, Arc::clone(&self.core), name);
+        }
         let job = Pending::many(chunks.len(), &self.core.callbacks);
         for (part, chunk) in chunks.into_iter().enumerate() {
             match chunk.body {
@@ -505,18 +520,23 @@ impl Pool {
 
     /// Ends the workers at once, by SIGKILL, and with [`TaskError::Terminated`] all tasks that have not ended.
     ///
-    /// Does not wait. Python: the results of tasks that have not ended are never ready.
+    /// Does not wait. A worker that this process may not signal, as it has changed its user since, ends by itself: at
+    /// once where it runs no task, else once the task has ended.
+    ///
+    /// Python: the results of tasks that have not ended are never ready.
     pub fn terminate(&self) {
         self.core.terminate();
     }
 
-    /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called.
+    /// Waits until the workers of a pool that was closed or terminated have ended, and all callbacks were called. For a
+    /// worker that is to end and does not, for five seconds: then it is killed, and where that is not allowed left to end
+    /// by itself.
     ///
     /// # Errors
     ///
     /// [`Error::StillOpen`] where it was not.
     pub fn join(&self) -> Result<()> {
-        if !self.core.closed.load(Ordering::Relaxed) {
+        if !self.core.is_closed() {
             return Err(Error::StillOpen);
         }
         self.core.join();

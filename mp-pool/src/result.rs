@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mp_core::{Deadline, Decoder, spin};
+use mp_core::{Deadline, Decoder, catch_panic, spin};
 use serde::de::DeserializeOwned;
 
 use crate::TaskError;
@@ -195,10 +195,15 @@ fn with_decoder<Out>(
     let (bytes, fds) = body
         .read()
         .map_err(|error| TaskError::Decode(format!("the result cannot be taken over: {error}")))?;
-    let mut decoder = Decoder::new(&bytes, fds);
-    read(&mut decoder)
-        .and_then(|out| decoder.finish().map(|()| out))
-        .map_err(|error| TaskError::Decode(error.to_string()))
+    // The value's own code may panic: whoever waits for the task, or has a callback for it, still has to hear of it.
+    let read = catch_panic(move || {
+        let mut decoder = Decoder::new(&bytes, fds);
+        read(&mut decoder).and_then(|out| decoder.finish().map(|()| out))
+    });
+    match read {
+        Ok(read) => read.map_err(|error| TaskError::Decode(error.to_string())),
+        Err(panic) => Err(TaskError::Decode(format!("the result's Deserialize panicked: {panic}"))),
+    }
 }
 
 /// Outcomes as they come, for a consumer that goes on with each.
@@ -321,6 +326,7 @@ impl<R> AsyncResult<R> {
     /// # Errors
     ///
     /// What became of the task instead; of several, of the first in the input that has no result.
+    /// [`TaskError::Decode`] also where the value's `Deserialize` panics: the text has the message.
     pub fn get(&self) -> Result<R, TaskError> {
         self.get_until(Deadline::NEVER)
     }
@@ -398,7 +404,8 @@ impl<R> AsyncResult<R> {
 }
 
 impl<R: 'static> AsyncResult<R> {
-    /// Has `callback` called with the result when the task has ended, or at once if it has.
+    /// Has `callback` called with the result when the task has ended, or at once if it has. The result is what
+    /// [`get`](Self::get) gives.
     ///
     /// A thread of the pool calls callbacks one after the other. There they may use the pool, wait, and panic: that
     /// ends the one callback only. [`join`](crate::Pool::join) waits for them.

@@ -6,11 +6,13 @@
 //! when the worker dies, or another is idle.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU64;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use mp_core::sys::clock::monotonic_nanos;
 use mp_core::sys::process;
+use mp_core::sys::thread::in_forked_child;
 use mp_core::{Decoder, Encoder, Message, crash_point};
 use mp_pipe::{Connection, Sender};
 use mp_process::Function;
@@ -118,6 +120,15 @@ impl Report {
     }
 }
 
+/// Whether this process is a copy of a worker, made by a task that forked. Such a copy has the worker's pipe too, but no
+/// part in what comes through it.
+static IS_COPY: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn is_copied() {
+    // Relaxed: looked at by this thread only.
+    IS_COPY.store(true, Ordering::Relaxed);
+}
+
 /// The function that a worker is started with: serves tasks until the pool closes the pipe.
 pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     // At a terminal it comes to the whole group: what becomes of the workers is for their parent to say, whose end is
@@ -125,6 +136,11 @@ pub(crate) fn serve(link: Connection<(), ()>, words: RawArray<AtomicU64>) {
     process::disregard_signal(SIGINT);
     let (sender, receiver) = link.split();
     let Some(claims) = Claims::of(words) else { return };
+    static ONCE: Once = Once::new();
+    // Without memory for that, a copy is not noticed.
+    ONCE.call_once(|| _ = in_forked_child(is_copied));
+    // This one may have been forked from a copy.
+    IS_COPY.store(false, Ordering::Relaxed);
     let mut worker = Worker::new(sender, claims);
     // Ends with the pipe: closed by the pool, or with it.
     let mut idle_since = None;
@@ -185,20 +201,23 @@ impl Worker {
             return Some(());
         }
         crash_point!("worker: the task is claimed");
-        if !order.aside {
-            return self.run(&order, body, fds);
-        }
-        match fds.pop().ok_or(std::io::ErrorKind::InvalidData.into()).and_then(|fd| take_aside(&fd))
-        {
-            Ok(body) => {
-                crash_point!("worker: the arguments are read from their file");
-                self.run(&order, &body, fds)
+        if order.aside {
+            let file = fds.pop().ok_or(std::io::ErrorKind::InvalidData.into());
+            match file.and_then(|file| take_aside(&file)) {
+                Ok(body) => {
+                    crash_point!("worker: the arguments are read from their file");
+                    self.run(&order, &body, fds)?;
+                }
+                Err(error) => {
+                    let why = format!("the arguments cannot be taken over: {error}");
+                    self.fail(order.number, Status::Undecodable, None, &why)?;
+                }
             }
-            Err(error) => {
-                let why = format!("the arguments cannot be taken over: {error}");
-                self.fail(order.number, Status::Undecodable, None, &why)
-            }
+        } else {
+            self.run(&order, body, fds)?;
         }
+        self.claims.end(order.number);
+        Some(())
     }
 
     fn run(&mut self, order: &Order, body: &[u8], fds: Vec<OwnedFd>) -> Option<()> {
@@ -217,7 +236,12 @@ impl Worker {
         // Two numbers can always be encoded.
         result.put(&report.to_words()).ok()?;
         crash_point!("worker: the function is about to be called");
-        match function.try_call(&mut arguments, &mut result) {
+        let called = function.try_call(&mut arguments, &mut result);
+        if IS_COPY.load(Ordering::Relaxed) {
+            // The task is the worker's to report. What would run at an end is of the worker too.
+            process::exit_now(0);
+        }
+        match called {
             Ok(Ok(())) => {
                 crash_point!("worker: the function has returned");
             }
