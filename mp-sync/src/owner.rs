@@ -128,7 +128,9 @@ mod imp {
             Ok(stat) => stat,
             // It is gone by now, or /proc is not there or not readable: ask once more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return !thread::exists(tid),
-            Err(_) => return false,
+            // No descriptor is left, most likely. Then its end is seen all the same, though not that its
+            // number is another's by now.
+            Err(_) => return thread::has_no_program(tid),
         };
         if stat.ended {
             return true;
