@@ -200,6 +200,35 @@ fn semaphore_permits_of_the_dead_come_back_once() {
 }
 
 #[test]
+fn semaphore_permits_that_were_left_come_back_once_with_what_was_done_before() {
+    type Shared = (SemaphoreWords<2>, Data);
+    explore(
+        || {
+            let words = SemaphoreWords::new(1, UNBOUNDED);
+            let slot = words.permit(ONE, Limit::Try).unwrap();
+            assert_eq!(slot, 0);
+            let shared = beside(
+                (words, Data::new()),
+                |(words, data): &Shared| {
+                    data.add();
+                    words.leave(0, ONE);
+                    words.reap(ONE, crate::owner::is_dead);
+                },
+                |(words, data)| {
+                    words.reap(TWO, crate::owner::is_dead);
+                    if let Ok(slot) = words.permit(TWO, Limit::Try) {
+                        data.add();
+                        words.let_go(slot, TWO);
+                    }
+                },
+            );
+            assert_eq!(shared.0.value(), 1);
+        },
+        &["PermitLooksAgain", "PermitLeft"],
+    );
+}
+
+#[test]
 fn event_shows_what_was_before_it_and_wakes() {
     type Shared = (EventWord, Data);
     explore(
