@@ -61,7 +61,7 @@
 //! # How a dead owner is known
 //!
 //! The word of a lock holds the name of its owner in 62 bits: thread number, start time and a trace of the program
-//! image. Another thread of that number does not have that start time; a program that takes the place of the owner's by
+//! image. Another thread of that number has that start time once in 16 million times; a program that takes the place of the owner's by
 //! `exec` has the same trace once in 65,536 times, or always where the system places no stacks at random, and then keeps
 //! what the owner held. Taking a lock is one compare-and-swap from 0 to the own
 //! name, and taking it over from a dead owner one from that name, so no step of either can be cut in two
