@@ -10,7 +10,7 @@ use multiprocess::{
     Semaphore,
 };
 
-use crate::support::{HANG, Outcome, PROMPT, at_last, eventually, sleeps, ticks};
+use crate::support::{HANG, Outcome, PROMPT, at_last, eventually, leak, sleeps, ticks};
 
 crate::cases! {
     EACH:
@@ -25,8 +25,10 @@ crate::cases! {
         an_event_set_and_cleared_at_once_wakes_all_that_waited
         a_barrier_gives_each_process_its_index_round_after_round
         a_killed_party_breaks_the_barrier
+        a_party_that_was_killed_does_not_count_when_the_last_comes
     ;
     ONCE:
+        who_sleeps_through_many_rounds_of_a_barrier_learns_how_its_own_ended
         who_waits_gets_its_turn_beside_those_who_take_again_at_once
         many_that_wait_use_next_to_no_time
     ;
@@ -336,6 +338,55 @@ fn a_killed_party_breaks_the_barrier() -> Outcome {
     assert!(barrier.is_broken());
     barrier.reset()?;
     assert!(!barrier.is_broken());
+    Ok(())
+}
+
+/// None of those that waited is there any more, to look whether the others live.
+fn a_party_that_was_killed_does_not_count_when_the_last_comes() -> Outcome {
+    let wait = |barrier: Barrier| barrier.wait().is_err();
+    let barrier = Barrier::new(2)?;
+    for _ in 0..5 {
+        let child = Process::new(wait, (barrier.clone(),)).start()?;
+        eventually("it waits", || barrier.n_waiting() == 1)?;
+        kill(&child)?;
+        let result = barrier.wait_timeout(HANG);
+        assert!(matches!(result, Err(Error::Broken)), "{result:?}");
+        barrier.reset()?;
+    }
+    let child = Process::new(wait, (barrier.clone(),)).start()?;
+    barrier.wait_timeout(HANG)?;
+    assert!(!child.result()?);
+    Ok(())
+}
+
+fn who_sleeps_through_many_rounds_of_a_barrier_learns_how_its_own_ended() -> Outcome {
+    let wait = |barrier: Barrier| match barrier.wait() {
+        Ok(_) => true,
+        Err(Error::Broken) => false,
+        Err(error) => panic!("{error}"),
+    };
+    for all_come in [false, true] {
+        let barrier = Barrier::new(2)?;
+        let child = Process::new(wait, (barrier.clone(),)).start()?;
+        eventually("it waits", || barrier.n_waiting() == 1)?;
+        let signal = |signal| {
+            // SAFETY: takes numbers only; a child that was not joined.
+            assert_eq!(unsafe { libc::kill(child.pid() as i32, signal) }, 0);
+        };
+        signal(libc::SIGSTOP);
+        eventually("it is stopped", || leak::state(child.pid()) == Some('T'))?;
+        if all_come {
+            barrier.wait_timeout(HANG)?;
+        } else {
+            barrier.reset()?;
+        }
+        for _ in 0..40 {
+            assert!(matches!(barrier.wait_timeout(Duration::ZERO), Err(Error::TimedOut)));
+            barrier.reset()?;
+        }
+        signal(libc::SIGCONT);
+        assert_eq!(child.result()?, all_come);
+    }
     Ok(())
 }
 

@@ -33,7 +33,8 @@
 //! | wait for something to have happened | [`Event`] |
 //! | wait for each other | [`Barrier`] |
 //!
-//! Each call that waits has a form that does not (`try_`) and one with a limit (`_timeout`). What is to be
+//! Each call that waits has a form with a limit (`_timeout`), and where it waits for something to be had, as a lock or a
+//! permit, one that does not wait (`try_`). What is to be
 //! had at once is had after any time; a timeout too large for the clock waits for ever; time runs on the
 //! monotonic clock, and signals do not stretch it.
 //!
@@ -59,8 +60,10 @@
 //!
 //! # How a dead owner is known
 //!
-//! The word of a lock holds the name of its owner: thread number, start time and a trace of the program
-//! image, 62 bits that no other thread ever has. Taking a lock is one compare-and-swap from 0 to the own
+//! The word of a lock holds the name of its owner in 62 bits: thread number, start time and a trace of the program
+//! image. Another thread of that number has that start time once in 16 million times; a program that takes the place of the owner's by
+//! `exec` has the same trace once in 65,536 times, or always where the system places no stacks at random, and then keeps
+//! what the owner held. Taking a lock is one compare-and-swap from 0 to the own
 //! name, and taking it over from a dead owner one from that name, so no step of either can be cut in two
 //! by a kill. A waiter sleeps in slices, of 1 ms at first and 50 ms at most, and after each looks the
 //! owner up in `/proc`, which takes 6 to 25 us; nobody else does, so owners pay nothing for it. Where many wait who

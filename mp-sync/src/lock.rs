@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mp_core::Segment;
 
-use crate::patience::Limit;
+use crate::patience::{Limit, sit_out};
 use crate::view::{START, View, kind, passable};
 use crate::words::lock::{LockWord, PINNED, Refused};
 use crate::{Acquired, Error, Result, TryLockError, TryLockResult, owner};
@@ -340,8 +340,8 @@ impl fmt::Debug for LockPin<'_> {
 pub(crate) fn patient<T>(taken: Result<T, Refused>, limit: Limit) -> Result<T, Refused> {
     match (taken, limit) {
         (Err(Refused::Deadlock), Limit::Try) => Err(Refused::WouldBlock),
-        (Err(Refused::Deadlock), Limit::For(timeout)) => {
-            std::thread::sleep(timeout);
+        (Err(Refused::Deadlock), Limit::For(_) | Limit::Until(_)) => {
+            sit_out(limit.deadline());
             Err(Refused::TimedOut)
         }
         (taken, _) => taken,

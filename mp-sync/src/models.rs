@@ -200,6 +200,35 @@ fn semaphore_permits_of_the_dead_come_back_once() {
 }
 
 #[test]
+fn semaphore_permits_that_were_left_come_back_once_with_what_was_done_before() {
+    type Shared = (SemaphoreWords<2>, Data);
+    explore(
+        || {
+            let words = SemaphoreWords::new(1, UNBOUNDED);
+            let slot = words.permit(ONE, Limit::Try).unwrap();
+            assert_eq!(slot, 0);
+            let shared = beside(
+                (words, Data::new()),
+                |(words, data): &Shared| {
+                    data.add();
+                    words.leave(0, ONE);
+                    words.reap(ONE, crate::owner::is_dead);
+                },
+                |(words, data)| {
+                    words.reap(TWO, crate::owner::is_dead);
+                    if let Ok(slot) = words.permit(TWO, Limit::Try) {
+                        data.add();
+                        words.let_go(slot, TWO);
+                    }
+                },
+            );
+            assert_eq!(shared.0.value(), 1);
+        },
+        &["PermitLooksAgain", "PermitLeft"],
+    );
+}
+
+#[test]
 fn event_shows_what_was_before_it_and_wakes() {
     type Shared = (EventWord, Data);
     explore(
@@ -366,6 +395,93 @@ fn party(words: &BarrierWords<3>, me: u64) -> bool {
         Err(Error::Broken) => false,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Who resets may be killed on the way, and others do so too.
+#[test]
+fn barrier_tells_who_is_late_that_its_round_was_reset() {
+    type Words = BarrierWords<2>;
+    fn told(words: &Words) {
+        assert!(!matches!(words.wait(ONE, Limit::Forever, || ()), Ok(_)), "it was alone");
+    }
+    let steps = explore_killing(
+        3,
+        || {
+            beside(Words::new(2), told, |words| {
+                mortal(|| {
+                    words.reset();
+                    words.reset();
+                });
+                words.abort();
+                words.reset();
+                words.abort();
+            });
+        },
+        &["BarrierTells", "BarrierEnd"],
+    );
+    assert!(steps >= 3, "{steps}");
+}
+
+#[test]
+fn barrier_tells_who_is_late_where_two_reset() {
+    explore(
+        || {
+            let words = Arc::new(BarrierWords::<2>::new(2));
+            let [late, other] = [true, false].map(|waits| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    if waits {
+                        words.wait(ONE, Limit::Forever, || ()).is_ok()
+                    } else {
+                        words.reset();
+                        false
+                    }
+                })
+            });
+            words.reset();
+            other.join().unwrap();
+            words.abort();
+            assert!(!late.join().unwrap(), "it was alone");
+        },
+        &["BarrierTells"],
+    );
+}
+
+/// Who is told that all came was not alone.
+#[test]
+fn barrier_parties_agree_how_a_round_ended_that_another_resets() {
+    explore_within(
+        2,
+        || {
+            let words = Arc::new(BarrierWords::<2>::new(2));
+            let [resetting, one] = [0, ONE].map(|me| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    if me == 0 {
+                        words.reset();
+                        words.abort();
+                    }
+                    me != 0 && words.wait(me, Limit::Forever, || ()).is_ok()
+                })
+            });
+            let two = words.wait(TWO, Limit::Forever, || ()).is_ok();
+            resetting.join().unwrap();
+            assert_eq!(one.join().unwrap(), two, "they agree");
+        },
+        &["BarrierTells"],
+    );
+}
+
+#[test]
+fn barrier_does_not_end_well_with_a_dead_party() {
+    explore(
+        || {
+            let words = BarrierWords::<2>::new(2);
+            words.sit_as_others_do(DEAD);
+            assert!(words.wait(ONE, Limit::Forever, || ()).is_err());
+        },
+        &["BarrierLastLooks"],
+    );
 }
 
 /// Where one is killed, at whatever step, each of the others comes out.

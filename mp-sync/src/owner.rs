@@ -10,12 +10,13 @@ use mp_core::sys::clock::monotonic_nanos;
 /// | bits | content |
 /// | --- | --- |
 /// | 0..22 | the owner's thread number; the kernel's largest is 2^22. 0: no owner |
-/// | 22..30 | which program it runs: eight bits of where its stack begins, random for each `exec` |
+/// | 22..30, 32..40 | which program it runs: 16 bits of where its stack begins, random for each `exec` |
 /// | 30, 31 | flags of the word's protocol |
-/// | 32..64 | when the thread was started, in clock ticks since boot (it wraps after 497 days) |
+/// | 40..64 | when the thread was started, in clock ticks since boot (it wraps after 46 hours) |
 ///
-/// Number and start time name one thread for ever: for another to have both, all numbers would have to
-/// be given out within one tick. The program is there because `exec` keeps both.
+/// Number and start time name one thread: for another to have both, it would have to get the number within one
+/// tick, or within just that tick 46 hours later, or a multiple of that. The program is there because `exec` keeps both:
+/// one in 65,536 begins where the one before it did, or each, where the system does not place stacks at random.
 pub(crate) const OWNER: u64 = !(FLAG_A | FLAG_B);
 /// The first bit that is free for a protocol's own use, in the half that a futex compares.
 pub(crate) const FLAG_A: u64 = 1 << 31;
@@ -23,7 +24,7 @@ pub(crate) const FLAG_A: u64 = 1 << 31;
 pub(crate) const FLAG_B: u64 = 1 << 30;
 
 const TID_BITS: u32 = 22;
-const PROGRAM_BITS: u32 = 8;
+const START_BITS: u32 = 24;
 
 /// Whom `word` names; 0 for nobody.
 #[inline]
@@ -89,10 +90,10 @@ mod imp {
 
     use mp_core::sys::thread::{self, Stat};
 
-    use super::{PROGRAM_BITS, TID_BITS, of};
+    use super::{START_BITS, TID_BITS, of};
 
     const TID: u64 = (1 << TID_BITS) - 1;
-    const PROGRAM: u64 = ((1 << PROGRAM_BITS) - 1) << TID_BITS;
+    const PROGRAM: u64 = 0xFF << TID_BITS | 0xFF << 32;
 
     pub(super) fn forget_in_children() {
         static ONCE: Once = Once::new();
@@ -110,13 +111,14 @@ mod imp {
     }
 
     fn name(tid: u32, stat: &Stat) -> u64 {
-        u64::from(tid) & TID | program(stat) | (stat.start << 32)
+        u64::from(tid) & TID | program(stat) | (stat.start << (64 - START_BITS))
     }
 
     fn program(stat: &Stat) -> u64 {
         // 0 is kept for "not known"; the stack begins at a multiple of 16.
-        let hash = (stat.stack >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
-        hash.max(1) << TID_BITS & PROGRAM
+        let hash = (stat.stack >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
+        let hash = hash.max(1);
+        (hash & 0xFF) << TID_BITS | (hash >> 8) << 32
     }
 
     pub(super) fn is_dead(owner: u64) -> bool {
@@ -128,7 +130,9 @@ mod imp {
             Ok(stat) => stat,
             // It is gone by now, or /proc is not there or not readable: ask once more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return !thread::exists(tid),
-            Err(_) => return false,
+            // No descriptor is left, most likely. Then its end is seen all the same, though not that its
+            // number is another's by now.
+            Err(_) => return thread::has_no_program(tid),
         };
         if stat.ended {
             return true;
@@ -154,8 +158,9 @@ mod imp {
             assert!(!is_dead(own));
             assert!(is_dead(name(tid, &Stat { start: stat.start + 1, ..stat })));
             let programs =
-                (1..100).map(|n| name(tid, &Stat { stack: stat.stack + n * 16, ..stat }));
-            assert!(programs.filter(|&other| is_dead(other)).count() > 90);
+                (1..10_000).map(|n| name(tid, &Stat { stack: stat.stack + n * 16, ..stat }));
+            let taken_for_it = programs.filter(|&other| !is_dead(other)).count();
+            assert!(taken_for_it < 5, "{taken_for_it}");
             assert!(!is_dead(name(tid, &stat) & !PROGRAM), "which program is not known");
             assert!(!is_dead(u64::from(tid)), "only the number is known");
         }
@@ -178,7 +183,7 @@ mod imp {
     const MORTAL: u64 = 1 << 19;
 
     pub(super) fn forget_in_children() {
-        let _ = (super::TID_BITS, super::PROGRAM_BITS, super::forget as extern "C" fn());
+        let _ = (super::TID_BITS, super::START_BITS, super::forget as extern "C" fn());
     }
 
     pub(super) fn name_of_this_thread() -> u64 {

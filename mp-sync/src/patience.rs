@@ -28,6 +28,23 @@ pub(crate) enum Limit {
     Forever,
 }
 
+impl Limit {
+    /// When the time is over that begins now.
+    pub(crate) fn deadline(self) -> Deadline {
+        match self {
+            Self::Try => Deadline::PASSED,
+            Self::For(timeout) => Deadline::after(timeout),
+            Self::Until(deadline) => deadline,
+            Self::Forever => Deadline::NEVER,
+        }
+    }
+
+    /// The same with a time that has begun, for several waits that share it.
+    pub(crate) fn begun(self) -> Self {
+        if let Self::For(timeout) = self { Self::Until(Deadline::after(timeout)) } else { self }
+    }
+}
+
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nap {
@@ -65,6 +82,15 @@ pub(crate) fn give_way(come: impl Fn() -> bool) {
     NEXT.store(now + TURN, Ordering::Relaxed);
 }
 
+/// Waits until then, for nothing; signals do not stretch it.
+#[cfg(not(mp_loom))]
+pub(crate) fn sit_out(deadline: Deadline) {
+    let nobody_wakes = AtomicU32::new(0);
+    while !deadline.has_passed() {
+        let _ = word::sleep(&nobody_wakes, 0, deadline);
+    }
+}
+
 /// One wait, over all its sleeps.
 pub(crate) struct Patience {
     deadline: Deadline,
@@ -84,14 +110,8 @@ impl Patience {
 
     /// Starts the clock.
     pub(crate) fn new(limit: Limit) -> Self {
-        let deadline = match limit {
-            Limit::Try => Deadline::PASSED,
-            Limit::For(timeout) => Deadline::after(timeout),
-            Limit::Until(deadline) => deadline,
-            Limit::Forever => Deadline::NEVER,
-        };
         Self {
-            deadline,
+            deadline: limit.deadline(),
             slice: Self::FIRST,
             longest: Self::LONGEST,
             in_vain: false,

@@ -113,6 +113,8 @@ impl<T: Plain> RwLock<T> {
     }
 
     fn write_limited(&self, limit: Limit) -> TryLockResult<RwLockWriteGuard<'_, T>> {
+        // One time for all that it waits for.
+        let limit = limit.begun();
         let taken = self.words().write(owner::me(), limit);
         guarded(patient(taken, limit), || self.write_guard())
     }
@@ -168,7 +170,7 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Panics
     ///
-    /// Where this thread reads or writes, and would wait for itself for ever.
+    /// Where this thread reads or writes, and would wait for itself for ever; whoever else reads or writes.
     #[inline]
     pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
         or_panic(self.write_limited(Limit::Forever))

@@ -84,7 +84,7 @@ fn semaphore() {
     scribbled(100, |words: &SemaphoreWords<8>, me| {
         let _ = words.acquire(|| me, NOW);
         if let Ok(slot) = words.permit(me, NOW) {
-            words.give_back(slot, me, me);
+            words.let_go(slot, me);
         }
         words.reap(me, owner::is_dead);
         let _ = words.release();

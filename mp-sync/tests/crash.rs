@@ -57,6 +57,7 @@ mod scenes {
         Scene { name: "a permit, after one that died", play: |stage| recovers(stage, &permit()) },
         Scene { name: "a permit, after one that died taking it", play: permit_half_taken },
         Scene { name: "a permit, after one that died giving it", play: permit_half_given },
+        Scene { name: "a permit, dropped while another is stopped", play: permit_left },
         Scene { name: "a lock, who gets it at the last moment", play: last_moment },
         Scene { name: "a lock, who tries after one that died", play: tries },
         Scene { name: "a reader, beside a writer", play: reads },
@@ -311,6 +312,33 @@ mod scenes {
 
     fn permit_half_given(stage: &Stage) {
         half_a_step(stage, "permit: in the count");
+    }
+
+    /// The victim drops a permit while another is stopped in the middle of taking one.
+    fn permit_left(stage: &Stage) {
+        let semaphore = Semaphore::new(2).unwrap();
+        let [held] = numbers(1) else { unreachable!() };
+        let victim = stage.victim(|| {
+            let permit = semaphore.permit_timeout(HANG).unwrap();
+            held.store(1, SeqCst);
+            wait_until(|| held.load(SeqCst) == 2);
+            drop(permit);
+        });
+        wait_until(|| held.load(SeqCst) == 1 || victim.has_ended() || stage.is_hit());
+        let other = Child::new(|| {
+            crash::arm_stop("permit: taking is written down", 1);
+            drop(semaphore.permit_timeout(HANG).unwrap());
+        });
+        // Stopped; or asleep, where the victim has the lock.
+        other.await_sleep();
+        held.store(2, SeqCst);
+        let _ = stage.ends(victim);
+        wait_until(|| {
+            other.signal(libc::SIGCONT);
+            other.has_ended()
+        });
+        other.succeed();
+        assert_eq!(semaphore.value(), 2, "no permit lost, none too many");
     }
 
     /// One whose time is over just as the owner is found dead, or gone.

@@ -39,6 +39,7 @@ fn main() {
         test("the_news_survives_whoever_had_it", the_news_survives_whoever_had_it),
         test("an_owner_that_becomes_another_program_is_dead", exec_is_death),
         test("a_stopped_owner_is_alive", a_stopped_owner_is_alive),
+        test("a_dead_owner_is_known_without_descriptors", dead_without_descriptors),
         test("a_forked_child_owns_nothing", a_forked_child_owns_nothing),
         test("nothing_that_need_not_wait_makes_a_system_call", no_system_calls),
         test("handles_work_in_another_process", handles_work_in_another_process),
@@ -434,6 +435,43 @@ fn a_stopped_owner_is_alive() {
     assert!(matches!(lock.lock_timeout(soon), Err(TryLockError::TimedOut)));
     child.kill();
     assert!(matches!(lock.lock_timeout(HANG), Err(TryLockError::Poisoned(_))));
+}
+
+/// Who holds it was killed and not reaped, and who comes has no descriptor to look it up with.
+fn dead_without_descriptors() {
+    let (lock, mutex) = (Lock::new().unwrap(), Mutex::new(0_u64).unwrap());
+    let (rwlock, read) = (RwLock::new(0_u64).unwrap(), RwLock::new(0_u64).unwrap());
+    let (semaphore, barrier) = (Semaphore::new(1).unwrap(), Barrier::new(3).unwrap());
+    let held = &numbers()[0];
+    Child::new(|| {
+        let holder = Child::new(|| {
+            std::mem::forget((lock.lock(), mutex.lock(), rwlock.write(), read.read()));
+            std::mem::forget(semaphore.permit());
+            held.store(1, SeqCst);
+            let _ = barrier.wait();
+        });
+        wait_until(|| held.load(SeqCst) == 1 && barrier.n_waiting() == 1);
+        holder.signal(libc::SIGKILL);
+        wait_until(|| holder.has_ended());
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) }, 0);
+        assert!(std::fs::File::open("/dev/null").is_err());
+        assert!(matches!(lock.lock_timeout(HANG), Err(TryLockError::Poisoned(_))));
+        assert!(matches!(mutex.lock_timeout(HANG), Err(TryLockError::Poisoned(_))));
+        assert!(matches!(rwlock.write_timeout(HANG), Err(TryLockError::Poisoned(_))));
+        assert!(read.write_timeout(HANG).is_ok());
+        assert!(semaphore.permit_timeout(HANG).is_ok());
+        assert!(matches!(barrier.wait_timeout(HANG), Err(Error::Broken)));
+        // What lives is known too.
+        let soon = Duration::from_millis(120);
+        let _guard = lock.lock().unwrap();
+        Child::new(|| {
+            assert!(matches!(lock.lock_timeout(soon), Err(TryLockError::TimedOut)));
+        })
+        .succeed();
+    })
+    .succeed();
 }
 
 fn no_system_calls() {

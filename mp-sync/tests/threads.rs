@@ -330,6 +330,65 @@ fn readers_share_and_writers_do_not() {
 }
 
 #[test]
+fn who_reads_waits_to_write_no_longer_than_its_time() {
+    let time = Duration::from_millis(300);
+    // Threads have places by their numbers: as a rule the first comes before the second.
+    for _ in 0..3 {
+        let lock = RwLock::new(0_u64).unwrap();
+        let (ready, is_ready) = mpsc::channel();
+        let theirs = lock.clone();
+        let other = thread::spawn(move || {
+            let _guard = theirs.read().unwrap();
+            ready.send(()).unwrap();
+            thread::sleep(time * 9 / 10);
+        });
+        is_ready.recv_timeout(HANG).unwrap();
+        within(move || {
+            let _own = lock.read().unwrap();
+            let start = Instant::now();
+            assert!(matches!(lock.write_timeout(time), Err(TryLockError::TimedOut)));
+            let took = start.elapsed();
+            assert!((time..time * 3 / 2).contains(&took), "{took:?}");
+        });
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn who_reads_panics_when_it_writes_whoever_else_reads_or_writes() {
+    for other_writes in [false, true] {
+        let lock = RwLock::new(0_u64).unwrap();
+        let theirs = lock.clone();
+        within(move || {
+            let own = theirs.read().unwrap();
+            let (ready, is_ready) = mpsc::channel();
+            let again = theirs.clone();
+            let other = thread::spawn(move || {
+                if other_writes {
+                    ready.send(()).unwrap();
+                    drop(again.write().unwrap());
+                } else {
+                    let _guard = again.read().unwrap();
+                    ready.send(()).unwrap();
+                    thread::sleep(HANG / 2);
+                }
+            });
+            is_ready.recv_timeout(HANG).unwrap();
+            while other_writes && theirs.try_read().is_ok() {
+                thread::sleep(SOON);
+            }
+            let start = Instant::now();
+            assert!(catch_unwind(AssertUnwindSafe(|| drop(theirs.write()))).is_err());
+            assert!(start.elapsed() < HANG / 4);
+            drop(own);
+            if other_writes {
+                other.join().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
 fn what_is_outside_of_a_message_or_of_another_type_is_refused() {
     let lock = Lock::new().unwrap();
     let error = serde_json::to_string(&lock).unwrap_err();
@@ -371,6 +430,37 @@ fn signals_do_not_end_a_wait_or_stretch_it() {
     }
     let (was_set, time) = waiter.join().unwrap();
     assert!(!was_set && time >= Duration::from_millis(100) && time < HANG);
+}
+
+#[test]
+fn signals_do_not_stretch_the_wait_of_a_thread_for_its_own_lock() {
+    extern "C" fn nothing(_: i32) {}
+    #[expect(unsafe_code, reason = "a handler that does nothing")]
+    // SAFETY: the handler does nothing.
+    unsafe {
+        libc::signal(libc::SIGUSR2, nothing as *const () as usize)
+    };
+    let wait = || {
+        let waiter = thread::spawn(|| {
+            let lock = Lock::new().unwrap();
+            let _guard = lock.lock().unwrap();
+            let start = Instant::now();
+            let time = Duration::from_millis(200);
+            assert!(matches!(lock.lock_timeout(time), Err(TryLockError::TimedOut)));
+            assert!(start.elapsed() >= time);
+            start.elapsed()
+        });
+        #[expect(unsafe_code, reason = "to send signals to a thread of our own")]
+        while !waiter.is_finished() {
+            use std::os::unix::thread::JoinHandleExt;
+            // SAFETY: a thread that was not joined.
+            unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGUSR2) };
+            thread::sleep(Duration::from_micros(20));
+        }
+        waiter.join().unwrap()
+    };
+    // Three times as long where each begins it anew; a busy machine may hold up one or the other.
+    assert!((0..5).any(|_| wait() < Duration::from_millis(260)));
 }
 
 #[test]

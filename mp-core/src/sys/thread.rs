@@ -82,6 +82,20 @@ pub fn stat(tid: u32) -> io::Result<Stat> {
     Ok(Stat { ended, start, stack })
 }
 
+/// Whether the thread `tid` has ended, seen without a descriptor: a thread at its end gives its memory up, and so has no
+/// program any more. For where there is none left for [`stat`]; that tells one thread from a later one of the same
+/// number, and this does not. proc_pid_exe(5).
+///
+/// False where it cannot be told: `/proc` is not mounted, or the thread is not ours to look at.
+#[must_use]
+pub fn has_no_program(tid: u32) -> bool {
+    let is_missing = |tid: u32| {
+        let link = fs::read_link(format!("/proc/{tid}/exe"));
+        matches!(link, Err(error) if error.kind() == io::ErrorKind::NotFound)
+    };
+    is_missing(tid) && !is_missing(current())
+}
+
 /// Runs `function` in every child this process forks, in its only thread, before `fork` returns there.
 ///
 /// It may only do what a signal handler may. pthread_atfork(3); a bare `clone` system call goes past it.
@@ -114,18 +128,21 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(1));
             !exists(tid)
         });
-        assert!(gone);
+        assert!(gone && has_no_program(tid) && !has_no_program(current()));
         assert_eq!(stat(tid).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn a_zombie_has_ended() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(!has_no_program(child.id()));
+        drop(child.stdin.take());
         let ended = (0..60_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             stat(child.id()).unwrap().ended
         });
-        assert!(ended && exists(child.id()));
+        assert!(ended && exists(child.id()) && has_no_program(child.id()));
         child.wait().unwrap();
         assert!(!exists(child.id()));
     }

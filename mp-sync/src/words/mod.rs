@@ -44,9 +44,9 @@ mod layout {
     unsafe impl<const N: usize> Layout for condition::ConditionWords<N> {}
     const_assert_eq!(size_of::<condition::ConditionWords<10>>(), 2 * 8 + 16 + 10 * 4 * 8);
 
-    // SAFETY: repr(C): an AtomicU64, two AtomicU32, one of them as a Watch, and the slots, each two AtomicU64.
+    // SAFETY: repr(C): an AtomicU64, two AtomicU32, one of them as a Watch, two AtomicU64 and the slots, each two of them.
     unsafe impl<const N: usize> Layout for barrier::BarrierWords<N> {}
-    const_assert_eq!(size_of::<barrier::BarrierWords<10>>(), 8 + 2 * 4 + 10 * 2 * 8);
+    const_assert_eq!(size_of::<barrier::BarrierWords<10>>(), 8 + 2 * 4 + 2 * 8 + 10 * 2 * 8);
 
     // SAFETY: repr(C): a LockWord, AtomicU64 and the slots, which are AtomicU64.
     unsafe impl<const N: usize> Layout for rwlock::RwLockWords<N> {}

@@ -113,7 +113,7 @@ mod tests {
             // Names of threads that live: this one, and this one under other programs' bits unknown.
             let me = crate::owner::me();
             let tid = me & ((1 << 22) - 1);
-            let names = [me, tid, tid | me & (u64::MAX << 32)];
+            let names = [me, tid, tid | me & (u64::MAX << 40)];
             let words = RLockWords::new();
             let mut model: Option<(usize, u32)> = None;
             let mut suspended: [Option<u32>; 3] = [None; 3];

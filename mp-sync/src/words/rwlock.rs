@@ -189,7 +189,14 @@ impl<const N: usize> RwLockWords<N> {
     /// Takes it for writing. Errors: `WouldBlock`, `TimedOut`, `Deadlock`.
     pub(crate) fn write(&self, me: u64, limit: Limit) -> Result<Acquired> {
         let mut patience = Patience::new(limit);
-        let news = self.writer.lock(me, limit)?;
+        let news = if self.writer.lock_free(me) {
+            Acquired::Clean
+        } else if self.reads(me) {
+            // Whoever has it may wait for this very thread to leave.
+            return Err(Refused::Deadlock);
+        } else {
+            self.writer.lock(me, limit)?
+        };
         crash_point!("rwlock: a writer keeps readers out");
         self.note(news);
         match self.drain(me, &mut patience) {
@@ -213,10 +220,22 @@ impl<const N: usize> RwLockWords<N> {
         }
     }
 
+    /// Whether `me` is among the readers.
+    #[cold]
+    fn reads(&self, me: u64) -> bool {
+        let used = self.used.load(Ordering::Relaxed);
+        let lines = self.lines.iter().enumerate().filter(|(line, _)| used >> line & 1 != 0);
+        // Relaxed: what this thread wrote it sees.
+        lines
+            .flat_map(|(_, line)| &line.readers)
+            .any(|reader| owner::of(reader.load(Ordering::Relaxed)) == me)
+    }
+
     /// Waits until no reader is left. None comes, as long as the writer's lock is held.
     fn drain(&self, me: u64, patience: &mut Patience) -> Result<()> {
         // Pairs with the one in `read_now`.
         fence_at!(WriterFence);
+        let mut waits = false;
         let mut used = self.used.load(Ordering::Relaxed);
         while used != 0 {
             let line = used.trailing_zeros() as usize;
@@ -226,6 +245,11 @@ impl<const N: usize> RwLockWords<N> {
             for reader in readers {
                 // Acquire: pairs with the Release in `leave`.
                 if reader.load(Ordering::Acquire) != 0 {
+                    // Before it waits for anybody.
+                    if !waits && self.reads(me) {
+                        return Err(Refused::Deadlock);
+                    }
+                    waits = true;
                     self.await_reader(reader, me, patience)?;
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mp_core::crash_point;
 
 use super::lock::LockWord;
-use crate::owner;
+use crate::owner::{self, FLAG_A};
 use crate::patience::{Limit, Nap, Patience, Watch, give_way};
 use crate::{Acquired, Error, Result};
 use mp_core::word::{self, AtomicU32, AtomicU64, Ordering, ordering, taken};
@@ -39,7 +39,13 @@ pub(crate) struct SemaphoreWords<const N: usize> {
     reserved: AtomicU32,
     /// Held while a permit moves between count and slots.
     lock: LockWord,
-    /// The names of those that hold a permit by guard; 0: free. Written under the lock.
+    /// | value | meaning |
+    /// | --- | --- |
+    /// | 0 | free |
+    /// | a name ([`owner`]) | that thread holds a permit by guard |
+    /// | [`LEFT`] | nobody holds it any more: it is for whoever looks to give it back |
+    ///
+    /// Written under the lock, but for the step from the own name to `LEFT`.
     slots: [AtomicU64; N],
 }
 
@@ -47,6 +53,9 @@ const COUNT: u32 = TAKEN - 1;
 const TAKEN: u32 = 1 << 30;
 const WAITERS: u32 = 1 << 31;
 const GIVE: u32 = 1 << 31;
+
+/// In a slot: no thread's name.
+const LEFT: u64 = FLAG_A;
 
 /// The largest count.
 pub(crate) const MAX: u32 = COUNT;
@@ -287,10 +296,28 @@ impl<const N: usize> SemaphoreWords<N> {
         Ok(None)
     }
 
+    /// Gives back the permit of `me` in slot `index`; does nothing where the slot is another's.
+    ///
+    /// Does not wait for long: what cannot be given back now, whoever looks next gives back.
+    pub(crate) fn let_go(&self, index: usize, me: u64) {
+        if !self.give_back(index, me, me) {
+            self.leave(index, me);
+        }
+    }
+
+    /// Leaves the permit of `me` in slot `index` to others.
+    ///
+    /// Without the lock: nobody else changes the slot of one that lives, and no step in the journal is about it.
+    pub(crate) fn leave(&self, index: usize, me: u64) {
+        let Some(slot) = self.slots.get(index) else { return };
+        // Release: pairs with the Acquire in `give_back`.
+        let _ = slot.compare_exchange(me, LEFT, ordering!(PermitLeft, Release), Ordering::Relaxed);
+        crash_point!("permit: left for others to give back");
+    }
+
     /// Gives back the permit in slot `index`, if it is (still) that of `holder`.
     ///
-    /// `me` is who does it: the holder, or who found the holder dead. Does not wait for long: what cannot
-    /// be given back now is when its holder ends.
+    /// `me` is who does it: the holder, or who found the holder dead, or the permit left.
     pub(crate) fn give_back(&self, index: usize, holder: u64, me: u64) -> bool {
         let Some(slot) = self.slots.get(index) else { return false };
         if slot.load(Ordering::Relaxed) != holder || self.enter(me, A_WHILE).is_err() {
@@ -298,7 +325,8 @@ impl<const N: usize> SemaphoreWords<N> {
         }
         let mut woken = 0;
         // Under the lock: whoever else found the holder dead may have been here.
-        let given = slot.load(Ordering::Relaxed) == holder || !taken!(PermitLooksAgain);
+        // Acquire: pairs with the Release in `leave`; the swap of the count shows it to the next.
+        let given = slot.load(Ordering::Acquire) == holder || !taken!(PermitLooksAgain);
         if given {
             self.journal.store((index as u32 + 1) | GIVE, Ordering::Release);
             crash_point!("permit: giving is written down");
@@ -320,7 +348,7 @@ impl<const N: usize> SemaphoreWords<N> {
         given
     }
 
-    /// Gives back the permits of those that `is_dead`; says whether there were any.
+    /// Gives back the permits of those that `is_dead`, and those left; says whether there were any.
     pub(crate) fn reap(&self, me: u64, is_dead: fn(u64) -> bool) -> bool {
         let used = (self.used.load(Ordering::Acquire) as usize).min(N);
         let mut any = false;
@@ -330,10 +358,12 @@ impl<const N: usize> SemaphoreWords<N> {
             if holder == 0 || holder == me || holder == alive {
                 continue;
             }
-            if is_dead(holder) {
-                any |= self.give_back(index, holder, me);
-            } else {
+            if holder != LEFT && !is_dead(holder) {
                 alive = holder; // It often has the next slot too.
+            } else if self.give_back(index, holder, me) {
+                any = true;
+            } else if slot.load(Ordering::Relaxed) == holder {
+                break; // One is stopped in mid-step: it would be the same with the others.
             }
         }
         any
@@ -428,6 +458,23 @@ mod tests {
                 prop_assert!(words.count.load(Ordering::Relaxed) & TAKEN == 0);
             }
         }
+    }
+
+    #[test]
+    fn what_is_dropped_while_another_is_stopped_in_mid_step_comes_back() {
+        let me = owner::me();
+        let other = me & ((1 << 22) - 1); // Another living name.
+        let words = SemaphoreWords::<SLOTS>::new(2, 2);
+        let guards = [(); 2].map(|()| words.permit(me, Limit::Try).unwrap());
+        words.lock.lock(other, Limit::Try).unwrap();
+        guards.iter().for_each(|&guard| words.let_go(guard, me));
+        assert!(!words.reap(me, owner::is_dead));
+        assert_eq!(words.value(), 0);
+        words.lock.unlock(other).unwrap();
+        assert!(words.reap(me, owner::is_dead));
+        assert_eq!(words.value(), 2);
+        words.let_go(guards[0], me);
+        assert_eq!(words.value(), 2, "it is not its any more");
     }
 
     /// Cuts a step short after each of its stores, as a kill would, and lets the next one recover.
