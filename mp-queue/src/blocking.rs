@@ -141,6 +141,8 @@ enum Got {
     Some { left: u64 },
     /// A record whose descriptors went to a process that died; it is gone.
     Lost,
+    /// Nothing, but something was put meanwhile.
+    Again,
     /// Nothing, as the word of what was put says.
     Nothing(Mark),
     /// It is somebody else's turn.
@@ -428,11 +430,7 @@ impl Core {
             }
         };
         self.slots.write(&mut cursor, Record { bytes, parcel })?;
-        if tail.is_watched() {
-            self.sockets.show();
-            crash_point!("put: the descriptor shows it");
-        }
-        let now = self.slots.commit_put(tail, &cursor, 1, units)?;
+        let now = self.slots.commit_put(tail, &cursor, 1, units, || self.show())?;
         attempt.served(put);
         drop(guard);
         Ok(Ok(now))
@@ -537,10 +535,7 @@ impl Core {
         self.slots.reserve_units(cursor, run)?;
         let bytes = (run * UNIT) as usize;
         self.slots.write_row(&mut cursor, &row[..bytes])?;
-        if tail.is_watched() {
-            self.sockets.show();
-        }
-        let now = self.slots.commit_put(tail, &cursor, count as u64, run)?;
+        let now = self.slots.commit_put(tail, &cursor, count as u64, run, || self.show())?;
         attempt.served(put);
         drop(guard);
         Ok(Ok((now, count, bytes)))
@@ -570,7 +565,7 @@ impl Core {
                     }
                 }
                 Got::Owed => _ = patience.rest(AWAY),
-                Got::Some { .. } | Got::Lost => {}
+                Got::Some { .. } | Got::Lost | Got::Again => {}
             }
             refused = self.get_now(max, batch, Attempt::after(limit, &patience))?;
             if let Got::Some { left } = refused {
@@ -596,10 +591,12 @@ impl Core {
             if seen.is_closed() {
                 return Err(Error::Closed);
             }
-            if seen.is_watched() {
-                self.hide();
-            }
-            return Ok(Got::Nothing(seen));
+            // Who was told by the descriptor may come while the item is still about to be committed.
+            return Ok(if seen.is_watched() && self.hide() {
+                Got::Again
+            } else {
+                Got::Nothing(seen)
+            });
         }
         if attempt.is_owed(got) {
             return Ok(Got::Owed);
@@ -682,52 +679,67 @@ impl Core {
 
     pub(crate) fn close(&self) {
         let Words { put, got, .. } = self.words();
-        // So that nobody hides what this shows. Somebody who stands still does not keep it from closing.
-        let guard = self.lock(put, Limit::Try);
-        if put.word.load().is_watched() {
-            self.sockets.show();
-        }
         crash_point!("close: about to");
-        if put.word.set(Mark::CLOSED).is_watched() {
-            self.sockets.show();
-        }
+        put.word.close(|| {
+            self.sockets.shut();
+            crash_point!("close: the descriptor is shut");
+        });
         crash_point!("close: done for those who put");
         got.word.set(Mark::CLOSED);
-        drop(guard);
         crash_point!("close: about to wake");
         put.word.wake_all();
         got.word.wake_all();
     }
 
     /// The descriptor that is readable while there is something to get, set to how it is now.
+    ///
+    /// It may be readable without, for a while. The other way round never happens, whoever is killed or stands
+    /// still:
+    ///
+    /// - What was committed before the word was marked, this finds and shows. What is committed later, its
+    ///   putter has shown before, as its commit says that it has seen the mark.
+    /// - What was shown is hidden with the putters' lock only, by one who finds the queue empty then. Until
+    ///   that one lets go of the lock, there is nothing new to show.
+    /// - The end is shown in a way that nobody can hide, before the word says it. If who closes is killed in
+    ///   between, whoever comes upon it closes the queue.
     pub(crate) fn readiness(&self) -> BorrowedFd<'_> {
         let Words { put, got, .. } = self.words();
-        if let Ok((_guard, _)) = self.lock(put, Limit::Try) {
-            let mut tail = put.word.load();
-            if !tail.is_watched() {
-                put.word.set(Mark::WATCHED);
-                tail = put.word.load();
-            }
-            if tail.is_closed() || tail.items_since(got.word.load()) > 0 {
-                self.sockets.show();
-            } else {
-                self.sockets.hide();
-            }
+        let tail = put.word.watch();
+        crash_point!("watch: the word is marked");
+        if tail.is_closed() {
+            self.sockets.shut();
+        } else if tail.items_since(got.word.load()) > 0 {
+            self.sockets.show();
+        } else if self.sockets.is_shown() {
+            self.hide();
         }
         self.sockets.near.as_fd()
     }
 
-    /// Lets the descriptor not be readable, if there is nothing.
     #[cold]
-    fn hide(&self) {
+    fn show(&self) {
+        self.sockets.show();
+        crash_point!("put: the descriptor shows it");
+    }
+
+    /// Lets the descriptor not be readable, if there is nothing and nobody is about to put something for long.
+    /// Says whether there is something.
+    #[cold]
+    fn hide(&self) -> bool {
         let Words { put, got, .. } = self.words();
         // With the lock nobody is between showing an item and committing it.
-        if let Ok((_guard, _)) = self.lock(put, Limit::after(LATE)) {
-            let tail = put.word.load();
-            if tail.items_since(got.word.load()) == 0 && !tail.is_closed() {
-                self.sockets.hide();
-            }
+        let Ok((guard, _)) = self.lock(put, Limit::after(LATE)) else { return false };
+        let tail = put.word.load();
+        if tail.items_since(got.word.load()) > 0 {
+            return true;
         }
+        let is_shut = !tail.is_closed() && self.sockets.hide();
+        crash_point!("hide: hidden");
+        drop(guard);
+        if is_shut {
+            self.close();
+        }
+        is_shut
     }
 
     /// How many items were put and are not done.
@@ -764,6 +776,117 @@ impl Core {
 #[cfg(all(test, not(mp_loom)))]
 mod tests {
     use super::*;
+
+    use mp_core::sys::fd::wait_readable;
+
+    fn is_readable(core: &Core) -> bool {
+        wait_readable(core.sockets.near.as_fd(), Deadline::PASSED).unwrap()
+    }
+
+    /// Calls `then` as if it were somebody else, who comes while this one is inside a put, its record written.
+    fn in_the_middle_of_a_put(core: &Core, then: impl FnOnce() + Send) {
+        let (guard, _) = core.lock(&core.words().put, Limit::Forever).unwrap();
+        let (tail, mut cursor) = core.slots.tail().unwrap();
+        let units = units_of(4, false);
+        core.slots.place(tail, &mut cursor, units).unwrap();
+        core.slots.write(&mut cursor, Record { bytes: b"item", parcel: None }).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(then);
+        });
+        let _ = core.slots.commit_put(tail, &cursor, 1, units, || core.show());
+        drop(guard);
+    }
+
+    fn within_a_moment<R>(call: impl FnOnce() -> R) -> R {
+        let begun = std::time::Instant::now();
+        let result = call();
+        assert!(begun.elapsed() < INSIDE / 2, "held up by who stands still: {:?}", begun.elapsed());
+        result
+    }
+
+    #[test]
+    fn who_stands_still_inside_neither_holds_up_who_watches_nor_escapes_it() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        in_the_middle_of_a_put(&core, || {
+            within_a_moment(|| core.readiness());
+            assert!(!is_readable(&core), "there is nothing yet");
+        });
+        assert!(is_readable(&core), "it was told of the watcher by its commit");
+        let mut batch = Batch::default();
+        in_the_middle_of_a_put(&core, || {
+            core.get(1, &mut batch, Limit::Try).unwrap();
+            within_a_moment(|| core.readiness());
+        });
+        core.readiness();
+        assert!(is_readable(&core));
+        core.get(1, &mut Batch::default(), Limit::Try).unwrap();
+        core.readiness();
+        assert!(!is_readable(&core));
+    }
+
+    #[test]
+    fn who_is_told_of_an_item_gets_it_though_it_is_still_to_be_committed() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        core.readiness();
+        std::thread::scope(|scope| {
+            let put = &core.words().put;
+            let (guard, _) = core.lock(put, Limit::Forever).unwrap();
+            let (tail, mut cursor) = core.slots.tail().unwrap();
+            core.slots.place(tail, &mut cursor, 1).unwrap();
+            core.slots.write(&mut cursor, Record { bytes: b"item", parcel: None }).unwrap();
+            let show = || {
+                core.show();
+                scope.spawn(|| core.get(1, &mut Batch::default(), Limit::Try).unwrap());
+                std::thread::sleep(LATE / 4);
+            };
+            core.slots.commit_put(tail, &cursor, 1, 1, show).unwrap();
+            drop(guard);
+        });
+        assert!(!is_readable(&core));
+    }
+
+    #[test]
+    fn what_is_there_is_shown_while_somebody_stands_still_inside() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        core.put(b"first", &[], Limit::Try).unwrap();
+        in_the_middle_of_a_put(&core, || {
+            within_a_moment(|| core.readiness());
+            assert!(is_readable(&core));
+        });
+    }
+
+    #[test]
+    fn a_close_is_shown_while_somebody_stands_still_inside() {
+        for watched_before in [false, true] {
+            let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+            if watched_before {
+                core.readiness();
+            }
+            in_the_middle_of_a_put(&core, || {
+                within_a_moment(|| core.close());
+                within_a_moment(|| core.readiness());
+                assert!(is_readable(&core));
+            });
+            core.readiness();
+            let result = core.get(1, &mut Batch::default(), Limit::Try);
+            assert!(matches!(result, Err(Error::Closed)), "put to what was closed before");
+            core.hide();
+            assert!(is_readable(&core), "nobody hides it");
+        }
+    }
+
+    #[test]
+    fn a_close_of_one_who_died_in_it_is_brought_to_an_end() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        core.readiness();
+        core.put(b"item", &[], Limit::Try).unwrap();
+        // As far as the dead one had come.
+        core.sockets.shut();
+        let mut batch = Batch::default();
+        core.get(1, &mut batch, Limit::Try).unwrap();
+        assert!(core.is_closed() && is_readable(&core));
+        assert!(matches!(core.get(1, &mut batch, Limit::Try), Err(Error::Closed)));
+    }
 
     /// Has both sides' next turn be somebody else's, who has waited for long.
     fn owe(core: &Core) {

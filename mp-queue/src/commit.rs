@@ -140,7 +140,7 @@ impl CommitWord {
     /// Lets so many items and units be, whose slot is filled, after `seen`; gives what the word says then.
     ///
     /// For who holds the side's lock. Flags that others set meanwhile stay. With `unless_closed`, fails
-    /// where the queue is closed.
+    /// where the queue is closed. Where it is watched, calls `show` before.
     #[inline]
     pub(crate) fn commit(
         &self,
@@ -148,12 +148,20 @@ impl CommitWord {
         items: u64,
         units: u64,
         unless_closed: bool,
+        show: impl Fn(),
     ) -> Result<Mark, NoCommit> {
+        let mut shown = false;
         // Each round but the first stands for a flag that somebody changed; a peer that does nothing else
         // is a faulty one.
         for _ in 0..10_000 {
             if unless_closed && seen.is_closed() {
                 return Err(NoCommit::Closed);
+            }
+            // In each round, as somebody may have begun to watch since the last. Before the commit: who is
+            // killed in between has shown what is not there, which is found out, not hidden what is.
+            if seen.is_watched() && !shown && taken!(CommitShows) {
+                show();
+                shown = true;
             }
             let new = seen.advanced(items, units);
             let stored = if taken!(CommitKeepsMark) { new.0 } else { new.0 & !Mark::WAITERS };
@@ -176,6 +184,40 @@ impl CommitWord {
     pub(crate) fn set(&self, flag: u64) -> Mark {
         // AcqRel: who sees the flag sees what was before it, and the other way round.
         Mark(self.word.fetch_or(flag, Ordering::AcqRel))
+    }
+
+    /// Has each commit from now on shown; gives what the word says.
+    ///
+    /// What was committed before was not shown, perhaps: it is in what this gives.
+    pub(crate) fn watch(&self) -> Mark {
+        let seen = self.load();
+        if seen.is_watched() { seen } else { Mark(self.set(Mark::WATCHED).0 | Mark::WATCHED) }
+    }
+
+    /// Closes it for those who put. Where it is watched, calls `shut` before.
+    pub(crate) fn close(&self, shut: impl Fn()) {
+        let mut seen = self.load();
+        // Each round but the first stands for a commit that came in between. After so many it is shut in any
+        // case, which does no harm.
+        for _ in 0..1000 {
+            if seen.is_watched() {
+                break;
+            }
+            // As `set`.
+            match self.word.compare_exchange(
+                seen.0,
+                seen.0 | Mark::CLOSED,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return,
+                Err(now) => seen = Mark(now),
+            }
+        }
+        if taken!(CloseShuts) {
+            shut();
+        }
+        self.set(Mark::CLOSED);
     }
 
     /// Wakes up to `count` of those who sleep, after a commit that gave `now` with their mark.
@@ -390,16 +432,17 @@ mod tests {
     #[test]
     fn a_commit_keeps_the_flags_that_others_set_and_heeds_the_close() {
         let word = CommitWord { word: AtomicU64::new(0) };
-        let seen = word.load();
+        let (seen, shown) = (word.load(), std::cell::Cell::new(0));
         word.set(Mark::WATCHED | Mark::WAITERS);
-        let now = word.commit(seen, 1, 3, true).unwrap();
+        let now = word.commit(seen, 1, 3, true, || shown.set(shown.get() + 1)).unwrap();
         assert!(now.is_watched() && now.has_waiters() && now.slot() == 1);
+        assert_eq!(shown.get(), 1, "watched only since it was seen");
         assert_eq!((now.items_since(seen), now.units_since(seen)), (1, 3));
         assert_eq!(word.load(), now);
         word.set(Mark::CLOSED);
-        assert_eq!(word.commit(now, 1, 1, true), Err(NoCommit::Closed));
-        assert!(word.commit(now, 1, 1, false).unwrap().is_closed());
-        assert_eq!(word.commit(now, 1, 1, false), Err(NoCommit::Damaged));
+        assert_eq!(word.commit(now, 1, 1, true, || {}), Err(NoCommit::Closed));
+        assert!(word.commit(now, 1, 1, false, || {}).unwrap().is_closed());
+        assert_eq!(word.commit(now, 1, 1, false, || {}), Err(NoCommit::Damaged));
     }
 
     #[test]

@@ -7,8 +7,9 @@
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use mp_core::Deadline;
-use mp_core::model::explore;
+use mp_core::model::{explore, explore_killing, is_killed, mortal};
+use mp_core::word::{self, ALL, AtomicU64, Ordering, taken};
+use mp_core::{Deadline, crash_point};
 
 use crate::commit::{CommitWord, Mark, NoCommit, Patience};
 
@@ -22,7 +23,14 @@ struct Model {
     /// loom fails where a record is read without being ordered after its write.
     records: [UnsafeCell<u64>; 4],
     capacity: u64,
+    /// The descriptor: see [`SHOWN`] and [`SHUT`].
+    sign: AtomicU64,
 }
+
+/// The descriptor has something to read.
+const SHOWN: u64 = 1;
+/// It is at its end.
+const SHUT: u64 = 2;
 
 impl Model {
     fn new(capacity: u64) -> Arc<Self> {
@@ -34,6 +42,7 @@ impl Model {
             got_lock: Mutex::new(0),
             records: [(); 4].map(|()| UnsafeCell::new(0)),
             capacity,
+            sign: AtomicU64::new(0),
         })
     }
 
@@ -57,7 +66,7 @@ impl Model {
                     *record = value;
                 };
             });
-            let now = self.put.commit(tail, 1, 1, true)?;
+            let now = self.put.commit(tail, 1, 1, true, || self.show())?;
             *next += 1;
             drop(next);
             if now.has_waiters() {
@@ -88,7 +97,7 @@ impl Model {
                     *record
                 }
             });
-            let now = self.got.commit(head, 1, 1, false).unwrap();
+            let now = self.got.commit(head, 1, 1, false, || {}).unwrap();
             *next += 1;
             drop(next);
             if now.has_waiters() {
@@ -103,10 +112,94 @@ impl Model {
     }
 
     fn close(&self) {
-        self.put.set(Mark::CLOSED);
+        self.put.close(|| {
+            self.raise(SHUT);
+            crash_point!("model: shut");
+        });
+        crash_point!("model: closed for those who put");
         self.got.set(Mark::CLOSED);
         self.put.wake_all();
         self.got.wake_all();
+    }
+
+    /// As `blocking` has it. What is done to a socket is one step of the kernel's.
+    fn readiness(&self) {
+        let tail = self.put.watch();
+        let head = self.got.load();
+        if tail.is_closed() {
+            self.raise(SHUT);
+        } else if tail.items_since(head) > 0 && taken!(WatchLooks) {
+            self.show();
+        } else if self.sign() != 0 {
+            self.hide();
+        }
+    }
+
+    fn sign(&self) -> u64 {
+        // That sees the newest, as the kernel does.
+        self.sign.fetch_or(0, Ordering::AcqRel)
+    }
+
+    fn raise(&self, flag: u64) {
+        self.sign.fetch_or(flag, Ordering::AcqRel);
+        word::wake(&self.sign, ALL);
+    }
+
+    fn show(&self) {
+        if self.sign() == 0 {
+            self.raise(SHOWN);
+        }
+    }
+
+    fn hide(&self) {
+        let next = taken!(HideLocks).then(|| self.put_lock.lock().unwrap());
+        let tail = self.put.load();
+        if tail.items_since(self.got.load()) > 0 || tail.is_closed() {
+            return;
+        }
+        let shut = self.sign.fetch_and(!SHOWN, Ordering::AcqRel) & SHUT != 0;
+        drop(next);
+        if shut {
+            self.close();
+        }
+    }
+
+    /// As poll(2).
+    fn poll(&self) {
+        while self.sign() == 0 {
+            word::sleep(&self.sign, 0, Deadline::NEVER);
+        }
+    }
+
+    /// Gets what is there now; `Err` where it is closed.
+    fn try_get(&self) -> Result<Option<u64>, NoCommit> {
+        let mut next = self.got_lock.lock().unwrap();
+        let (head, tail) = (self.got.load(), self.put.load());
+        let there = tail.items_since(head);
+        if there > 0 {
+            self.got.commit(head, 1, 1, false, || {}).unwrap();
+            *next += 1;
+        }
+        drop(next);
+        if there <= 1 && !tail.is_closed() && tail.is_watched() {
+            self.hide();
+        }
+        match there {
+            0 if tail.is_closed() => Err(NoCommit::Closed),
+            0 => Ok(None),
+            _ => Ok(Some(there)),
+        }
+    }
+
+    /// Gets an item by the descriptor alone.
+    fn get_watching(&self) -> Result<(), NoCommit> {
+        loop {
+            self.readiness();
+            self.poll();
+            if self.try_get()?.is_some() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -208,4 +301,63 @@ fn who_joins_learns_of_the_last_done() {
         },
         &["DoneWakes", "MarkBeforeSleep"],
     );
+}
+
+#[test]
+fn who_watches_the_descriptor_learns_of_an_item() {
+    explore(
+        3,
+        || {
+            let model = Model::new(4);
+            let watcher = beside(&model, Model::get_watching);
+            model.put(7).unwrap();
+            watcher.join().unwrap().unwrap();
+        },
+        &["CommitShows", "WatchLooks"],
+    );
+}
+
+#[test]
+fn who_watches_learns_of_the_item_that_another_leaves() {
+    explore(
+        2,
+        || {
+            let model = Model::new(4);
+            let watcher = beside(&model, Model::get_watching);
+            let other = beside(&model, |model| model.try_get().unwrap().is_some());
+            model.put(1).unwrap();
+            if other.join().unwrap() {
+                model.put(2).unwrap();
+            }
+            watcher.join().unwrap().unwrap();
+        },
+        &["CommitShows", "HideLocks"],
+    );
+}
+
+#[test]
+fn who_watches_learns_of_a_close_whoever_is_killed_in_it() {
+    let steps = explore_killing(
+        2,
+        || {
+            let model = Model::new(4);
+            let watcher = beside(&model, Model::get_watching);
+            // Looks, and hides what is there for nothing.
+            let other = beside(&model, |model| {
+                model.readiness();
+                let _ = model.try_get();
+            });
+            if !mortal(|| model.close()) {
+                assert!(is_killed());
+                // Closed or not: where it was killed before either, somebody closes it.
+                if model.sign() == 0 && !model.put.load().is_closed() {
+                    model.close();
+                }
+            }
+            assert!(watcher.join().unwrap().is_err());
+            other.join().unwrap();
+        },
+        &["CloseShuts"],
+    );
+    assert_eq!(steps, 2, "shut, and closed");
 }

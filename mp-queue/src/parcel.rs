@@ -5,11 +5,13 @@
 //! before the record is gone, so a process that dies in between leaves a parcel that no record names, which
 //! is dropped when it comes up, or a record whose parcel is gone: that item counts as got by the dead.
 //!
-//! The other way goes a single byte, for as long as the queue has items or is closed, once somebody asked
-//! for the descriptor: its end is what poll(2) is to wait on.
+//! The other way goes a single byte, for as long as the queue has items, and the end of it all when it is
+//! closed, once somebody asked for the descriptor: its end is what poll(2) is to wait on.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use mp_core::sys::socket::{self, MAX_FDS};
 use mp_core::{crash_point, packet};
@@ -29,19 +31,19 @@ const PACKETS: usize = 65_536;
 pub(crate) struct Sockets {
     /// Parcels are sent here. Readable while there is something to get.
     pub(crate) near: OwnedFd,
-    /// Parcels are received here.
-    pub(crate) far: OwnedFd,
+    /// Parcels are received here. Of a stream it has the one method that lets it be shut one way.
+    pub(crate) far: UnixStream,
 }
 
 impl Sockets {
     pub(crate) fn pair() -> io::Result<Self> {
         let (near, far) = socket::pair()?;
-        Ok(Self { near, far })
+        Ok(Self { near, far: far.into() })
     }
 
     pub(crate) fn over(near: OwnedFd, far: OwnedFd) -> Result<Self> {
         if socket::is_packet_socket(near.as_fd()) && socket::is_packet_socket(far.as_fd()) {
-            Ok(Self { near, far })
+            Ok(Self { near, far: far.into() })
         } else {
             Err(Error::BadSegment("a queue's sockets are none".to_string()))
         }
@@ -108,7 +110,7 @@ impl Sockets {
         }
     }
 
-    /// Lets the descriptor be readable. Under the lock of those who put.
+    /// Lets the descriptor be readable.
     pub(crate) fn show(&self) {
         if socket::peek(self.near.as_fd(), &mut [0]).is_err() {
             // It fails where the buffer is full, of what makes it readable.
@@ -116,13 +118,28 @@ impl Sockets {
         }
     }
 
-    /// Lets it not be readable. Under the lock of those who put.
-    pub(crate) fn hide(&self) {
+    /// Whether it is readable.
+    pub(crate) fn is_shown(&self) -> bool {
+        socket::peek(self.near.as_fd(), &mut [0]).is_ok()
+    }
+
+    /// Lets it not be readable. Under the lock of those who put. Says whether it is [shut](Self::shut) and so
+    /// stays readable.
+    pub(crate) fn hide(&self) -> bool {
         for _ in 0..PACKETS {
-            if socket::receive(self.near.as_fd(), &mut [0], true).is_err() {
-                return;
+            match socket::receive(self.near.as_fd(), &mut [0], true) {
+                Ok(received) if received.len == 0 => return true,
+                Ok(_) => {}
+                Err(_) => return false,
             }
         }
+        false
+    }
+
+    /// Lets it be readable for ever. Parcels are sent and taken as before.
+    pub(crate) fn shut(&self) {
+        // It fails where a faulty peer has taken it apart.
+        let _ = self.far.shutdown(Shutdown::Write);
     }
 }
 
@@ -190,7 +207,16 @@ mod tests {
         sockets.show();
         sockets.show();
         assert!(readable());
-        sockets.hide();
+        assert!(!sockets.hide());
         assert!(!readable());
+        sockets.show();
+        sockets.shut();
+        assert!(sockets.hide() && readable(), "nobody can hide that it is shut");
+        sockets.shut();
+        sockets.show();
+        assert!(sockets.hide() && readable());
+        sockets.send(1, &nulls(1)).unwrap();
+        assert!(sockets.take(1, 1).unwrap().is_some(), "parcels go the other way");
+        assert!(sockets.take(2, 1).unwrap().is_none());
     }
 }

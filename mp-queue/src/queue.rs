@@ -487,7 +487,7 @@ macro_rules! surface {
 
             /// Closes the queue for all processes: nothing can be put any more.
             ///
-            /// Whoever waits to put gets [`Error::Closed`] at once. What was put before can still be got; then
+            /// It waits for nobody. Whoever waits to put gets [`Error::Closed`] at once. What was put before can still be got; then
             /// [`get`](Self::get) gives `Closed` too. Closing it again does nothing. Dropping handles, or the
             /// death of whoever has them, closes nothing.
             ///
@@ -688,9 +688,12 @@ macro_rules! surface {
             /// A descriptor that can be read, as poll(2) and epoll(7) say, while the queue is not empty or is
             /// closed.
             ///
-            /// Only wait on it: do not read it. Somebody else may get the item first, so use `try_get` then.
-            /// From the first call on, for any of the processes, a put costs a system call more. Call it anew
-            /// before each wait: that makes sure that the descriptor shows how things are.
+            /// Only wait on it: do not read it. Somebody else may get the item first, and it may be readable
+            /// for nothing while somebody is in the middle of a put, so use `try_get` then. From the first
+            /// call on, for any of the processes, a put costs a system call more. Call it anew before each
+            /// wait: that makes sure that the descriptor shows how things are. The call waits for nobody, but
+            /// for a hundredth of a second where the descriptor is readable for nothing and somebody stands
+            /// still in the middle of a put.
             fn as_fd(&self) -> BorrowedFd<'_> {
                 self.core.readiness()
             }

@@ -485,7 +485,7 @@ impl Slots {
         size_of_block(cursor.block) / UNIT - cursor.unit
     }
 
-    /// Lets the records up to `cursor` be there.
+    /// Lets the records up to `cursor` be there. Where the queue is watched, calls `show` before.
     #[inline]
     pub(crate) fn commit_put(
         &self,
@@ -493,11 +493,12 @@ impl Slots {
         cursor: &Cursor,
         items: u64,
         units: u64,
+        show: impl Fn(),
     ) -> Result<Mark> {
         let put = &self.words().put;
         Self::fill(put, tail, cursor);
         crash_point!("put: the slot is filled");
-        let result = put.word.commit(tail, items, units, true).map_err(Error::from);
+        let result = put.word.commit(tail, items, units, true, show).map_err(Error::from);
         crash_point!("put: committed");
         result
     }
@@ -649,7 +650,7 @@ impl Slots {
         let got = &self.words().got;
         Self::fill(got, head, cursor);
         crash_point!("get: the slot is filled");
-        let now = got.word.commit(head, items, units, false)?;
+        let now = got.word.commit(head, items, units, false, || {})?;
         crash_point!("get: committed");
         if got.own.load(Ordering::Relaxed) != cursor.number {
             // Release: pairs with the Acquire of who enters a block that was read.
@@ -750,7 +751,7 @@ mod tests {
         if dies == Some(3) {
             return true;
         }
-        slots.commit_put(tail, &cursor, 1, units).unwrap();
+        slots.commit_put(tail, &cursor, 1, units, || {}).unwrap();
         true
     }
 
@@ -823,7 +824,7 @@ mod tests {
         }
         slots.reserve_units(cursor, units).unwrap();
         slots.write_row(&mut cursor, &bytes).unwrap();
-        slots.commit_put(tail, &cursor, count as u64, units).unwrap();
+        slots.commit_put(tail, &cursor, count as u64, units, || {}).unwrap();
         count
     }
 

@@ -18,9 +18,10 @@ mod scenes {
     use std::time::{Duration, Instant};
 
     use libtest_mimic::{Arguments, Failed, Trial};
-    use mp_core::Fd;
+    use mp_core::sys::fd::wait_readable;
     use mp_core::testing::steps::{Scene, Stage, tests};
     use mp_core::testing::{Child, HANG, PROMPT, numbers, wait_until};
+    use mp_core::{Deadline, Fd};
     use mp_queue::{Error, JoinableQueue, Queue};
     use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,11 @@ mod scenes {
         Scene { name: "who puts after one was killed asleep", play: puts_after_a_sleeper },
         Scene { name: "who gets for one asleep", play: gets_for_a_sleeper },
         Scene { name: "who closes for one asleep", play: closes_for_a_sleeper },
+        Scene { name: "who puts for one that watches", play: puts_for_a_watcher },
+        Scene { name: "who puts in a row for one that watches", play: puts_a_row_for_a_watcher },
+        Scene { name: "who closes for one that watches", play: closes_for_a_watcher },
+        Scene { name: "who gets what was shown", play: gets_before_a_watcher },
+        Scene { name: "who watches", play: watches },
         Scene { name: "who is done, and joins", play: is_done },
     ];
 
@@ -376,6 +382,82 @@ mod scenes {
         let closed = ["close: done for those who put", "close: about to wake"];
         for_a_sleeper(stage, sleeper, || queue.close(), &closed);
         assert!(queue.is_closed());
+    }
+
+    /// Gets an item by the descriptor alone.
+    fn get_watching(queue: &Queue<u64>) -> Result<u64, Error> {
+        loop {
+            let shown = wait_readable(queue.as_fd(), Deadline::after(HANG)).unwrap();
+            assert!(shown, "sleeps, and there are {}", queue.len());
+            match queue.try_get() {
+                Err(Error::Empty) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn puts_for_a_watcher(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let watcher = Child::new(|| assert_eq!(get_watching(&queue).unwrap(), 7));
+        let act = || queue.put(7).unwrap();
+        for_a_sleeper(stage, watcher, act, &["put: committed", "put: about to wake"]);
+        assert!(queue.is_empty());
+    }
+
+    fn puts_a_row_for_a_watcher(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let watcher = Child::new(|| {
+            assert_eq!(get_watching(&queue).unwrap(), 7);
+            assert_eq!(get_watching(&queue).unwrap(), 8);
+        });
+        let act = || _ = queue.put_many([7, 8]).unwrap();
+        for_a_sleeper(stage, watcher, act, &["put: committed", "put: about to wake"]);
+        assert!(queue.is_empty());
+    }
+
+    fn closes_for_a_watcher(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let watcher = Child::new(|| assert!(matches!(get_watching(&queue), Err(Error::Closed))));
+        let shut = ["close: the descriptor is shut", "close: done for those who put"];
+        let closed = [&shut[..], &["close: about to wake"]].concat();
+        for_a_sleeper(stage, watcher, || queue.close(), &closed);
+        assert!(queue.is_closed());
+    }
+
+    fn gets_before_a_watcher(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let _ = queue.as_fd();
+        queue.put(7).unwrap();
+        let victim = stage.victim(|| {
+            assert_eq!(queue.get().unwrap(), 7);
+            assert!(matches!(queue.try_get(), Err(Error::Empty)));
+        });
+        let _ = stage.await_hit(&victim);
+        // The item, where it was not got, and one more.
+        let watcher = Child::new(|| while get_watching(&queue).unwrap() != 8 {});
+        let _ = stage.ends(victim);
+        let start = Instant::now();
+        queue.put(8).unwrap();
+        watcher.succeed();
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    }
+
+    fn watches(stage: &Stage) {
+        let queue = Queue::<u64>::unbounded().unwrap();
+        let both = || {
+            assert_eq!(get_watching(&queue).unwrap(), 7);
+            assert!(matches!(get_watching(&queue), Err(Error::Closed)));
+        };
+        queue.put(7).unwrap();
+        queue.close();
+        let victim = stage.victim(both);
+        let _ = stage.await_hit(&victim);
+        let _ = stage.ends(victim);
+        if queue.is_empty() {
+            assert!(matches!(get_watching(&queue), Err(Error::Closed)));
+        } else {
+            both();
+        }
     }
 
     fn is_done(stage: &Stage) {

@@ -24,8 +24,8 @@ use crate::{Error, Result};
 ///
 /// While another process has the lock these calls wait for it, without limit but in
 /// [`lock_timeout`](Self::lock_timeout). If that process dies, the lock is free again, within a tenth of a
-/// second at the latest. What it was changing through a guard is as it left it; all calls go on with that,
-/// and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
+/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was changing
+/// through a guard, or by the calls for several elements, is as it left it; all calls go on with that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
 /// [`owner_died`](Self::owner_died) tell.
 ///
 /// Python: `multiprocessing.Array`. The type is that of the elements, instead of a letter; `a[i]` is
@@ -201,7 +201,7 @@ impl<T: Plain + Copy> Array<T> {
         self.locked.get(index)
     }
 
-    /// Copies an element in.
+    /// Copies an element in: all of it, or nothing where this process is killed meanwhile.
     ///
     /// # Errors
     ///
@@ -215,7 +215,8 @@ impl<T: Plain + Copy> Array<T> {
     /// Changes an element; nobody else comes in between. Gives what `change` gives.
     ///
     /// The lock is held while `change` runs, so it should be short. It works on a copy: if it panics, or the
-    /// process is killed meanwhile, the element is as it was before.
+    /// process is killed meanwhile, the element is as it was before. If that is killed later, it is as `change`
+    /// made it; never in part.
     ///
     /// # Errors
     ///

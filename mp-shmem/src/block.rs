@@ -9,6 +9,11 @@
 //!   112           184  the elements; a few bytes, so that they share a cache line with their lock;
 //!   128           192  more of them, or further on where their alignment asks for it
 //! ```
+//!
+//! Elements with a lock that no single store can write (of 3 bytes, say, or of more than 8) have a journal: a
+//! word behind the header, and a spare element behind the last. A new element is written to the spare one, then
+//! its number to the word, then it is copied to its place, and the word is cleared. Who is killed before the
+//! word is written has changed nothing; from then on, whoever has the lock next copies it again.
 #![expect(unsafe_code, reason = "views of the elements of a mapping")]
 
 use std::any::TypeId;
@@ -16,10 +21,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fence};
 
-use mp_core::{Atomic, Fd, Plain, Segment};
+use mp_core::{Atomic, Fd, Plain, Segment, crash_point};
 use mp_sync::Lock;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -32,7 +37,7 @@ use crate::{Error, Result};
 const KIND: u64 = u64::from_le_bytes(*b"shmem\0\0\x01");
 
 /// What a header begins with.
-const MAGIC: u32 = u32::from_le_bytes(*b"mpel");
+const MAGIC: u32 = u32::from_le_bytes(*b"mpe2");
 
 /// The size of a cache line.
 const LINE: usize = 64;
@@ -90,6 +95,10 @@ const_assert_eq!(align_of::<Header>(), 8);
 const_assert_eq!(std::mem::offset_of!(Header, len), 16);
 const_assert_eq!(std::mem::offset_of!(Header, deaths), 32);
 const_assert_eq!(Lock::ROOM, 136);
+// Elements of 8 bytes that are aligned to less are aligned to 8 all the same: see `Block::ONE_STORE`.
+const_assert_eq!((Lock::ROOM + size_of::<Header>()) % 8, 0);
+const_assert_eq!((Segment::HEADER + size_of::<Header>()) % 8, 0);
+const_assert_eq!(LINE % 8, 0);
 
 // SAFETY: repr(C) atomics in an order that leaves no padding (48 bytes, asserted above).
 unsafe impl Plain for Header {}
@@ -125,11 +134,17 @@ impl<T> Clone for Block<T> {
 impl<T: Plain> Block<T> {
     const FITS_A_PAGE: () = assert!(align_of::<T>() <= 4096, "aligned to no more than a page");
 
+    /// Whether an element is written by one store, wherever it is in a block.
+    const ONE_STORE: bool = matches!(size_of::<T>(), 0 | 1 | 2 | 4 | 8);
+
     /// Where `len` elements lie, and the segment's size with them.
     fn extent(guarded: Guarded, len: usize) -> Option<(usize, usize)> {
         let () = Self::FITS_A_PAGE;
-        let bytes = len.checked_mul(size_of::<T>())?;
-        let near = (guarded.header() + size_of::<Header>()).next_multiple_of(align_of::<T>());
+        let has_journal = guarded != Guarded::Not && !Self::ONE_STORE;
+        let (word, spare) = if has_journal { (size_of::<AtomicU64>(), 1) } else { (0, 0) };
+        let bytes = len.checked_add(spare)?.checked_mul(size_of::<T>())?;
+        let near =
+            (guarded.header() + size_of::<Header>() + word).next_multiple_of(align_of::<T>());
         let fits_beside = near % LINE + bytes.min(LINE) <= LINE;
         let start = if fits_beside { near } else { near.next_multiple_of(LINE) };
         let end = start.checked_add(bytes).filter(|&end| isize::try_from(end).is_ok())?;
@@ -281,6 +296,90 @@ impl<T: Plain> Block<T> {
         self.at(index).ok_or(Error::OutOfRange { index, len: self.len })
     }
 
+    /// The word of the journal: 0, or the number of the element that is in the spare one, and 1.
+    ///
+    /// For elements that have a journal.
+    #[inline]
+    fn journal(&self) -> &AtomicU64 {
+        // SAFETY: it lies behind the header, before the elements, which were checked to lie in the segment.
+        let word = unsafe { self.header.add(1) }.cast();
+        // SAFETY: aligned, as headers are; mapped as long as self.
+        unsafe { word.as_ref() }
+    }
+
+    /// The spare element of the journal.
+    fn spare(&self) -> NonNull<T> {
+        // SAFETY: behind the last element, where there is a journal.
+        unsafe { self.data.add(self.len) }
+    }
+
+    /// Writes the element at `place`, which is that of `index`. Whoever is killed meanwhile has written all of
+    /// it or nothing.
+    ///
+    /// # Safety
+    ///
+    /// The elements have a lock. This thread has it, has called [`redo`](Self::redo), and has no reference to
+    /// an element.
+    #[inline]
+    pub(crate) unsafe fn replace(&self, index: usize, place: NonNull<T>, value: &T)
+    where
+        T: Copy,
+    {
+        if Self::ONE_STORE {
+            // SAFETY: the caller's promise; blocks begin at multiples of 8, and so elements of 1, 2, 4 or 8
+            // bytes lie at multiples of their size.
+            return unsafe { store(place, value) };
+        }
+        // SAFETY: the caller's promise, and so there is a spare one.
+        unsafe { self.spare().write(*value) };
+        // Fences for the compiler alone. It is about what one that is killed has done, which was in this order,
+        // and is all there for whoever learns that it is dead.
+        compiler_fence(SeqCst);
+        crash_point!("replace: the spare element is written");
+        self.journal().store(index as u64 + 1, Relaxed);
+        compiler_fence(SeqCst);
+        crash_point!("replace: the journal has it");
+        // SAFETY: the caller's promise.
+        unsafe { place.write(*value) };
+        compiler_fence(SeqCst);
+        crash_point!("replace: the element is written");
+        self.journal().store(0, Relaxed);
+        crash_point!("replace: the journal is cleared");
+    }
+
+    /// Writes anew what somebody who was killed may have written in part.
+    ///
+    /// A lock that is shared does not tell each of those it guards that its holder died, so this looks each time.
+    ///
+    /// # Safety
+    ///
+    /// As [`replace`](Self::replace).
+    #[inline]
+    pub(crate) unsafe fn redo(&self) {
+        if !Self::ONE_STORE {
+            let begun = self.journal().load(Relaxed);
+            if begun != 0 {
+                // SAFETY: the caller's promise.
+                unsafe { self.redo_begun(begun) };
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`redo`](Self::redo), and there is a journal.
+    #[cold]
+    unsafe fn redo_begun(&self, begun: u64) {
+        // A faulty peer may have written anything.
+        if let Some(place) = usize::try_from(begun - 1).ok().and_then(|index| self.at(index)) {
+            // SAFETY: the caller's promise; two elements.
+            unsafe { place.copy_from_nonoverlapping(self.spare(), 1) };
+            compiler_fence(SeqCst);
+            crash_point!("redo: the element is written");
+        }
+        self.journal().store(0, Relaxed);
+    }
+
     /// The address of the elements of a range, and how many they are.
     pub(crate) fn range(&self, start: usize, len: usize) -> Result<NonNull<T>> {
         match start.checked_add(len) {
@@ -337,6 +436,31 @@ impl<T> Serialize for Block<T> {
     }
 }
 
+/// Writes a value by one store.
+///
+/// # Safety
+///
+/// It has 0, 1, 2, 4 or 8 bytes, and `place` is mapped and a multiple of that. Nobody else reads or writes it
+/// meanwhile.
+#[inline]
+unsafe fn store<T: Plain + Copy>(place: NonNull<T>, value: &T) {
+    macro_rules! store {
+        ($atomic:ty, $number:ty) => {{
+            // SAFETY: of the same size, and each byte of a Plain is one.
+            let bits = unsafe { std::mem::transmute_copy::<T, $number>(value) };
+            // SAFETY: the caller's promise.
+            unsafe { place.cast::<$atomic>().as_ref() }.store(bits, Relaxed);
+        }};
+    }
+    match size_of::<T>() {
+        1 => store!(AtomicU8, u8),
+        2 => store!(AtomicU16, u16),
+        4 => store!(AtomicU32, u32),
+        8 => store!(AtomicU64, u64),
+        _ => {}
+    }
+}
+
 /// Copies elements out.
 ///
 /// # Safety
@@ -363,8 +487,8 @@ fn code<T: 'static>() -> u32 {
             })*
         };
     }
+    use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::{AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize};
-    use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize};
     code! {
         'B': u8 AtomicU8;
         'b': i8 AtomicI8;
@@ -415,11 +539,30 @@ mod tests {
         assert_eq!(Block::<u64>::extent(Guarded::Here, 1), Some((184, 192)));
         assert_eq!(Block::<u64>::extent(Guarded::Here, 2), Some((192, 208)));
         assert_eq!(Block::<u8>::extent(Guarded::Here, 8), Some((184, 192)));
-        assert_eq!(Block::<u128>::extent(Guarded::Here, 1), Some((192, 208)));
+        assert_eq!(Block::<u128>::extent(Guarded::Here, 1), Some((192, 192 + 2 * 16)));
+        assert_eq!(Block::<u128>::extent(Guarded::Not, 1), Some((112, 128)));
+        assert_eq!(Block::<[u16; 4]>::extent(Guarded::Here, 1), Some((184, 192)));
+        assert_eq!(Block::<[u8; 3]>::extent(Guarded::Here, 9), Some((192, 192 + 10 * 3)));
+        assert_eq!(Block::<[u8; 3]>::extent(Guarded::Elsewhere, 1), Some((120, 126)));
+        assert_eq!(Block::<[u64; 2]>::extent(Guarded::Here, usize::MAX), None);
         assert_eq!(Block::<u64>::extent(Guarded::Not, 2), Some((112, 128)));
         assert_eq!(Block::<u64>::extent(Guarded::Not, 3), Some((128, 152)));
         assert_eq!(Block::<[u64; 100]>::extent(Guarded::Not, 0), Some((112, 112)));
         assert_eq!(Block::<u64>::extent(Guarded::Not, usize::MAX / 8), None);
+    }
+
+    #[test]
+    fn a_change_that_was_begun_is_brought_to_its_end_and_one_of_no_element_is_forgotten() {
+        let (block, _lock) = Block::<[u64; 3]>::zeroed_with_lock("test", 2).unwrap();
+        for begun in [0, 2, 3, u64::MAX] {
+            // SAFETY: nobody else has it.
+            unsafe { block.spare().write([begun; 3]) };
+            block.journal().store(begun, Relaxed);
+            // SAFETY: as above, which is as good as the lock.
+            unsafe { block.redo() };
+            assert_eq!(block.journal().load(Relaxed), 0);
+            assert_eq!(block.to_vec(), [[0; 3], [if begun == 0 { 0 } else { 2 }; 3]]);
+        }
     }
 
     #[test]

@@ -115,6 +115,8 @@ impl<T: Plain> Locked<T> {
     #[inline]
     fn with<R>(&self, access: impl FnOnce(&Block<T>) -> R) -> R {
         let _pin = self.enter();
+        // SAFETY: this thread has the lock, and no guard.
+        unsafe { self.block.redo() };
         access(&self.block)
     }
 
@@ -134,8 +136,12 @@ impl<T: Plain> Locked<T> {
     where
         T: Copy,
     {
-        // SAFETY: within the mapping and aligned, and this thread has the lock.
-        self.with(|block| block.checked(index).map(|to| unsafe { to.write(value) }))
+        self.with(|block| {
+            let place = block.checked(index)?;
+            // SAFETY: this thread has the lock, and no guard.
+            unsafe { block.replace(index, place, &value) };
+            Ok(())
+        })
     }
 
     /// Copies elements out.
@@ -190,28 +196,32 @@ impl<T: Plain> Locked<T> {
     {
         let place = self.block.checked(index)?;
         let Some(_pin) = self.enter() else {
-            return Ok(self.update_held(place, change));
+            return Ok(self.update_held(index, place, change));
         };
+        // SAFETY: this thread has the lock, and no guard.
+        unsafe { self.block.redo() };
         // SAFETY: within the mapping and aligned. This thread has the lock, pinned, and no guard.
         let mut value = unsafe { place.read() };
         let result = change(&mut value);
         // SAFETY: as above: change could not release it.
-        unsafe { place.write(value) };
+        unsafe { self.block.replace(index, place, &value) };
         Ok(result)
     }
 
     /// As [`update`](Self::update), for a thread that had the lock before.
     #[cold]
-    fn update_held<R>(&self, place: NonNull<T>, change: impl FnOnce(&mut T) -> R) -> R
+    fn update_held<R>(&self, index: usize, place: NonNull<T>, change: impl FnOnce(&mut T) -> R) -> R
     where
         T: Copy,
     {
+        // SAFETY: this thread has the lock, and no guard.
+        unsafe { self.block.redo() };
         // SAFETY: within the mapping and aligned. This thread has the lock, and no guard.
         let mut value = unsafe { place.read() };
         let result = change(&mut value);
         self.check_again();
         // SAFETY: as above; it was checked just now.
-        unsafe { place.write(value) };
+        unsafe { self.block.replace(index, place, &value) };
         result
     }
 
@@ -284,6 +294,8 @@ impl<'a, T: Plain> Guard<'a, T> {
         if owner_died {
             locked.note_death();
         }
+        // SAFETY: this thread has the lock, and no other guard.
+        unsafe { locked.block.redo() };
         // Relaxed: for this thread's own eyes.
         locked.block.header().borrower.store(pin.holder(), Relaxed);
         Self { locked, owner_died, _pin: pin }

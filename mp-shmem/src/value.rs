@@ -19,12 +19,13 @@ use crate::locked::{Guard, Locked};
 /// happen under one guard: between a `get` and a `set` others come in.
 ///
 /// A clone is the same value, and so is what another process gets. It has no name, and lasts as long as
-/// anybody has it. Its memory, and that of its lock, is a page.
+/// anybody has it. Its memory, and that of its lock, is a page; a value that does not fit there twice takes
+/// twice its size.
 ///
 /// While another process has the lock these calls wait for it, without limit but in
 /// [`lock_timeout`](Self::lock_timeout). If that process dies, the lock is free again, within a tenth of a
-/// second at the latest. What it was changing through a guard is as it left it; `get`, `set`, `update` and
-/// `lock` go on with that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
+/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was changing
+/// through a guard is as it left it; `get`, `set`, `update` and `lock` go on with that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
 /// [`owner_died`](Self::owner_died) tell.
 ///
 /// Python: `multiprocessing.Value`. The type is that of the first value, instead of a letter: `0_i32` for
@@ -148,7 +149,7 @@ impl<T: Plain + Copy> Value<T> {
         }
     }
 
-    /// Copies a value in.
+    /// Copies a value in: all of it, or nothing where this process is killed meanwhile.
     ///
     /// # Panics
     ///
@@ -164,7 +165,8 @@ impl<T: Plain + Copy> Value<T> {
     /// Changes the value; nobody else comes in between. Gives what `change` gives.
     ///
     /// The lock is held while `change` runs, so it should be short. It works on a copy: if it panics, or the
-    /// process is killed meanwhile, the value is as it was before. What `change` does to the value by other
+    /// process is killed meanwhile, the value is as it was before. If that is killed later, it is as `change`
+    /// made it; never in part. What `change` does to the value by other
     /// calls is overwritten.
     ///
     /// # Panics

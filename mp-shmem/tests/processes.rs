@@ -42,7 +42,7 @@ fn main() {
         .output()
         .is_ok_and(|output| output.status.success());
 
-    let plain: [Test; 13] = [
+    let plain: [Test; 14] = [
         ("four_processes_count_exactly_with_value", count_with_value),
         ("four_processes_count_exactly_with_value_guards", count_with_guards),
         ("four_processes_count_exactly_with_lock_and_raw_value", count_with_lock_and_raw_value),
@@ -52,6 +52,7 @@ fn main() {
         ("handles_reach_another_process_in_a_message", handles_in_a_message),
         ("a_killed_holder_leaves_its_value_usable_and_is_noticed", killed_holder),
         ("no_count_is_lost_by_kills", kills_while_counting),
+        ("a_killed_update_has_happened_as_a_whole_or_not_at_all", kills_while_updating),
         ("memory_of_a_killed_creator_is_found_and_removed", killed_creator),
         ("what_is_held_is_never_removed_as_stale", removing_beside_creating),
         ("a_forked_handle_does_not_unlink", forked_handle),
@@ -391,6 +392,36 @@ fn kills_while_counting() -> Outcome {
             open.is_some_and(|open| open <= round),
             "{count}, of which {acknowledged} are known"
         );
+    }
+    Ok(())
+}
+
+fn kills_while_updating() -> Outcome {
+    // So long that a kill comes in the middle of writing it, now and then.
+    let value = Value::new([0_u8; 1 << 17])?;
+    let array = Array::with_lock(&[[0_u8; 9999]; 3], value.get_lock())?;
+    let acknowledged = RawValue::<AtomicU64>::zeroed()?;
+    for round in 0..100 {
+        let victim = fork("the victim", || {
+            loop {
+                value.update(|bytes| *bytes = [bytes[0].wrapping_add(1); 1 << 17]);
+                array.update(1, |bytes| *bytes = [bytes[0] ^ 1; 9999])?;
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let start = acknowledged.load(Ordering::Relaxed);
+        let until = Instant::now() + HANG;
+        while acknowledged.load(Ordering::Relaxed) < start + 5 + round % 50 {
+            assert!(Instant::now() < until, "the victim hangs");
+            std::thread::yield_now();
+        }
+        victim.kill();
+        victim.wait()?;
+        // By a call, and by a guard.
+        let bytes = if round % 2 == 0 { value.get() } else { *value.lock() };
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "half an update");
+        let bytes = array.get(1).ok_or("there is one")?;
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "half an update of an array");
     }
     Ok(())
 }
