@@ -42,6 +42,7 @@ crate::cases! {
         a_cancelled_task_ends_whether_it_runs_or_not
         workers_are_replaced_after_so_many_tasks
         an_initializer_that_fails_later_is_not_tried_for_ever
+        a_lack_of_descriptors_breaks_no_pool
         a_result_without_a_descriptor_costs_no_other_task
     ;
     ONCE:
@@ -67,7 +68,6 @@ crate::cases! {
         an_interrupt_ends_the_program_without_traces
         an_interrupt_that_is_handled_costs_no_task
         a_child_that_a_task_leaves_behind_hides_no_death
-        a_lack_of_descriptors_breaks_no_pool
         a_copy_that_a_task_makes_of_its_worker_takes_no_part
         workers_that_may_not_be_signalled_are_not_waited_for_for_ever
     ;

@@ -106,7 +106,7 @@ pub(crate) struct Patience {
 impl Patience {
     const FIRST: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_millis(50);
-    const LONGEST_ALONE: Duration = Duration::from_millis(200);
+    const LONGEST_ALONE: Duration = Duration::from_millis(100);
 
     /// Starts the clock.
     pub(crate) fn new(limit: Limit) -> Self {

@@ -67,7 +67,7 @@ impl<W: Layout, T: Plain> Place<W, T> {
         kind: u64,
     ) -> Result<Self, D::Error> {
         let view = View::deserialize(deserializer, Self::kind(kind))?;
-        Self::at(view).map_err(serde::de::Error::custom)
+        Self::at(view).map_err(mp_core::fd::failed)
     }
 }
 

@@ -108,7 +108,7 @@ impl<L: Layout> View<L> {
         Segment::open(fd, kind)
             .map_err(Error::from)
             .and_then(Self::open)
-            .map_err(serde::de::Error::custom)
+            .map_err(mp_core::fd::failed)
     }
 }
 

@@ -4,6 +4,7 @@ use std::env;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use mp_core::packet::Channel;
@@ -107,8 +108,20 @@ impl Executed {
         let Self { channel, mut process, pidfd } = self;
         drop(channel);
         let deadline = Deadline::after(grace);
-        let ended = |pidfd: OwnedFd| process::wait_ended(pidfd.as_fd(), deadline).unwrap_or(false);
-        if !pidfd.is_none_or(ended) && process.kill().is_err() {
+        let has_ended = match pidfd {
+            Some(pidfd) => process::wait_ended(pidfd.as_fd(), deadline).unwrap_or(false),
+            // There was no descriptor left for one.
+            None => loop {
+                if matches!(process.try_wait(), Ok(Some(_))) {
+                    break true;
+                }
+                if deadline.has_passed() {
+                    break false;
+                }
+                thread::sleep(Duration::from_millis(1));
+            },
+        };
+        if !has_ended && process.kill().is_err() {
             return ExitStatus::UNKNOWN;
         }
         match process.wait() {
