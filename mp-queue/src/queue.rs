@@ -232,18 +232,48 @@ fn is_small(message: &Message) -> bool {
     message.fds().is_empty() && message.bytes().len() <= ROW_ITEM
 }
 
+/// Small items that go together, as they will lie in the queue, and how many units each takes.
+struct Row<'a> {
+    core: &'a Core,
+    limit: Limit,
+    bytes: Vec<u8>,
+    units: Vec<u64>,
+    /// Whether the caller's code runs, which may panic.
+    is_filled: bool,
+}
+
+impl Row<'_> {
+    fn put(&self) -> Result<(), (usize, Error)> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        self.core.put_row(&self.bytes, &self.units, self.limit)
+    }
+}
+
+impl Drop for Row<'_> {
+    /// What the iterator gave before it panicked is in nobody's hands but these.
+    fn drop(&mut self) {
+        if self.is_filled {
+            let _ = self.put();
+        }
+    }
+}
+
 pub(crate) fn put_many<T: Serialize>(
     core: &Core,
     items: impl IntoIterator<Item = T>,
     limit: Limit,
 ) -> Result<usize, PutManyError<T>> {
-    let (mut row, mut units, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let mut values = Vec::new();
+    let mut row = Row { core, limit, bytes: Vec::new(), units: Vec::new(), is_filled: false };
     let mut put = 0;
     let mut items = items.into_iter();
     loop {
         let mut alone = None;
         let mut failed = None;
         let mut end = true;
+        row.is_filled = true;
         for value in items.by_ref() {
             let encoded = encode(&value).and_then(|encoder| {
                 let message = encoder.message();
@@ -255,10 +285,10 @@ pub(crate) fn put_many<T: Serialize>(
             match encoded {
                 Ok(encoder) if is_small(encoder.message()) => {
                     let bytes = encoder.message().bytes();
-                    append(bytes, &mut row);
-                    units.push(units_of(bytes.len(), false));
+                    append(bytes, &mut row.bytes);
+                    row.units.push(units_of(bytes.len(), false));
                     keep_encoded(encoder);
-                    if row.len() >= ROW {
+                    if row.bytes.len() >= ROW {
                         break;
                     }
                 }
@@ -269,9 +299,9 @@ pub(crate) fn put_many<T: Serialize>(
                 break;
             }
         }
-        let in_row = units.len();
-        let result = if row.is_empty() { Ok(()) } else { core.put_row(&row, &units, limit) };
-        let result = match (result, alone) {
+        row.is_filled = false;
+        let in_row = row.units.len();
+        let result = match (row.put(), alone) {
             (Ok(()), Some(encoder)) => {
                 let result = core.put(encoder.message().bytes(), encoder.message().fds(), limit);
                 keep_encoded(encoder);
@@ -293,8 +323,8 @@ pub(crate) fn put_many<T: Serialize>(
         if end {
             return Ok(put);
         }
-        row.clear();
-        units.clear();
+        row.bytes.clear();
+        row.units.clear();
         values.clear();
     }
 }
@@ -547,7 +577,10 @@ macro_rules! surface {
             /// Puts all items, in order; waits while there is no room. Says how many there were.
             ///
             /// Several times faster than one by one. Others' items may come in between, and what is put is
-            /// seen in parts.
+            /// seen in parts: when 32 KiB are together, when an item is large or holds descriptors, and at
+            /// the end. So do not let the iterator wait for what becomes of the items that it gave, which
+            /// may be for ever; and where it takes its time, put one by one. If it panics, what it gave
+            /// before is put first, waiting for room as ever.
             ///
             /// # Errors
             ///
