@@ -379,7 +379,11 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     joinable: bool,
 ) -> Result<Arc<Core>, D::Error> {
     let [segment, near, far] = <[Fd; 3]>::deserialize(deserializer)?.map(Fd::into_owned);
-    Core::over(segment, near, far, kind, joinable).map(Arc::new).map_err(D::Error::custom)
+    let core = Core::over(segment, near, far, kind, joinable).map_err(|error| match error {
+        Error::Io(error) => D::Error::custom(mp_core::fd::short(error)),
+        other => D::Error::custom(other),
+    });
+    core.map(Arc::new)
 }
 
 /// Gives what is put, until the queue is closed and empty. Made by `iter`.
@@ -544,7 +548,8 @@ macro_rules! surface {
             /// # Errors
             ///
             /// [`Error::Closed`]; [`Error::Encode`] where the item's `Serialize` refuses; [`Error::TooLarge`],
-            /// [`Error::TooManyDescriptors`]; [`Error::Io`] where memory is short. The item comes back in
+            /// [`Error::TooManyDescriptors`]; [`Error::Io`] where memory or descriptors are short;
+            /// [`Error::TooManyUnfinished`] of a joinable queue; [`Error::Damaged`]. The item comes back in
             /// the [`PutError`].
             #[inline]
             pub fn put(&self, value: T) -> Result<(), PutError<T>> {
@@ -627,8 +632,8 @@ macro_rules! surface {
             /// # Errors
             ///
             /// [`Error::Closed`] where the queue is closed and empty; [`Error::Decode`] where what was put is
-            /// no `T`, and is gone now; [`Error::Io`] where memory or descriptors are short for the item,
-            /// which stays.
+            /// no `T`, and is gone now; [`Error::Io`] where memory or descriptors are short: for the item,
+            /// which stays, or for a handle in it, and then it is gone; [`Error::Damaged`].
             #[inline]
             pub fn get(&self) -> Result<T> {
                 get(&self.core, Limit::Forever)
