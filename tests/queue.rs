@@ -1,4 +1,5 @@
 //! Queues between processes started by each method.
+#![expect(unsafe_code, reason = "a limit on memory")]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use multiprocess::core::Deadline;
 use multiprocess::core::sys::fd::wait_readable;
 use multiprocess::queue::{Builder, Error};
-use multiprocess::{Child, Event, Fd, JoinableQueue, Lock, Process, Queue, Value};
+use multiprocess::{
+    Array, Child, Event, Fd, JoinableQueue, Lock, Process, Queue, RawArray, SharedMemory, Value,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{HANG, Outcome, eventually, may_open};
@@ -31,6 +34,7 @@ crate::cases! {
         a_killed_producer_leaves_what_it_had_put
         a_killed_consumer_leaves_the_rest
         the_descriptor_is_readable_while_there_is_something
+        a_handle_that_memory_is_short_for_says_so
         a_process_ends_without_waiting_for_its_items_to_be_read
     ;
     THREADED:
@@ -421,6 +425,47 @@ fn the_descriptor_is_readable_while_there_is_something() -> Outcome {
     let close = |q: Queue<u8>| q.close();
     Process::new(close, (q.clone(),)).start()?.result()?;
     assert!(ready(HANG)? && matches!(q.try_get(), Err(Error::Closed)));
+    Ok(())
+}
+
+fn a_handle_that_memory_is_short_for_says_so() -> Outcome {
+    #[derive(Serialize, Deserialize)]
+    enum Item {
+        Queue(Queue<u8>),
+        Array(Array<u8>),
+        Raw(RawArray<u8>),
+        Memory(SharedMemory),
+        Number(u32),
+    }
+    const SIZE: usize = 64 << 20;
+    let get = |q: Queue<Item>| {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        let line = status.lines().find(|line| line.starts_with("VmSize")).expect("a size");
+        let size = line.split_ascii_whitespace().nth(1).and_then(|size| size.parse::<u64>().ok());
+        let most = size.expect("a number") * 1024 + SIZE as u64 / 4 * 3;
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: the limit is a local that the call reads.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        let got = |result: Result<Item, Error>| match result {
+            Ok(Item::Number(number)) => number.to_string(),
+            Ok(_) => "had".to_string(),
+            Err(Error::Io(error)) => format!("{:?}", error.kind()),
+            Err(error) => error.to_string(),
+        };
+        (0..5).map(|_| got(q.try_get())).collect::<Vec<_>>()
+    };
+    let q = Queue::unbounded()?;
+    q.put(Item::Queue(Queue::unbounded()?))?;
+    q.put(Item::Array(Array::zeroed(SIZE)?))?;
+    q.put(Item::Raw(RawArray::zeroed(SIZE)?))?;
+    q.put(Item::Memory(SharedMemory::create(None, SIZE)?.unlink_on_drop()))?;
+    q.put(Item::Number(7))?;
+    let got = Process::new(get, (q.clone(),)).start()?.result()?;
+    let short = format!("{:?}", io::ErrorKind::OutOfMemory);
+    // An array has its lock's segment, which is that crate's to tell of.
+    assert_eq!([&got[0], &got[2], &got[3]], [&short; 3], "{got:?}");
+    assert_ne!(got[1], "had");
+    assert_eq!(got[4], "7", "what is behind it is there");
     Ok(())
 }
 

@@ -144,6 +144,43 @@ mod tests {
         assert!(mp_core::decode::<JoinableQueue<u8>>(message).is_err());
     }
 
+    #[test]
+    fn what_an_iterator_gave_before_it_panicked_is_put() {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+
+        /// Panics where it is to be serialized, if it is negative.
+        struct Touchy(i32);
+        impl serde::Serialize for Touchy {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                assert!(self.0 >= 0, "on purpose");
+                self.0.serialize(serializer)
+            }
+        }
+
+        let queue = Queue::<i32>::unbounded().unwrap();
+        let touchy = mp_core::encode(&queue).and_then(mp_core::decode::<Queue<Touchy>>).unwrap();
+        for panics in [
+            &(|| {
+                queue
+                    .put_many((0..9).inspect(|number| assert_ne!(*number, 3, "on purpose")))
+                    .is_ok()
+            }) as &dyn Fn() -> bool,
+            &|| queue.try_put_many((0..9).inspect(|number| assert_ne!(*number, 3))).is_ok(),
+            &|| touchy.put_many([0, 1, 2, -1, 4].map(Touchy)).is_ok(),
+        ] {
+            assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+            assert_eq!(queue.try_get_many(10).unwrap(), [0, 1, 2]);
+        }
+        // And once only, also where a row is full, or an item goes alone.
+        let texts = || (0..3000).map(|number| "x".repeat(if number == 1000 { 5000 } else { 20 }));
+        let queue = Queue::<String>::unbounded().unwrap();
+        let panics =
+            || queue.put_many(texts().chain(std::iter::once_with(|| panic!("on purpose"))));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert!(texts().all(|text| queue.try_get().unwrap() == text));
+        assert!(queue.is_empty());
+    }
+
     /// What fuzzing kept, which the packaged crate does not have.
     #[test]
     fn inputs_that_fuzzing_kept_do_no_harm() {

@@ -232,18 +232,48 @@ fn is_small(message: &Message) -> bool {
     message.fds().is_empty() && message.bytes().len() <= ROW_ITEM
 }
 
+/// Small items that go together, as they will lie in the queue, and how many units each takes.
+struct Row<'a> {
+    core: &'a Core,
+    limit: Limit,
+    bytes: Vec<u8>,
+    units: Vec<u64>,
+    /// Whether the caller's code runs, which may panic.
+    is_filled: bool,
+}
+
+impl Row<'_> {
+    fn put(&self) -> Result<(), (usize, Error)> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        self.core.put_row(&self.bytes, &self.units, self.limit)
+    }
+}
+
+impl Drop for Row<'_> {
+    /// What the iterator gave before it panicked is in nobody's hands but these.
+    fn drop(&mut self) {
+        if self.is_filled {
+            let _ = self.put();
+        }
+    }
+}
+
 pub(crate) fn put_many<T: Serialize>(
     core: &Core,
     items: impl IntoIterator<Item = T>,
     limit: Limit,
 ) -> Result<usize, PutManyError<T>> {
-    let (mut row, mut units, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let mut values = Vec::new();
+    let mut row = Row { core, limit, bytes: Vec::new(), units: Vec::new(), is_filled: false };
     let mut put = 0;
     let mut items = items.into_iter();
     loop {
         let mut alone = None;
         let mut failed = None;
         let mut end = true;
+        row.is_filled = true;
         for value in items.by_ref() {
             let encoded = encode(&value).and_then(|encoder| {
                 let message = encoder.message();
@@ -255,10 +285,10 @@ pub(crate) fn put_many<T: Serialize>(
             match encoded {
                 Ok(encoder) if is_small(encoder.message()) => {
                     let bytes = encoder.message().bytes();
-                    append(bytes, &mut row);
-                    units.push(units_of(bytes.len(), false));
+                    append(bytes, &mut row.bytes);
+                    row.units.push(units_of(bytes.len(), false));
                     keep_encoded(encoder);
-                    if row.len() >= ROW {
+                    if row.bytes.len() >= ROW {
                         break;
                     }
                 }
@@ -269,9 +299,9 @@ pub(crate) fn put_many<T: Serialize>(
                 break;
             }
         }
-        let in_row = units.len();
-        let result = if row.is_empty() { Ok(()) } else { core.put_row(&row, &units, limit) };
-        let result = match (result, alone) {
+        row.is_filled = false;
+        let in_row = row.units.len();
+        let result = match (row.put(), alone) {
             (Ok(()), Some(encoder)) => {
                 let result = core.put(encoder.message().bytes(), encoder.message().fds(), limit);
                 keep_encoded(encoder);
@@ -293,8 +323,8 @@ pub(crate) fn put_many<T: Serialize>(
         if end {
             return Ok(put);
         }
-        row.clear();
-        units.clear();
+        row.bytes.clear();
+        row.units.clear();
         values.clear();
     }
 }
@@ -349,7 +379,11 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     joinable: bool,
 ) -> Result<Arc<Core>, D::Error> {
     let [segment, near, far] = <[Fd; 3]>::deserialize(deserializer)?.map(Fd::into_owned);
-    Core::over(segment, near, far, kind, joinable).map(Arc::new).map_err(D::Error::custom)
+    let core = Core::over(segment, near, far, kind, joinable).map_err(|error| match error {
+        Error::Io(error) => D::Error::custom(mp_core::fd::short(error)),
+        other => D::Error::custom(other),
+    });
+    core.map(Arc::new)
 }
 
 /// Gives what is put, until the queue is closed and empty. Made by `iter`.
@@ -514,7 +548,8 @@ macro_rules! surface {
             /// # Errors
             ///
             /// [`Error::Closed`]; [`Error::Encode`] where the item's `Serialize` refuses; [`Error::TooLarge`],
-            /// [`Error::TooManyDescriptors`]; [`Error::Io`] where memory is short. The item comes back in
+            /// [`Error::TooManyDescriptors`]; [`Error::Io`] where memory or descriptors are short;
+            /// [`Error::TooManyUnfinished`] of a joinable queue; [`Error::Damaged`]. The item comes back in
             /// the [`PutError`].
             #[inline]
             pub fn put(&self, value: T) -> Result<(), PutError<T>> {
@@ -547,7 +582,10 @@ macro_rules! surface {
             /// Puts all items, in order; waits while there is no room. Says how many there were.
             ///
             /// Several times faster than one by one. Others' items may come in between, and what is put is
-            /// seen in parts.
+            /// seen in parts: when 32 KiB are together, when an item is large or holds descriptors, and at
+            /// the end. So do not let the iterator wait for what becomes of the items that it gave, which
+            /// may be for ever; and where it takes its time, put one by one. If it panics, what it gave
+            /// before is put first, waiting for room as ever.
             ///
             /// # Errors
             ///
@@ -594,8 +632,8 @@ macro_rules! surface {
             /// # Errors
             ///
             /// [`Error::Closed`] where the queue is closed and empty; [`Error::Decode`] where what was put is
-            /// no `T`, and is gone now; [`Error::Io`] where memory or descriptors are short for the item,
-            /// which stays.
+            /// no `T`, and is gone now; [`Error::Io`] where memory or descriptors are short: for the item,
+            /// which stays, or for a handle in it, and then it is gone; [`Error::Damaged`].
             #[inline]
             pub fn get(&self) -> Result<T> {
                 get(&self.core, Limit::Forever)

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, compiler_fenc
 
 use mp_core::{Atomic, Fd, Plain, Segment, crash_point};
 use mp_sync::Lock;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use static_assertions::const_assert_eq;
 
@@ -426,7 +425,7 @@ impl<T: Plain> Block<T> {
         Segment::open(Fd::deserialize(deserializer)?.into_owned(), KIND)
             .map_err(Error::from)
             .and_then(|segment| Self::open(Arc::new(segment), guarded))
-            .map_err(D::Error::custom)
+            .map_err(Error::of_handle)
     }
 }
 

@@ -94,6 +94,16 @@ impl Error {
         }
     }
 
+    /// For a handle that is deserialized: where it is memory that is short, who decodes the message is told.
+    pub(crate) fn of_handle<E: serde::de::Error>(self) -> E {
+        match self {
+            Self::Io(error) | Self::NoMemory { source: error, .. } => {
+                E::custom(mp_core::fd::short(error))
+            }
+            other => E::custom(other),
+        }
+    }
+
     /// A number of bytes beyond what can be counted.
     pub(crate) fn overflow() -> Self {
         Self::NoMemory { needed: None, source: io::Error::from_raw_os_error(libc::EFBIG) }

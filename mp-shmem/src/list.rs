@@ -20,7 +20,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, Result, SharedMemory};
@@ -599,7 +598,7 @@ impl Serialize for ShareableList {
 
 impl<'de> Deserialize<'de> for ShareableList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_memory(SharedMemory::deserialize(deserializer)?).map_err(D::Error::custom)
+        Self::from_memory(SharedMemory::deserialize(deserializer)?).map_err(Error::of_handle)
     }
 }
 

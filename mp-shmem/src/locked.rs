@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use mp_core::Plain;
 use mp_sync::{Acquired, Lock, LockPin, TryLockError, TryLockResult};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Result;
 use crate::block::{Block, Guarded};
+use crate::{Error, Result};
 
 /// Elements and their lock. A clone is the same of both.
 pub(crate) struct Locked<T> {
@@ -361,7 +360,7 @@ impl<'de, T: Plain> Deserialize<'de> for Locked<T> {
             Some(Elsewhere(block)) => (block, Guarded::Elsewhere),
             None => {
                 let block = Block::open(lock.segment().clone(), Guarded::Here);
-                (block.map_err(D::Error::custom)?, Guarded::Here)
+                (block.map_err(Error::of_handle)?, Guarded::Here)
             }
         };
         Ok(Self { block, lock, guarded })

@@ -22,7 +22,6 @@ use std::time::{Duration, SystemTime};
 
 use mp_core::sys::mem::{self, Mapping};
 use mp_core::{Atomic, Fd};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::copy;
@@ -406,7 +405,7 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// As [`at`](Self::at).
+    /// As [`at`](Self::at); [`Error::NoMemory`] where so many have more bytes than can be counted.
     pub fn slice_at<T: Atomic>(&self, offset: usize, len: usize) -> Result<&[T]> {
         let size = len.checked_mul(size_of::<T>()).ok_or_else(Error::overflow)?;
         let start = self.range(offset, size)?.cast::<T>();
@@ -551,7 +550,7 @@ impl<'de> Deserialize<'de> for SharedMemory {
         path(&name)
             .and_then(|_| size(&file, &name))
             .and_then(|size| Self::map(file, &name, size))
-            .map_err(D::Error::custom)
+            .map_err(Error::of_handle)
     }
 }
 
@@ -693,7 +692,10 @@ mod tests {
             memory.at::<AtomicU32>(2),
             Err(Error::Misaligned { offset: 2, align: 4 })
         ));
-        assert!(memory.slice_at::<AtomicU32>(0, usize::MAX / 2).is_err());
+        assert!(matches!(
+            memory.slice_at::<AtomicU32>(0, usize::MAX / 2),
+            Err(Error::NoMemory { needed: None, .. })
+        ));
     }
 
     #[test]
