@@ -319,7 +319,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// As [`flush`], whatever threads there are. One that holds standard output for long, a logger say, does not let go of it any
 /// more: then what is buffered there is lost, as at the end of any program of Rust.
 fn flush_at_end() {
-    if process::thread_count().is_ok_and(|threads| threads > 1) && flush_aside().is_some() {
+    if process::may_have_threads() && flush_aside().is_some() {
         process::flush_c_streams();
     } else {
         flush();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use crate::Deadline;
 use crate::sys::{check, retry};
@@ -132,6 +133,14 @@ pub fn thread_count() -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Whether this process may have other threads than the calling one: no more than a look, for those who need not know how
+/// many. One at its end may be taken for one.
+#[must_use]
+pub fn may_have_threads() -> bool {
+    // The directory has three links where it lists one thread (`proc_task_getattr` in fs/proc/base.c).
+    fs::metadata("/proc/self/task").map_or(true, |tasks| tasks.nlink() != 3)
 }
 
 /// Whether what `/proc` says of a thread has `PF_EXITING` of linux/sched.h among the flags.
@@ -707,7 +716,19 @@ mod tests {
 
     #[test]
     fn threads_and_cpus_are_counted() {
-        assert!(thread_count().unwrap() >= 1);
+        // There is the one that runs the tests.
+        assert!(thread_count().unwrap() >= 1 && may_have_threads());
+        // SAFETY: the child, which has this thread alone, only looks at a file's data without a lock, and ends.
+        match unsafe { fork() }.unwrap() {
+            Forked::Child => exit_now(may_have_threads().into()),
+            Forked::Parent(pid) => {
+                let pidfd = pidfd_open(pid).unwrap();
+                assert!(
+                    wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(60))).unwrap()
+                );
+                assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Ended(Exit::Code(0)));
+            }
+        }
         let stat = |flags: u32| format!("7 (a) b) S 1 7 7 0 -1 {flags} 0 0");
         assert!(is_exiting(&stat(4_194_304 | 4)) && !is_exiting(&stat(4_194_304)));
         assert!(usable_cpus() >= 1);
