@@ -57,16 +57,18 @@
 //!   included; a daemon that does not heed SIGTERM is killed after 5 s. One that this process may not signal any
 //!   more, as it has dropped its privileges, ends with this process.
 //! - A child's standard input is empty, and of its parent's descriptors it has only those in its arguments,
-//!   under all start methods. In a child signals do what they do by default and none is blocked, whatever the parent does
-//!   with them; only faults are handled as in the parent under `Fork`, SIGPIPE is ignored, and those of terminals are
-//!   where the parent ignores them (SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU). Under `Fork` the other descriptors are `/dev/null` there, so that what the parent's
-//!   objects believe to own is never somebody else's.
+//!   under all start methods. In a child signals do what they do by default and none is blocked, whatever the
+//!   parent does with them; only faults are handled as in the parent under `Fork`, SIGPIPE is ignored, and
+//!   those of terminals are where the parent ignores them (SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN,
+//!   SIGTTOU). Under `Fork` the other descriptors are `/dev/null` there, so that what the parent's objects
+//!   believe to own is never somebody else's.
 //!
 //! # Limits
 //!
 //! Linux 5.4 or newer, with `/proc` mounted. A process forked behind this crate's back (`libc::fork`) has
-//! none of its parent's children, and where the target of a child goes on there, what it returns is not reported. A program that reaps any child it finds (`wait(-1)`), or ignores SIGCHLD,
-//! may leave the exit code of a `Spawn` or `Fork` child unknown; results still arrive.
+//! none of its parent's children, and where the target of a child goes on there, what it returns is not
+//! reported. A program that reaps any child it finds (`wait(-1)`), or ignores SIGCHLD, may leave the exit
+//! code of a `Spawn` or `Fork` child unknown; results still arrive.
 
 mod boot;
 mod child;

@@ -24,8 +24,9 @@ use crate::{Error, Result};
 ///
 /// While another process has the lock these calls wait for it, without limit but in
 /// [`lock_timeout`](Self::lock_timeout). If that process dies, the lock is free again, within a tenth of a
-/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was changing
-/// through a guard, or by the calls for several elements, is as it left it; all calls go on with that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
+/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was
+/// changing through a guard, or by the calls for several elements, is as it left it; all calls go on with
+/// that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
 /// [`owner_died`](Self::owner_died) tell.
 ///
 /// Python: `multiprocessing.Array`. The type is that of the elements, instead of a letter; `a[i]` is

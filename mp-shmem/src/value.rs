@@ -24,9 +24,10 @@ use crate::locked::{Guard, Locked};
 ///
 /// While another process has the lock these calls wait for it, without limit but in
 /// [`lock_timeout`](Self::lock_timeout). If that process dies, the lock is free again, within a tenth of a
-/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was changing
-/// through a guard is as it left it; `get`, `set`, `update` and `lock` go on with that, and [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and
-/// [`owner_died`](Self::owner_died) tell.
+/// second at the latest. A `set` or `update` of its has happened as a whole or not at all. What it was
+/// changing through a guard is as it left it; `get`, `set`, `update` and `lock` go on with that, and
+/// [`try_lock`](Self::try_lock), [`lock_timeout`](Self::lock_timeout) and [`owner_died`](Self::owner_died)
+/// tell.
 ///
 /// Python: `multiprocessing.Value`. The type is that of the first value, instead of a letter: `0_i32` for
 /// `'i'`, `0.0` for `'d'`, `b'c'` for `'c'`; a number that does not fit is refused by the compiler, instead
