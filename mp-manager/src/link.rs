@@ -319,7 +319,7 @@ impl Link {
             talk.buffer = Encoder::reuse(message).finish();
         }
         if matches!(self.door, Door::Here(_)) {
-            wait(&talk.connection);
+            wait(&talk.connection, || false);
         }
         let (mut is_lost, mut is_lent) = (false, false);
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {

@@ -222,15 +222,24 @@ impl Server {
 
     /// Takes away objects whose lifelines end.
     fn clear_away(self: &Arc<Self>) -> io::Result<()> {
+        // How many drops were begun when one had to wait, and until when another is to begin.
+        let mut last: Option<(u64, Deadline)> = None;
         loop {
             let doomed = lock(&self.doomed);
-            let (is_idle, begun) = (doomed.objects.is_empty(), doomed.begun);
+            let begun = (!doomed.objects.is_empty()).then_some(doomed.begun);
             drop(doomed);
-            let limit = if is_idle { Deadline::NEVER } else { Deadline::after(LONG) };
-            if !wait_readable(self.ended.as_fd(), limit)? && lock(&self.doomed).begun == begun {
-                // Whoever drops one takes its time.
-                self.drop_more();
+            if let (Some(begun), Some((same, limit))) = (begun, last)
+                && begun == same
+            {
+                if limit.has_passed() {
+                    // Whoever drops one takes its time.
+                    self.drop_more();
+                    last = Some((begun, Deadline::after(LONG)));
+                }
+            } else {
+                last = begun.map(|begun| (begun, Deadline::after(LONG)));
             }
+            wait_readable(self.ended.as_fd(), last.map_or(Deadline::NEVER, |(_, limit)| limit))?;
             for id in self.ended.some()? {
                 if id & HOLDER != 0 {
                     let _ = self.with_remotes(|remotes| remotes.end(id));
@@ -495,7 +504,10 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
-            wait(&client.connection);
+            wait(&client.connection, || client.is_over());
+            if client.is_over() {
+                break;
+            }
         }
         let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
             Ok(next) => next,
