@@ -241,7 +241,9 @@ fn enter(surroundings: Surroundings) -> Result<()> {
     if let Some(variables) = surroundings.environment {
         forkserver::set_environment(&variables);
     }
-    process::ignore_signals(surroundings.ignored);
+    if let Some(ignored) = surroundings.ignored {
+        process::ignore_signals(ignored);
+    }
     if let Some(cpus) = surroundings.cpus {
         process::set_affinity(&cpus).map_err(Error::io("run on the CPUs of the parent"))?;
     }
@@ -301,7 +303,10 @@ fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! 
     // Not before: another thread may keep this process from it.
     flush_at_end();
     family::finish();
-    flush_at_end();
+    // What other threads have written meanwhile.
+    if process::may_have_threads() {
+        flush_at_end();
+    }
     crash_point!("child: its children are joined");
     drop(lifeline);
     process::exit_now(code)
@@ -318,7 +323,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// As [`flush`], whatever threads there are. One that holds standard output for long, a logger say, does not let go of it any
 /// more: then what is buffered there is lost, as at the end of any program of Rust.
-fn flush_at_end() {
+pub(crate) fn flush_at_end() {
     if process::may_have_threads() && flush_aside().is_some() {
         process::flush_c_streams();
     } else {

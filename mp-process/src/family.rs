@@ -1,6 +1,6 @@
 //! The children of this process, and the end of the program.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ struct Family {
     /// The process whose children these are: one that was forked behind our back has a copy of this.
     owner: u32,
     /// Those that have not been seen to end, by number.
-    children: HashMap<u32, AnyChild>,
+    children: BTreeMap<u32, AnyChild>,
     /// Tells which of them have ended without asking each.
     ended: Option<Epoll>,
     parenthood: Option<Arc<Parenthood>>,
@@ -173,7 +173,6 @@ pub fn active_children() -> Vec<AnyChild> {
     let mut children: Vec<AnyChild> =
         with_family(|family| family.children.values().cloned().collect());
     children.retain(AnyChild::is_alive);
-    children.sort_unstable_by_key(AnyChild::pid);
     children
 }
 

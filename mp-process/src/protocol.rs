@@ -78,8 +78,8 @@ pub(crate) struct Surroundings {
     pub(crate) environment: Option<Vec<(OsString, OsString)>>,
     /// The CPUs to run on, where they are others than the fork server's.
     pub(crate) cpus: Option<Cpus>,
-    /// The signals of terminals that are ignored.
-    pub(crate) ignored: u8,
+    /// The signals of terminals to ignore, where they are others than the fork server was started with.
+    pub(crate) ignored: Option<u8>,
 }
 
 /// A start request as the child reads it.
@@ -136,7 +136,8 @@ pub(crate) fn send_request(
             for &word in surroundings.cpus.iter().flatten() {
                 writer.u64(word);
             }
-            writer.u8(surroundings.ignored);
+            writer.u8(surroundings.ignored.is_some().into());
+            writer.u8(surroundings.ignored.unwrap_or_default());
         }
     }
     let directory = surroundings.and_then(|surroundings| surroundings.directory.as_ref());
@@ -182,12 +183,12 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         for word in cpus.iter_mut().flatten() {
             *word = reader.u64()?;
         }
-        let ignored = reader.u8()?;
+        let (others, ignored) = (reader.u8()? != 0, reader.u8()?);
         Some(Surroundings {
             directory: None,
             environment: changed.then_some(variables),
             cpus,
-            ignored,
+            ignored: others.then_some(ignored),
         })
     };
     let mut fds = fds.into_iter();
@@ -397,7 +398,7 @@ mod tests {
             directory: Some(us.try_clone().unwrap()),
             environment: Some(vec![("A".into(), "B=C".into()), ("D".into(), "".into())]),
             cpus: Some([7; 16]),
-            ignored: 5,
+            ignored: Some(5),
         };
         let fds = RequestFds {
             parent: us.as_fd(),

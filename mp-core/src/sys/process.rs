@@ -6,6 +6,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::Deadline;
 use crate::sys::{check, retry};
@@ -140,7 +142,21 @@ pub fn thread_count() -> io::Result<usize> {
 #[must_use]
 pub fn may_have_threads() -> bool {
     // The directory has three links where it lists one thread (`proc_task_getattr` in fs/proc/base.c).
-    fs::metadata("/proc/self/task").map_or(true, |tasks| tasks.nlink() != 3)
+    !is_single_threaded()
+        && fs::metadata("/proc/self/task").map_or(true, |tasks| tasks.nlink() != 3)
+}
+
+/// Whether the C library knows that there is one thread, which takes no system call: `__libc_single_threaded` of glibc 2.32
+/// and later. False where it does not know, or does not tell.
+fn is_single_threaded() -> bool {
+    static FLAG: LazyLock<Option<&AtomicU8>> = LazyLock::new(|| {
+        // SAFETY: the name is a string with its NUL (dlsym(3)).
+        let flag = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+        // SAFETY: nothing, or a `char` that stays where it is, as the C library is never unloaded
+        // (<sys/single_threaded.h>). It writes to it before a second thread runs.
+        unsafe { flag.cast::<AtomicU8>().as_ref() }
+    });
+    FLAG.is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
 }
 
 /// Whether what `/proc` says of a thread has `PF_EXITING` of linux/sched.h among the flags.

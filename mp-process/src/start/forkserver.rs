@@ -48,6 +48,8 @@ struct Inherited {
     environment: Vec<(OsString, OsString)>,
     directory: Directory,
     cpus: Option<Cpus>,
+    /// Which signals of terminals are ignored.
+    ignored: u8,
     credentials: Option<Credentials>,
 }
 
@@ -62,6 +64,7 @@ impl Inherited {
             environment: env::vars_os().collect(),
             directory: (fd::working_directory_id().ok(), env::current_dir().ok()),
             cpus: process::affinity(),
+            ignored: process::ignored_signals(),
             credentials: Credentials::now().ok(),
         }
     }
@@ -234,7 +237,7 @@ fn ask(order: &Order) -> Result<Asked> {
         directory: directory.transpose().map_err(Error::io("open the working directory"))?,
         environment: (theirs.environment != ours.environment).then_some(ours.environment),
         cpus: ours.cpus.filter(|_| theirs.cpus != ours.cpus),
-        ignored: process::ignored_signals(),
+        ignored: (theirs.ignored != ours.ignored).then_some(ours.ignored),
     };
     let asked = helper.take().map(|spare| {
         spare
