@@ -21,9 +21,9 @@ mod steps {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::crash;
     use mp_core::sys::process::{pidfd_open, pidfd_send_signal};
+    use mp_core::testing::{self, Failed, Trial};
     use mp_manager::{Dict, Error, List, Lock, LockGuard, Manager, Queue, Result};
     use mp_pipe::AuthKey;
     use mp_process::Process;
@@ -70,8 +70,6 @@ mod steps {
     }
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        arguments.test_threads = Some(1);
         let mut tests: Vec<Trial> = Vec::new();
         for name in points() {
             for (pass, fate) in [(1, Fate::Killed), (2, Fate::Killed), (1, Fate::Stopped)] {
@@ -83,7 +81,7 @@ mod steps {
                 tests.push(Trial::test(format!("{fate:?} at: {name}, pass {pass}"), test));
             }
         }
-        libtest_mimic::run(&arguments, tests).exit();
+        testing::run(tests);
     }
 
     type Proxies = (Dict<u32, u64>, Lock, Queue<u64>);

@@ -16,10 +16,9 @@ mod scenes {
     use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::Fd;
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{Child, HANG, PROMPT};
+    use mp_core::testing::{self, Child, HANG, PROMPT};
     use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex};
     use serde::{Deserialize, Serialize};
 
@@ -40,13 +39,7 @@ mod scenes {
     ];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        testing::run(tests(SCENES, SOURCES));
     }
 
     #[derive(Serialize, Deserialize)]

@@ -15,10 +15,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::mem::memfd;
 use mp_core::sys::{process, socket};
-use mp_core::testing::{self, Child, HANG, Random, busy, signalled_after, wait_until, watched};
+use mp_core::testing::{
+    self, Child, HANG, Random, Trial, busy, signalled_after, wait_until, watched,
+};
 use mp_core::{Fd, decode, encode};
 use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 
@@ -26,9 +27,6 @@ use mp_pipe::{Connection, Error, Receiver, Sender, duplex, simplex, wait};
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // Then each test runs on this very thread, and fork is safe.
-    arguments.test_threads = Some(1);
     // Made once, before anything is counted.
     numbers();
     let tests = [
@@ -45,7 +43,7 @@ fn main() {
         test("ringing_without_end_stretches_no_timeout", ringing_without_end),
         test("a_body_without_its_message_is_not_for_ever", body_without_message),
     ];
-    libtest_mimic::run(&arguments, tests.into()).exit();
+    testing::run(tests.into());
 }
 
 fn test(name: &'static str, body: fn()) -> Trial {
@@ -56,7 +54,7 @@ fn test(name: &'static str, body: fn()) -> Trial {
             body();
             assert_eq!(inventory(), before);
         };
-        watched(limit, counted).map_err(Failed::from)
+        Ok(watched(limit, counted)?)
     })
 }
 

@@ -19,9 +19,8 @@ mod scenes {
     use std::thread;
     use std::time::Duration;
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{numbers, wait_until};
+    use mp_core::testing::{self, numbers, wait_until};
     use mp_pool::{AsyncResult, Pool, TaskError};
     use mp_process::StartMethod;
 
@@ -45,13 +44,7 @@ mod scenes {
     ];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread.
-        arguments.test_threads = Some(1);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        testing::run(tests(SCENES, SOURCES));
     }
 
     /// No fork server, which would stay.

@@ -33,9 +33,8 @@ mod scenes {
     use std::ptr::null_mut;
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{HANG, PROMPT, wait_until};
+    use mp_core::testing::{self, HANG, PROMPT, Trial, wait_until};
     use mp_process::{Error, Process, ProcessError, StartMethod};
 
     const SCENES: &[Scene] = &[
@@ -76,15 +75,10 @@ mod scenes {
     ];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
         // Whoever loses its parent becomes a child of this process, which so learns what is left (prctl(2)).
         // SAFETY: takes numbers only.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
+        let mut tests = tests(SCENES, SOURCES);
         let stopped = Trial::test("a stopped fork server holds up no limited wait", || {
             let mut program = Command::new("/proc/self/exe");
             // As on an older kernel.
@@ -93,7 +87,8 @@ mod scenes {
             let text = String::from_utf8_lossy(&output.stderr);
             if output.status.success() { Ok(()) } else { Err(text.into()) }
         });
-        libtest_mimic::run(&arguments, tests.chain([stopped]).collect()).exit();
+        tests.push(stopped);
+        testing::run(tests);
     }
 
     pub(crate) const STOPPED: &str = "--stops-its-server";

@@ -17,10 +17,9 @@ mod scenes {
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::sys::fd::wait_readable;
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{Child, HANG, PROMPT, numbers, wait_until};
+    use mp_core::testing::{self, Child, HANG, PROMPT, numbers, wait_until};
     use mp_core::{Deadline, Fd};
     use mp_queue::{Error, JoinableQueue, Queue};
     use serde::{Deserialize, Serialize};
@@ -51,13 +50,7 @@ mod scenes {
     ];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        testing::run(tests(SCENES, SOURCES));
     }
 
     #[derive(Serialize, Deserialize)]

@@ -7,17 +7,13 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::fd::wait_readable;
-use mp_core::testing::{Child, HANG, PROMPT, Random, WATCHDOG, numbers, wait_until, watched};
+use mp_core::testing::{self, Child, HANG, PROMPT, Random, numbers, test, wait_until};
 use mp_core::{Deadline, Fd};
 use mp_queue::{Builder, Error, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // Then each test runs on this very thread, and fork is safe.
-    arguments.test_threads = Some(1);
     let tests = [
         test("kills_unbounded", || {
             storm::<()>("unbounded", 2400, &Queue::unbounded().unwrap(), |_| None);
@@ -49,11 +45,7 @@ fn main() {
         test("memory_of_a_drained_queue_goes_back", memory_goes_back),
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
     ];
-    libtest_mimic::run(&arguments, tests.into()).exit();
-}
-
-fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || watched(WATCHDOG, body).map_err(Failed::from))
+    testing::run(tests.into());
 }
 
 /// What goes through the queue in a storm.

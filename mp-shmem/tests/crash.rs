@@ -15,9 +15,8 @@ fn main() {
 mod scenes {
     use std::sync::atomic::Ordering::SeqCst;
 
-    use libtest_mimic::{Arguments, Failed, Trial};
-    use mp_core::testing::numbers;
     use mp_core::testing::steps::{Scene, Stage, tests};
+    use mp_core::testing::{self, numbers};
     use mp_shmem::{Array, Lock, Value};
 
     const SCENES: &[Scene] = &[
@@ -29,13 +28,7 @@ mod scenes {
     const SOURCES: &[&str] = &[include_str!("../src/block.rs"), include_str!("../src/locked.rs")];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        testing::run(tests(SCENES, SOURCES));
     }
 
     /// The number that all have; panics where they differ.

@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::packet::Channel;
 use mp_core::sys::process::{self, Exit, Forked, Reaped};
+use mp_core::testing::{self, Failed, Trial};
 use mp_core::{Deadline, Message};
 use mp_shmem::{
     Array, Error, Item, Lock, RawArray, RawValue, ShareableList, SharedMemory, TryLockError, Value,
@@ -30,9 +30,6 @@ type Test = (&'static str, fn() -> Outcome);
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // On this thread, one after the other.
-    arguments.test_threads = Some(1);
     let python = Command::new("python3")
         // Before 3.9 lists had another layout.
         .args([
@@ -71,7 +68,7 @@ fn main() {
         .into_iter()
         .map(trial)
         .chain(with_python.into_iter().map(|test| trial(test).with_ignored_flag(!python)));
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    testing::run(trials.collect());
 }
 
 fn run(name: &str, test: fn() -> Outcome) -> Result<(), Failed> {

@@ -16,12 +16,11 @@ mod scenes {
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     use std::time::{Duration, Instant};
 
-    use libtest_mimic::{Arguments, Failed, Trial};
     use mp_core::crash;
     use mp_core::sys::process::kill_self;
     use mp_core::sys::thread::stat;
     use mp_core::testing::steps::{Scene, Stage, tests};
-    use mp_core::testing::{Child, HANG, PROMPT, numbers, wait_until};
+    use mp_core::testing::{self, Child, HANG, PROMPT, numbers, wait_until};
     use mp_sync::{
         Acquired, Barrier, Condition, Error, Event, Lock, Mutex, RLock, RwLock, Semaphore,
         TryLockError,
@@ -90,13 +89,7 @@ mod scenes {
     ];
 
     pub(crate) fn main() {
-        let mut arguments = Arguments::from_args();
-        // Then each test runs on this very thread, and fork is safe.
-        arguments.test_threads = Some(1);
-        let tests = tests(SCENES, SOURCES)
-            .into_iter()
-            .map(|(name, test)| Trial::test(name, || test().map_err(Failed::from)));
-        libtest_mimic::run(&arguments, tests.collect()).exit();
+        testing::run(tests(SCENES, SOURCES));
     }
 
     /// A little longer than whoever waits looks before it sleeps.

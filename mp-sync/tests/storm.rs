@@ -9,9 +9,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use mp_core::sys::process;
-use mp_core::testing::{self, Child, HANG, Random, WATCHDOG, busy, wait_until, watched};
+use mp_core::testing::{self, Child, HANG, Random, busy, test, wait_until};
 use mp_core::{decode, encode};
 use mp_sync::{
     Acquired, Barrier, BoundedSemaphore, Condition, Error, Event, Lock, Mutex, RLock, RwLock,
@@ -19,9 +18,6 @@ use mp_sync::{
 };
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // Then each test runs on this very thread, and fork is safe.
-    arguments.test_threads = Some(1);
     let tests = [
         test("kills_lock", || storm("Lock", LockKind(Lock::new().unwrap()))),
         test("kills_rlock", || storm("RLock", RLockKind(RLock::new().unwrap()))),
@@ -52,11 +48,7 @@ fn main() {
         test("a_killed_party_breaks_the_barrier", a_killed_party_breaks_the_barrier),
         test("barriers_keep_step_and_survive_kills", barrier_storm),
     ];
-    libtest_mimic::run(&arguments, tests.into()).exit();
-}
-
-fn test(name: &'static str, body: fn()) -> Trial {
-    Trial::test(name, move || watched(WATCHDOG, body).map_err(Failed::from))
+    testing::run(tests.into());
 }
 
 /// Numbers that all processes of a test share.

@@ -2,8 +2,7 @@
 //!
 //! For this workspace's own tests, with the feature `testing`; no part of what the crate promises.
 //!
-//! A program of such tests has one thread, so that it can be forked: `harness = false`, and a runner that
-//! is told to use a single thread.
+//! A program of such tests has one thread, so that it can be forked: `harness = false`, and [`run`].
 #![expect(unsafe_code, reason = "fork and signals, to make processes and to end them")]
 
 use std::cell::Cell;
@@ -14,6 +13,8 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
+
+pub use libtest_mimic::{Failed, Trial};
 
 use crate::sys::mem::{Mapping, memfd};
 use crate::sys::process::{self, Forked};
@@ -31,6 +32,19 @@ pub const PROMPT: Duration = Duration::from_secs(10);
 
 std::thread_local! {
     static LIMIT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs those tests that the arguments of this program select, one after the other on this very thread, so that fork is safe
+/// in them, and ends it.
+pub fn run(tests: Vec<Trial>) -> ! {
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, tests).exit()
+}
+
+/// A test that is [`watched`].
+pub fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || Ok(watched(WATCHDOG, body)?))
 }
 
 /// Runs a test on this very thread, which has to be the only one, under an alarm that ends the program.

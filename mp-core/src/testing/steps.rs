@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Child, WATCHDOG, shared, signalled_after, wait_until, watched};
+use super::{Child, Trial, WATCHDOG, shared, signalled_after, wait_until, watched};
 use crate::sys::mem::memfd;
 use crate::sys::process;
 
@@ -311,9 +311,6 @@ pub fn named_in(sources: &[&'static str]) -> Vec<&'static str> {
     names
 }
 
-/// A test's name, and what it does, on the main thread.
-pub type Test = (String, Box<dyn FnOnce() -> Result<(), String> + Send>);
-
 /// At which passing of a step victims end, where there are as many: the first may find things as they were
 /// made, the second as they are in use, a later one in the middle of it.
 const PASSES: [u32; 3] = [1, 2, 9];
@@ -335,31 +332,30 @@ fn done<R>(change: impl FnOnce(&mut Done) -> R) -> R {
 }
 
 /// Makes a test for each scene and fate, and one more that fails where a step that `sources` name was never
-/// reached by any. To be run in this order, one after the other, on the main thread.
+/// reached by any. For [`run`](super::run), in this order.
 ///
 /// # Panics
 ///
 /// Where two steps have one name, and where there is no memory file to be had.
 #[must_use]
-pub fn tests(scenes: &'static [Scene], sources: &[&'static str]) -> Vec<Test> {
+pub fn tests(scenes: &'static [Scene], sources: &[&'static str]) -> Vec<Trial> {
     let names: &'static [&'static str] = named_in(sources).leak();
     BOARD.get_or_init(|| {
         let file = File::from(memfd(c"steps").expect("memfd"));
         file.set_len(8 * WORDS as u64).expect("room");
         (file, std::process::id())
     });
-    let mut tests: Vec<Test> = Vec::new();
+    let mut tests: Vec<Trial> = Vec::new();
     for fate in [Fate::Killed, Fate::Stopped] {
         for scene in scenes {
             let name =
                 format!("{}: {} at each step", scene.name, format!("{fate:?}").to_lowercase());
-            tests.push((name, Box::new(move || each_step(scene, fate, names))));
+            tests.push(Trial::test(name, move || Ok(each_step(scene, fate, names)?)));
         }
     }
-    tests.push((
-        "every step that has a name is reached".to_owned(),
-        Box::new(move || all_reached(scenes, names)),
-    ));
+    tests.push(Trial::test("every step that has a name is reached", move || {
+        Ok(all_reached(scenes, names)?)
+    }));
     tests
 }
 
