@@ -31,6 +31,8 @@
 //!
 //! Arguments, results and messages are whatever serde can encode, and may hold what this crate has: queues, ends of
 //! pipes, locks, shared memory, open files in an [`Fd`]. The other process then has the same queue, lock or file.
+//! Messages do not name their fields, so types with serde's `flatten`, `tag`, `untagged` or `skip_serializing_if` are an
+//! error; such values travel as a text, of JSON say.
 //!
 //! ```standalone_crate
 //! use multiprocess as mp;
@@ -168,7 +170,7 @@ pub use mp_shmem as shmem;
 pub use mp_sync as sync;
 
 pub use mp_core::Fd;
-pub use mp_manager::{Dict, List, Manager, Namespace, Object, Shared};
+pub use mp_manager::{Dict, List, Manager, Namespace, Object, Set, Shared};
 pub use mp_pipe::{
     AuthKey, Client, Connection, Listener, Receiver, SendError, Sender, Waitable, duplex, simplex,
     wait,

@@ -829,7 +829,7 @@ fn fork_is_refused_with_threads_and_not_after_they_were_joined() -> Outcome {
     let thread = thread::spawn(move || receiver.recv());
     let process = || Process::new(add, (1, 2)).start_method(StartMethod::Fork);
     let error = process().start().unwrap_err();
-    assert!(matches!(error, Error::Multithreaded { threads: 2 }), "{error}");
+    assert!(matches!(error, Error::Multithreaded), "{error}");
     drop(sender);
     let _ = thread.join();
     for _ in 0..50 {

@@ -95,7 +95,7 @@ impl fmt::Display for Error {
                  same executable to all"
             ),
             Self::TimedOut => f.write_str("timed out"),
-            Self::WouldBlock => f.write_str("it is not to be had without waiting"),
+            Self::WouldBlock => f.write_str("it is taken by others: wait for it, or try again later"),
             Self::Full => f.write_str("the queue is full"),
             Self::Empty => f.write_str("the queue is empty"),
             Self::Closed => f.write_str("the queue is closed"),

@@ -51,7 +51,7 @@ use crate::error::describe;
 /// # Ok(())
 /// # }
 /// ```
-#[doc(alias = "DupFd")]
+#[doc(alias("DupFd", "send_handle", "recv_handle"))]
 #[derive(Debug)]
 pub struct Fd(OwnedFd);
 

@@ -40,6 +40,11 @@ pub(crate) fn current<O: Send + Sync + 'static>() -> Result<Arc<O>> {
 /// Implemented for functions and closures of an object and up to seven arguments. A closure names the type of its
 /// first parameter: `|count: &mut u64| ...`. What is sent to the server must also be zero-sized: a function by its
 /// name, or a closure that captures nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be called with `&mut {T}` and the arguments `{A}`",
+    note = "a method that takes `&self` goes in a closure: `|object: &mut T| object.get()`; the other arguments are a \
+            tuple, `(x,)` for one"
+)]
 pub trait Method<T: ?Sized, A> {
     /// What it returns.
     type Output;

@@ -25,12 +25,14 @@ pub enum Error {
     /// The server runs and does not take this thread's connection: it is short of descriptors or threads.
     Refused,
     /// What was called in the server panicked, with this message. The object is still there.
+    #[doc(alias = "RemoteError")]
     Panicked(String),
     /// An earlier call panicked, and this one asked not to be made then.
     Poisoned,
-    /// There is no such key.
+    /// There is no such key; no such attribute of a namespace; nothing is published by that name.
     ///
     /// Python: `KeyError`; of a namespace, `AttributeError`.
+    #[doc(alias("KeyError", "AttributeError"))]
     KeyMissing,
     /// There is no such place.
     ///
@@ -61,6 +63,7 @@ pub enum Error {
     /// The calling thread holds it already and would wait for itself for ever.
     Deadlock,
     /// The barrier was aborted, reset while this party waited, or a party timed out or died.
+    #[doc(alias = "BrokenBarrierError")]
     Broken,
     /// The semaphore would get more permits than it began with.
     TooManyReleases {
@@ -168,7 +171,7 @@ impl fmt::Display for Error {
             Self::Poisoned => f.write_str(
                 "an earlier call panicked and may have left the object half changed: put it in order and clear_poison",
             ),
-            Self::KeyMissing => f.write_str("there is no such key"),
+            Self::KeyMissing => f.write_str("there is no such key, attribute or published name"),
             Self::OutOfRange { index, len } => {
                 write!(f, "there is no place {index} among {len}")
             }
@@ -177,7 +180,7 @@ impl fmt::Display for Error {
             }
             Self::NoObject => f.write_str("the server has no such object"),
             Self::TimedOut => f.write_str("timed out"),
-            Self::WouldBlock => f.write_str("it is not to be had without waiting"),
+            Self::WouldBlock => f.write_str("it is taken by others: wait for it, or try again later"),
             Self::Full => f.write_str("the queue is full"),
             Self::Empty => f.write_str("the queue is empty"),
             Self::NotOwner => f.write_str(
@@ -291,17 +294,6 @@ impl From<Fault> for Error {
             Fault::ClientGone => Self::ServerDied,
         }
     }
-}
-
-/// An error and what is behind it, as one text.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// Why an item was not put, and the item.

@@ -10,7 +10,6 @@ use mp_core::Fd;
 use mp_pipe::{Address, AuthKey, Connection, Listener};
 use serde::{Deserialize, Serialize};
 
-use crate::error::explain;
 use crate::link::{Key, Link};
 use crate::remote::{Hello, Remote, hear, persist, say};
 use crate::server::{Client, Server, converse};
@@ -58,7 +57,7 @@ fn begin(
     (own, id, life): (Key, u64, OwnedFd),
 ) -> Result<Address, String> {
     let bound = Listener::builder().authkey(key).bind(address);
-    let listener = bound.map_err(|error| explain(&error))?;
+    let listener = bound.map_err(|error| format!("{error:?}"))?;
     let address = listener.address().clone();
     let path = address.as_path().map(PathBuf::from);
     let thread = thread::Builder::new().name("listener".into());
@@ -133,7 +132,7 @@ fn greet(server: Arc<Server>, connection: Connection<(), ()>, (key, id): (Key, u
 pub(crate) fn connect(address: Address, key: &AuthKey) -> Result<(u32, Names)> {
     let place = address.to_string();
     let no = |error: mp_pipe::Error| {
-        let why = explain(&error);
+        let why = format!("{error:?}");
         Error::Address(if why.contains(&place) { why } else { format!("{place}: {why}") })
     };
     let (remote, connection) = if address.as_path().is_some() {

@@ -155,6 +155,25 @@ from! {
     List: Vec<Object>;
 }
 
+macro_rules! from_lists {
+    ($($type:ty)*) => {$(
+        impl From<Vec<$type>> for Object {
+            fn from(items: Vec<$type>) -> Self {
+                items.into_iter().collect()
+            }
+        }
+
+        impl<const N: usize> From<[$type; N]> for Object {
+            fn from(items: [$type; N]) -> Self {
+                items.into_iter().collect()
+            }
+        }
+    )*};
+}
+
+// Not of `u8`, which are bytes. That there are several makes numbers without a type `i32`.
+from_lists! { bool i8 i16 i32 i64 i128 isize u16 u32 u64 usize f32 f64 char String &str }
+
 macro_rules! from_sizes {
     ($($type:ty)*) => {$(
         impl From<$type> for Object {
@@ -215,9 +234,10 @@ impl<K: Into<Object>, V: Into<Object>> FromIterator<(K, V)> for Object {
     }
 }
 
+/// As Python prints it: a text as it is, and with quotes where it stands in something else.
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.repr(f)
+        if let Self::Str(text) = self { f.write_str(text) } else { self.repr(f) }
     }
 }
 
@@ -592,10 +612,21 @@ mod tests {
             ("\u{200b}\u{2028}\u{e000}", r"'\u200b\u2028\ue000'"),
             ("\u{10ffff}🙂", r"'\U0010ffff🙂'"),
         ] {
-            assert_eq!(text(string), expected);
+            assert_eq!(Shown(&string).to_string(), expected);
+            assert_eq!(text(vec![string]), format!("[{expected}]"));
+            // As Python's print does.
+            assert_eq!(text(string), string);
         }
         assert_eq!(text(&b"a'\x00\xff\n"[..]), r#"b"a'\x00\xff\n""#);
         assert_eq!(text(&b"a'\""[..]), r#"b'a\'"'"#);
+    }
+
+    #[test]
+    fn lists_of_numbers_are_lists_and_bytes_are_bytes() {
+        assert_eq!(text(vec![1, 2, 3]), "[1, 2, 3]");
+        assert_eq!(text([1.5, 2.0]), "[1.5, 2.0]");
+        assert_eq!(text(["a", "b"]), "['a', 'b']");
+        assert_eq!(text(b"ab".to_vec()), "b'ab'");
     }
 
     #[test]

@@ -23,7 +23,6 @@ use mp_pipe::{Address, AuthKey, Connection, Sender};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::explain;
 use crate::{Error, Result};
 
 /// How long a connection may take to come about, and each answer before the first call.
@@ -162,7 +161,7 @@ impl Remote {
         self.open(hello).map_err(|error| match error {
             mp_pipe::Error::Connect { .. } | mp_pipe::Error::Disconnected => Error::ServerDied,
             mp_pipe::Error::Io(error) => Error::Io(error),
-            other => Error::Address(explain(&other)),
+            other => Error::Address(format!("{other:?}")),
         })
     }
 

@@ -67,7 +67,7 @@ use crate::server::Client;
 /// # Ok(())
 /// # }
 /// ```
-#[doc(alias("register", "BaseManager", "AutoProxy"))]
+#[doc(alias("register", "BaseManager", "BaseProxy", "AutoProxy"))]
 pub struct Shared<T> {
     handle: Handle,
     of: PhantomData<fn(T) -> T>,

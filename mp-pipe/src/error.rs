@@ -9,6 +9,7 @@ pub enum Error {
     /// Every copy of the other end is closed: dropped, or its process has ended, however it did.
     ///
     /// Python: `EOFError` when receiving, `BrokenPipeError` or `ConnectionResetError` when sending.
+    #[doc(alias("EOFError", "BrokenPipeError", "ConnectionResetError"))]
     Disconnected,
     /// The time given is over.
     TimedOut,
@@ -32,6 +33,7 @@ pub enum Error {
     /// Both sides get this error.
     ///
     /// Python: `AuthenticationError`.
+    #[doc(alias = "AuthenticationError")]
     Authentication(String),
     /// The address can be reached from other machines, or is on one, and no authkey was set.
     KeyNeeded {

@@ -9,7 +9,6 @@ use mp_process::{Args, Function, StartMethod, Target, cpu_count, start_method};
 use crate::body::Body;
 use crate::call::{Begin, Prepare};
 use crate::engine::Engine;
-use crate::error::with_sources;
 use crate::local::{Local, Settings};
 use crate::{Error, Pool, Result};
 
@@ -90,7 +89,7 @@ impl Builder {
         let mut encoder = Encoder::new();
         let body = match args.encode(&mut encoder) {
             Ok(()) => Ok(Body::new(encoder.finish())),
-            Err(error) => Err(Error::Encode(with_sources(&error))),
+            Err(error) => Err(Error::Encode(format!("{error:?}"))),
         };
         self.initializer = Some((Function::new::<F, Begin<A>>(initializer), body));
         self

@@ -123,6 +123,7 @@ pub enum TaskError {
     },
     /// The task ran longer than the pool's [`task_timeout`](crate::Builder::task_timeout), and its worker was
     /// killed; or the time given to [`get_timeout`](crate::AsyncResult::get_timeout) is over, and the task goes on.
+    #[doc(alias = "TimeoutError")]
     TimedOut,
     /// The task was [cancelled](crate::AsyncResult::cancel).
     Cancelled,
@@ -134,8 +135,10 @@ pub enum TaskError {
     Closed,
     /// There is no worker, and none can be started, or be reached on other machines; the text says why. Where descriptors,
     /// memory or the like were short, later tasks have workers once they are there again.
+    #[doc(alias = "BrokenProcessPool")]
     NoWorkers(String),
     /// The arguments cannot be sent to a worker, or the result cannot be sent back.
+    #[doc(alias = "MaybeEncodingError")]
     Encode(String),
     /// The arguments or the result are no values of the expected type, or cannot be taken over as memory or descriptors are
     /// short; the text says why.
@@ -312,17 +315,6 @@ impl fmt::Display for Ending {
     }
 }
 
-/// An error and what is behind it, as one text.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 pub(crate) fn exit_code(status: mp_process::Result<Option<ExitStatus>>) -> Option<i32> {
     status.ok().flatten().and_then(ExitStatus::exit_code)
 }
@@ -341,7 +333,9 @@ impl fmt::Display for TaskError {
             Self::WorkerDied { pid, exit_code, task } => {
                 write!(f, "the worker {pid} {} while it ran {task}", Ending(*exit_code))
             }
-            Self::TimedOut => f.write_str("timed out"),
+            Self::TimedOut => f.write_str(
+                "timed out: the wait was over before the task, or the task took longer than the pool's task_timeout",
+            ),
             Self::Cancelled => f.write_str("the task was cancelled"),
             Self::Terminated => f.write_str("the pool was terminated before the task ended"),
             Self::Closed => f.write_str("the pool is closed and takes no tasks"),

@@ -16,7 +16,6 @@ use crate::TaskError;
 use crate::body::Body;
 use crate::call::Once;
 use crate::engine::{Job, Name};
-use crate::error::with_sources;
 use crate::pool::Core;
 use crate::result::{Outcome, Sink, Stream, decode_one};
 
@@ -25,7 +24,7 @@ pub(crate) const WINDOW_EACH: usize = 32;
 
 /// Makes a task's body of what was encoded.
 pub(crate) fn pack(encoded: mp_core::Result<Message>) -> Result<Body, TaskError> {
-    encoded.map(Body::new).map_err(|error| TaskError::Encode(with_sources(&error)))
+    encoded.map(Body::new).map_err(|error| TaskError::Encode(format!("{error:?}")))
 }
 
 /// Tasks of one call, some of them in flight.

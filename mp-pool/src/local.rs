@@ -28,7 +28,7 @@ use mp_process::{AnyChild, Function, Process, StartMethod};
 use crate::body::Body;
 use crate::claims::{Claims, is_after};
 use crate::engine::{self, Call, Done, Job, NO_TIMEOUT, deliver};
-use crate::error::{Panic, exit_code, with_sources};
+use crate::error::{Panic, exit_code};
 use crate::result::{Outcome, lock};
 use crate::worker::{HEADER, Order, Report, Status, serve};
 use crate::{Error, Result, TaskError};
@@ -305,7 +305,7 @@ impl State {
                 Attempt::Refused(task)
             }
             Err(error) => {
-                Attempt::Impossible(task.with(Err(TaskError::Encode(with_sources(&error)))))
+                Attempt::Impossible(task.with(Err(TaskError::Encode(format!("{error:?}")))))
             }
         }
     }
@@ -433,7 +433,7 @@ impl Link {
 
     /// Notes that a result could not be taken.
     fn lacks(&mut self, error: &mp_pipe::Error) {
-        let (why, again) = (with_sources(error), Deadline::after(RETRY));
+        let (why, again) = (format!("{error:?}"), Deadline::after(RETRY));
         match &mut self.lack {
             Some(lack) => (lack.why, lack.again) = (why, again),
             None => self.lack = Some(Lack { why, again, limit: Deadline::after(RETRIES) }),
@@ -1143,8 +1143,8 @@ impl Dispatcher {
                 self.links.push(link);
                 deliver(done);
             }
-            Err(error) if is_for_good(&error) => self.fail(with_sources(&error)),
-            Err(error) => self.fall_short(&with_sources(&error)),
+            Err(error) if is_for_good(&error) => self.fail(format!("{error:?}")),
+            Err(error) => self.fall_short(&format!("{error:?}")),
         }
     }
 
@@ -1288,7 +1288,7 @@ fn is_for_good(error: &Error) -> bool {
             error,
             Start::NeedsInit
                 | Start::MissedInit
-                | Start::Multithreaded { .. }
+                | Start::Multithreaded
                 | Start::NeedsFork
                 | Start::Daemon
                 | Start::DifferentProgram { .. }

@@ -214,7 +214,7 @@ impl Pool {
     ///
     /// Does not wait: for a worker to be free, or to take its arguments, however large they are. They are encoded
     /// here and now. What goes wrong is in the result.
-    #[doc(alias = "submit")]
+    #[doc(alias("submit", "args", "kwds"))]
     pub fn apply_async<F, A, R>(&self, function: F, args: A) -> AsyncResult<R>
     where
         F: Target<A, Output = R> + Copy + 'static,

@@ -366,7 +366,7 @@ impl<R> AsyncResult<R> {
     }
 
     /// Whether the task has ended. Does not wait.
-    #[doc(alias = "ready")]
+    #[doc(alias("ready", "done"))]
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.job.is_done()
@@ -375,7 +375,7 @@ impl<R> AsyncResult<R> {
     /// Whether the task has ended with a value. Does not wait: false too while it has not ended.
     ///
     /// Python: an error while it has not.
-    #[doc(alias = "successful")]
+    #[doc(alias("successful", "exception"))]
     #[must_use]
     pub fn is_successful(&self) -> bool {
         self.is_ready()

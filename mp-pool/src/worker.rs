@@ -21,7 +21,6 @@ use mp_shmem::RawArray;
 use crate::body::{is_long, put_aside, take_aside};
 use crate::call::take_reached;
 use crate::claims::Claims;
-use crate::error::with_sources;
 
 /// The terminal's interrupt, signal(7).
 const SIGINT: i32 = 2;
@@ -252,7 +251,7 @@ impl Worker {
                 return self.fail(number, Status::Undecodable, None, &why);
             }
             Ok(Err(other)) => {
-                return self.fail(number, Status::Unencodable, None, &with_sources(&other));
+                return self.fail(number, Status::Unencodable, None, &format!("{other:?}"));
             }
             Err(panic) => {
                 let item = take_reached().and_then(|item| u32::try_from(item).ok());

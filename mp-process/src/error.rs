@@ -118,10 +118,7 @@ pub enum Error {
     /// The start method re-executes this program, which has not called [`init`](crate::init).
     NeedsInit,
     /// A plain fork of a program with several threads can deadlock in the child.
-    Multithreaded {
-        /// How many threads it has.
-        threads: usize,
-    },
+    Multithreaded,
     /// A closure that captures was to be started by something else than a plain fork.
     NeedsFork,
     /// A daemon may not start processes: nobody would be left to end them.
@@ -197,18 +194,18 @@ impl fmt::Display for Error {
                  put `multiprocess::init();` on the first line of main, or \
                  `multiprocess::test_support!();` into a file of tests (each crate that starts processes has both)",
             ),
-            Self::Multithreaded { threads } => write!(
-                f,
-                "a program with {threads} threads cannot fork safely: use StartMethod::ForkServer or \
-                 StartMethod::Spawn, or fork before the first thread is made"
+            Self::Multithreaded => f.write_str(
+                "a program with several threads cannot fork safely: use StartMethod::ForkServer or \
+                 StartMethod::Spawn, or fork before the second thread is made",
             ),
             Self::NeedsFork => f.write_str(
                 "a closure that captures runs by StartMethod::Fork only: pass what it captures as \
                  arguments to Process::new",
             ),
-            Self::Daemon => {
-                f.write_str("a daemon may not start processes: start this one without .daemon(true)")
-            }
+            Self::Daemon => f.write_str(
+                "this process is a daemon, as workers of pools are, and may not start processes: have its parent \
+                 start them, or make it without .daemon(true)",
+            ),
             Self::Encode(_) => f.write_str("an argument of the process cannot be sent to it"),
             Self::DiedAtStart(status) => {
                 write!(f, "the new process {status} before it could run its target")

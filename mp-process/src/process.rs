@@ -76,7 +76,8 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     /// `String` and `Vec<T>`, not `&str` and `&[T]`, which the compiler reports as `Deserialize` that is not general
     /// enough.
     ///
-    /// Python: `Process(target=..., args=...)`. There are no keyword arguments.
+    /// Python: `Process(target=..., args=...)`. There are no `kwargs`: what has names goes in a struct.
+    #[doc(alias("args", "kwargs"))]
     pub fn new<F, A>(target: F, args: A) -> Self
     where
         F: Target<A, Output = R> + Copy + 'static,

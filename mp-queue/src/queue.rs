@@ -78,6 +78,7 @@ pub(crate) mod kind {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "SimpleQueue")]
 pub struct Queue<T> {
     pub(crate) core: Arc<Core>,
     pub(crate) of: PhantomData<fn(T) -> T>,

@@ -18,6 +18,7 @@ pub enum Error {
     /// The process or thread that held the lock ended without releasing it.
     OwnerDied,
     /// The barrier was aborted, reset while this party waited, or a party timed out or died.
+    #[doc(alias = "BrokenBarrierError")]
     Broken,
     /// The semaphore would get more permits than it began with.
     TooManyReleases {
@@ -61,7 +62,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str("timed out"),
-            Self::WouldBlock => f.write_str("it is not to be had without waiting"),
+            Self::WouldBlock => f.write_str("it is taken by others: wait for it, or try again later"),
             Self::NotOwner => f.write_str(
                 "only the thread that holds a lock can release it: use a Semaphore for what one takes \
                  and another gives",

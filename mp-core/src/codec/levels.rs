@@ -303,7 +303,11 @@ macro_rules! fields {
 
             #[inline]
             fn skip_field(&mut self, name: &'static str) -> Result<(), I::Error> {
-                self.inner.skip_field(name)
+                // The receiver would take what comes next for it.
+                Err(I::Error::custom(format_args!(
+                    "its field `{name}` would be left out, and a message has all fields: do without \
+                     #[serde(skip_serializing_if)]",
+                )))
             }
 
             #[inline]

@@ -427,6 +427,49 @@ mod tests {
     }
 
     #[test]
+    fn what_messages_cannot_carry_is_told_with_the_reason() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Skips {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limit: Option<u8>,
+            kind: u8,
+        }
+        #[derive(Debug, Serialize, Deserialize)]
+        enum Variant {
+            Skips {
+                #[serde(skip_serializing_if = "Option::is_none")]
+                limit: Option<u8>,
+            },
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            rest: BTreeMap<String, u8>,
+        }
+        #[derive(Debug, Serialize, Deserialize)]
+        #[serde(tag = "type")]
+        enum Tagged {
+            One { number: u8 },
+        }
+        let some = round_trip(&Skips { limit: Some(3), kind: 1 });
+        assert_eq!((some.limit, some.kind), (Some(3), 1));
+        for error in [
+            encode(&Skips { limit: None, kind: 1 }).unwrap_err(),
+            encode(&Variant::Skips { limit: None }).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("`limit`") && text.contains("skip_serializing_if"), "{text}");
+        }
+        let text = encode(&Flat { rest: BTreeMap::new() }).unwrap_err().to_string();
+        assert!(text.contains("flatten"), "{text}");
+        let tagged = encode(&Tagged::One { number: 1 }).unwrap();
+        let text = decode::<Tagged>(tagged).unwrap_err().to_string();
+        assert!(text.contains("tag"), "{text}");
+        let text = decode::<bool>(encode(&7_u8).unwrap()).unwrap_err().to_string();
+        assert!(text.contains("none of this type's"), "{text}");
+    }
+
+    #[test]
     fn direct_and_serial_paths_write_the_same_bytes() {
         // A tuple of one has no direct path and no bytes of its own.
         let numbers = vec![1_u64, u64::MAX, 3];

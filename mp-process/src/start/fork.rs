@@ -22,9 +22,8 @@ pub(crate) enum Program {
 
 pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     let doing = "fork this process";
-    let threads = thread_count().map_err(Error::io("count this program's threads"))?;
-    if threads > 1 {
-        return Err(Error::Multithreaded { threads });
+    if thread_count().map_err(Error::io("count this program's threads"))? > 1 {
+        return Err(Error::Multithreaded);
     }
     let (mut near, far) = Channel::pair().map_err(Error::core(doing))?;
     // The child's own, made while making them can still be reported.

@@ -29,6 +29,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// | needs | [`init`](crate::init), or one thread at the first start | [`init`](crate::init) | one thread at each start |
 /// | runs capturing closures | no | no | yes, by [`Process::fork`](crate::Process::fork) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[doc(alias("get_context", "get_all_start_methods"))]
 pub enum StartMethod {
     /// A small helper process forks every child. The default.
     ///
