@@ -2,6 +2,7 @@
 //!
 //! A program of its own, as it forks: `cargo test -p mp-queue --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program.
+#![expect(unsafe_code, reason = "limits of this process, and whose it is")]
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -44,6 +45,7 @@ fn main() {
         test("readiness_survives_kills", readiness_storm),
         test("memory_of_a_drained_queue_goes_back", memory_goes_back),
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
+        test("a_queue_is_as_large_as_files_may_be", limited_files),
     ];
     testing::run(tests.into());
 }
@@ -505,4 +507,27 @@ fn scribbling() {
     // None of them panicked or crashed.
     workers.into_iter().for_each(Child::kill);
     eprintln!("{} puts failed, {} succeeded", counts[0], counts[1]);
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+/// Beyond the limit the kernel sends a signal that kills: setrlimit(2).
+fn limited_files() {
+    for (bytes, fits) in [(1 << 34, true), (1 << 30, true), (32 << 20, true), (1 << 20, false)] {
+        Child::new(|| {
+            limit(libc::RLIMIT_FSIZE, bytes);
+            let made = Queue::<Vec<u8>>::bounded(4);
+            assert_eq!(made.is_ok(), fits, "{bytes}");
+            let Ok(queue) = made else { return };
+            for _ in 0..3 {
+                queue.put(vec![7; 3 << 20]).unwrap();
+                assert_eq!(queue.get().unwrap(), vec![7; 3 << 20]);
+            }
+        })
+        .succeed();
+    }
 }

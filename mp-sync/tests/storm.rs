@@ -37,6 +37,7 @@ fn main() {
         test("a_stopped_owner_is_alive", a_stopped_owner_is_alive),
         test("a_dead_owner_is_known_without_descriptors", dead_without_descriptors),
         test("a_forked_child_owns_nothing", a_forked_child_owns_nothing),
+        test("no_room_for_a_file_is_an_error", no_room_for_a_file),
         test("nothing_that_need_not_wait_makes_a_system_call", no_system_calls),
         test("handles_work_in_another_process", handles_work_in_another_process),
         test("permits_of_the_killed_come_back", permits_of_the_killed_come_back),
@@ -538,6 +539,19 @@ fn a_forked_child_owns_nothing() {
     drop(held.take());
     assert!(lock.try_lock().is_ok() && mutex.try_lock().is_ok() && rwlock.try_write().is_ok());
     assert_eq!(semaphore.value(), 1);
+}
+
+/// The limit on the size of files, beyond which the kernel sends a signal that kills: setrlimit(2).
+fn no_room_for_a_file() {
+    Child::new(|| {
+        let limit = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+        assert!(matches!(Lock::new(), Err(Error::Io(_))));
+        assert!(matches!(Condition::new(), Err(Error::Io(_))));
+        assert!(matches!(Mutex::new(5_u64), Err(Error::Io(_))));
+    })
+    .succeed();
 }
 
 fn handles_work_in_another_process() {
