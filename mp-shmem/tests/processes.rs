@@ -39,7 +39,7 @@ fn main() {
         .output()
         .is_ok_and(|output| output.status.success());
 
-    let plain: [Test; 16] = [
+    let plain: [Test; 17] = [
         ("four_processes_count_exactly_with_value", count_with_value),
         ("four_processes_count_exactly_with_value_guards", count_with_guards),
         ("four_processes_count_exactly_with_lock_and_raw_value", count_with_lock_and_raw_value),
@@ -53,6 +53,7 @@ fn main() {
         ("memory_of_a_killed_creator_is_found_and_removed", killed_creator),
         ("what_is_held_is_never_removed_as_stale", removing_beside_creating),
         ("a_forked_handle_does_not_unlink", forked_handle),
+        ("a_forked_guard_leaves_the_mark_of_its_parent", forked_guard),
         ("no_room_for_a_file_is_an_error_and_leaves_no_name", no_room_for_a_file),
         ("what_was_made_before_a_limit_can_be_filled", limit_after),
         ("nothing_is_left_behind", nothing_left),
@@ -493,6 +494,43 @@ fn forked_handle() -> Outcome {
     .join()?;
     let memory = ManuallyDrop::into_inner(inherited);
     assert_eq!(SharedMemory::open(memory.name())?.size(), 100);
+    Ok(())
+}
+
+/// The mark says that this thread has a guard, so that nothing else changes what it lends out.
+fn forked_guard() -> Outcome {
+    let value = Value::new(1_u64)?;
+    let mut guard = Some(value.lock());
+    fork("the forked process", || {
+        drop(guard.take());
+        Ok(())
+    })
+    .join()?;
+    let set = catch_unwind(AssertUnwindSafe(|| value.set(7)));
+    assert!(set.is_err(), "set beside a guard");
+    assert_eq!(**guard.as_ref().unwrap(), 1);
+    drop(guard);
+    // And the other way round: the child's own guard stays what it is.
+    let mut guard = Some(value.lock());
+    let (mut near, far) = Channel::pair()?;
+    let child = fork("the forked process", || {
+        let mut far = far;
+        far.receive(Deadline::after(HANG))?;
+        let own = value.lock();
+        drop(guard.take());
+        assert!(catch_unwind(AssertUnwindSafe(|| value.set(7))).is_err(), "set beside a guard");
+        far.send(1, &[], &[])?;
+        far.receive(Deadline::after(HANG))?;
+        assert_eq!(*own, 1);
+        Ok(())
+    });
+    drop(guard);
+    near.send(1, &[], &[])?;
+    near.receive(Deadline::after(HANG))?;
+    assert!(matches!(value.try_lock(), Err(TryLockError::WouldBlock)));
+    near.send(1, &[], &[])?;
+    child.join()?;
+    value.set(7);
     Ok(())
 }
 
