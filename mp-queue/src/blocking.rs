@@ -280,8 +280,13 @@ impl Core {
         // What fails here costs memory at worst; what is damaged shows in the call itself.
         if std::ptr::eq(side, put) {
             let _ = self.slots.repair_put();
+            self.drop_orphans(put.word.load());
         } else {
             let _ = self.slots.repair_got();
+            // Not waited for: whoever waits for both locks has that of those who put first.
+            if let Some(_guard) = put.lock.take_free() {
+                self.drop_parcels(put.word.load());
+            }
         }
         crash_point!("repair: about to wake");
         // It may have died before it woke whom its commit concerns, on either word.
@@ -445,9 +450,10 @@ impl Core {
             match self.sockets.send(name, fds) {
                 Ok(()) => return Ok(Ok(name)),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::ENOBUFS) if again && self.drop_orphans(tail) => {}
                     Some(libc::EAGAIN | libc::ENOBUFS | libc::ETOOMANYREFS) => {
-                        return Ok(Err(error));
+                        if !(again && self.drop_orphans(tail)) {
+                            return Ok(Err(error));
+                        }
                     }
                     _ => return Err(error.into()),
                 },
@@ -456,11 +462,21 @@ impl Core {
         Ok(Err(io::ErrorKind::WouldBlock.into()))
     }
 
-    /// Drops the parcels of those who died before their commit, where no item has any; says whether.
+    /// Drops the parcels of those who died before their commit, where no item has any; says whether. Under the lock of
+    /// those who put.
+    ///
+    /// As long as they are under way, they count among the descriptors that this user may have under way at all, in
+    /// whichever queue: unix(7), `ETOOMANYREFS`.
     fn drop_orphans(&self, tail: Mark) -> bool {
-        let got = &self.words().got;
-        let Ok((_guard, _)) = self.lock(got, Limit::after(LATE)) else { return false };
-        let empty = tail.items_since(got.word.load()) == 0;
+        let Ok((_guard, _)) = self.lock(&self.words().got, Limit::after(LATE)) else {
+            return false;
+        };
+        self.drop_parcels(tail)
+    }
+
+    /// Drops all parcels, where there are no items; says whether. Under both locks.
+    fn drop_parcels(&self, tail: Mark) -> bool {
+        let empty = tail.items_since(self.words().got.word.load()) == 0;
         if empty {
             self.sockets.drop_all();
         }
@@ -886,6 +902,45 @@ mod tests {
         core.get(1, &mut batch, Limit::Try).unwrap();
         assert!(core.is_closed() && is_readable(&core));
         assert!(matches!(core.get(1, &mut batch, Limit::Try), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn parcels_of_one_who_died_in_a_put_are_dropped_by_the_next() {
+        use mp_core::sys::{fd, socket};
+        let parcel = || vec![fd::null().unwrap()];
+        let under_way = |core: &Core| socket::peek(core.sockets.far.as_fd(), &mut [0; 16]).is_ok();
+        for side in ["put", "got"] {
+            let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+            let die = || {
+                let Words { put, got, .. } = core.words();
+                core.sockets.send(core.slots.new_parcel(), &parcel()).unwrap();
+                let lock = if side == "put" { put } else { got };
+                std::mem::forget(core.lock(lock, Limit::Forever).unwrap());
+            };
+            std::thread::scope(|scope| _ = scope.spawn(die));
+            assert!(under_way(&core));
+            if side == "put" {
+                core.put(b"item", &[], Limit::Forever).unwrap();
+            } else {
+                let refused = core.get(1, &mut Batch::default(), Limit::Try);
+                assert!(matches!(refused, Err(Error::Empty)));
+            }
+            assert!(!under_way(&core), "{side}");
+            // But not what an item has.
+            let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+            core.put(b"item", &parcel(), Limit::Try).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let Words { put, got, .. } = core.words();
+                    let lock = if side == "put" { put } else { got };
+                    std::mem::forget(core.lock(lock, Limit::Forever).unwrap());
+                });
+            });
+            core.put(b"item", &[], Limit::Try).unwrap();
+            let mut batch = Batch::default();
+            core.get(1, &mut batch, Limit::Try).unwrap();
+            assert_eq!(batch.fds.len(), 1);
+        }
     }
 
     /// Has both sides' next turn be somebody else's, who has waited for long.

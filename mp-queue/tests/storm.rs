@@ -45,6 +45,7 @@ fn main() {
         test("readiness_survives_kills", readiness_storm),
         test("memory_of_a_drained_queue_goes_back", memory_goes_back),
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
+        test("descriptors_of_the_killed_do_not_keep_others_from_passing_theirs", orphans),
         test("a_queue_is_as_large_as_files_may_be", limited_files),
     ];
     testing::run(tests.into());
@@ -513,6 +514,41 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: takes numbers only.
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+/// One user can have no more descriptors under way than a process can have open, root as many as it likes: unix(7).
+fn orphans() {
+    use mp_core::sys::{fd, socket};
+    Child::new(|| {
+        const NOBODY: u32 = 65534;
+        // Who is not root stays who it is.
+        // SAFETY: takes a number only.
+        let _ = unsafe { libc::setgid(NOBODY) };
+        // SAFETY: takes a number only.
+        let _ = unsafe { libc::setuid(NOBODY) };
+        limit(libc::RLIMIT_NOFILE, 64);
+        let queue = Queue::<Fd>::unbounded().unwrap();
+        let near = mp_core::encode(&queue).unwrap().into_parts().1.remove(1);
+        let null = fd::null().unwrap();
+        // As one left them that was killed before its item was put.
+        let orphans = || {
+            let parcel = [std::os::fd::AsRawFd::as_raw_fd(&null); 40];
+            let send =
+                || socket::send(near.as_fd(), &[std::io::IoSlice::new(&[0; 16])], &parcel, true);
+            let refused = (0..100).find_map(|_| send().err()).unwrap();
+            assert_eq!(refused.raw_os_error(), Some(libc::ETOOMANYREFS));
+        };
+        let item = || Fd::from(null.try_clone().unwrap());
+        for _ in 0..3 {
+            orphans();
+            queue.put_timeout(item(), Duration::from_secs(3)).unwrap();
+            queue.get_timeout(HANG).unwrap();
+            orphans();
+            queue.try_put(item()).unwrap();
+            queue.get_timeout(HANG).unwrap();
+        }
+    })
+    .succeed();
 }
 
 /// Beyond the limit the kernel sends a signal that kills: setrlimit(2).
