@@ -30,6 +30,8 @@ pub(crate) enum Limit {
 const INSIDE: Duration = Duration::from_secs(1);
 /// The same for one whose time is over.
 const LATE: Duration = Duration::from_millis(10);
+/// How often one that waits behind who is inside looks whether the queue was closed.
+const SLICE: Duration = Duration::from_millis(100);
 
 impl Limit {
     pub(crate) fn after(timeout: Duration) -> Self {
@@ -261,17 +263,33 @@ impl Core {
             Limit::Try => Deadline::after(INSIDE),
             Limit::Until(deadline) => deadline.max(Deadline::after(LATE)),
         };
-        match side.lock.lock(deadline) {
-            Ok((guard, Acquired::Clean)) => Ok((guard, false)),
-            Ok((guard, Acquired::OwnerDied)) => {
-                self.repair(side);
-                Ok((guard, true))
+        loop {
+            // In slices: whoever has it may stand still for long, and a close wakes nobody who waits here.
+            let slice = deadline.min(Deadline::after(SLICE));
+            match side.lock.lock(slice) {
+                Ok((guard, Acquired::Clean)) => return Ok((guard, false)),
+                Ok((guard, Acquired::OwnerDied)) => {
+                    self.repair(side);
+                    return Ok((guard, true));
+                }
+                Err(mp_sync::Error::TimedOut | mp_sync::Error::WouldBlock) => {
+                    if self.is_over(side) {
+                        return Err(Error::Closed);
+                    }
+                    if deadline.has_passed() {
+                        return Err(limit.over(Error::Busy));
+                    }
+                }
+                Err(_) => return Err(Error::Busy),
             }
-            Err(mp_sync::Error::TimedOut | mp_sync::Error::WouldBlock) => {
-                Err(limit.over(Error::Busy))
-            }
-            Err(_) => Err(Error::Busy),
         }
+    }
+
+    /// Whether nothing can be done on this side any more: the queue is closed and, for those who get, empty.
+    fn is_over(&self, side: &Side) -> bool {
+        let Words { put, got, .. } = self.words();
+        let tail = put.word.load();
+        tail.is_closed() && (std::ptr::eq(side, put) || tail.items_since(got.word.load()) == 0)
     }
 
     #[cold]
@@ -902,6 +920,61 @@ mod tests {
         core.get(1, &mut batch, Limit::Try).unwrap();
         assert!(core.is_closed() && is_readable(&core));
         assert!(matches!(core.get(1, &mut batch, Limit::Try), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_close_ends_those_who_wait_behind_one_that_stands_still_inside() {
+        const SOON: Duration = Duration::from_millis(500);
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        let closed =
+            |result: Result<()>| assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+        let done = std::sync::atomic::AtomicU32::new(0);
+        // Held by this thread, which goes on when they have ended, or have not in time.
+        let (put, got) = (&core.words().put, &core.words().got);
+        let (put, got) = (core.lock(put, Limit::Forever), core.lock(got, Limit::Forever));
+        std::thread::scope(|scope| {
+            for limit in [Limit::Forever, Limit::after(Duration::from_secs(60))] {
+                let (core, done) = (&core, &done);
+                scope.spawn(move || {
+                    closed(core.put(b"item", &[], limit));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                scope.spawn(move || {
+                    let put = core.put_row(&[0; 8], &[1], limit);
+                    closed(put.map_err(|(_, error)| error));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                scope.spawn(move || {
+                    closed(core.get(1, &mut Batch::default(), limit));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            std::thread::sleep(SOON / 4);
+            assert_eq!(done.load(Ordering::Relaxed), 0);
+            core.close();
+            let closed = Deadline::after(SOON);
+            while done.load(Ordering::Relaxed) < 6 && !closed.has_passed() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let ended = done.load(Ordering::Relaxed);
+            drop((put, got));
+            assert_eq!(ended, 6, "held up by who stands still");
+        });
+    }
+
+    #[test]
+    fn what_is_in_a_closed_queue_is_waited_for_behind_one_that_stands_still_inside() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        core.put(b"item", &[], Limit::Try).unwrap();
+        core.close();
+        let got = core.lock(&core.words().got, Limit::Forever).unwrap();
+        std::thread::scope(|scope| {
+            let getter = scope.spawn(|| core.get(1, &mut Batch::default(), Limit::Forever));
+            std::thread::sleep(3 * SLICE / 2);
+            assert!(!getter.is_finished(), "there is an item");
+            drop(got);
+            getter.join().unwrap().unwrap();
+        });
     }
 
     #[test]
