@@ -115,7 +115,8 @@ impl<S: AsFd> Channel<S> {
     /// # Errors
     ///
     /// [`Error::Disconnected`] where every copy of the other end is closed, [`Error::TooManyDescriptors`]
-    /// for more than [`MAX_FDS`], [`Error::Io`] where memory or descriptors are short.
+    /// for more than [`MAX_FDS`], [`Error::Io`] where memory or descriptors are short, or a body that travels as a file is
+    /// longer than this process may make one (setrlimit(2), `RLIMIT_FSIZE`).
     ///
     /// # Panics
     ///
@@ -308,6 +309,7 @@ fn parse(packet: &[u8]) -> Result<(u8, u8, usize, u64, &[u8])> {
 
 /// A memory file of `parts` that nobody can change any more.
 fn sealed(parts: &[&[u8]]) -> Result<OwnedFd> {
+    mem::check_end(parts.iter().map(|part| part.len() as u64).sum())?;
     let mut file = File::from(mem::memfd(c"mp-message")?);
     for part in parts {
         file.write_all(part)?;

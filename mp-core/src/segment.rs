@@ -78,7 +78,8 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where memory or descriptors are short.
+    /// [`Error::Io`] where memory or descriptors are short, or the size is beyond what this process may give to a file
+    /// (setrlimit(2), `RLIMIT_FSIZE`).
     pub fn create(name: &str, kind: u64, size: usize) -> Result<Self> {
         Self::make(name, kind, size, size)
     }
@@ -245,10 +246,11 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`Error::BadSegment`] as for [`address`](Self::address), [`Error::Io`] where descriptors are short; then nothing is
-    /// written.
+    /// [`Error::BadSegment`] as for [`address`](Self::address), [`Error::Io`] where descriptors are short, or where this
+    /// process may not write to files so far from their start (setrlimit(2), `RLIMIT_FSIZE`); then nothing is written.
     pub fn write_past_mapping(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.address(offset, bytes.len())?;
+        mem::check_end((offset + bytes.len()) as u64)?;
         Ok(File::from(self.fd.try_clone()?).write_all_at(bytes, offset as u64)?)
     }
 

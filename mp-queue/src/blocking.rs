@@ -30,6 +30,8 @@ pub(crate) enum Limit {
 const INSIDE: Duration = Duration::from_secs(1);
 /// The same for one whose time is over.
 const LATE: Duration = Duration::from_millis(10);
+/// How often one that waits behind who is inside looks whether the queue was closed.
+const SLICE: Duration = Duration::from_millis(100);
 
 impl Limit {
     pub(crate) fn after(timeout: Duration) -> Self {
@@ -261,17 +263,33 @@ impl Core {
             Limit::Try => Deadline::after(INSIDE),
             Limit::Until(deadline) => deadline.max(Deadline::after(LATE)),
         };
-        match side.lock.lock(deadline) {
-            Ok((guard, Acquired::Clean)) => Ok((guard, false)),
-            Ok((guard, Acquired::OwnerDied)) => {
-                self.repair(side);
-                Ok((guard, true))
+        loop {
+            // In slices: whoever has it may stand still for long, and a close wakes nobody who waits here.
+            let slice = deadline.min(Deadline::after(SLICE));
+            match side.lock.lock(slice) {
+                Ok((guard, Acquired::Clean)) => return Ok((guard, false)),
+                Ok((guard, Acquired::OwnerDied)) => {
+                    self.repair(side);
+                    return Ok((guard, true));
+                }
+                Err(mp_sync::Error::TimedOut | mp_sync::Error::WouldBlock) => {
+                    if self.is_over(side) {
+                        return Err(Error::Closed);
+                    }
+                    if deadline.has_passed() {
+                        return Err(limit.over(Error::Busy));
+                    }
+                }
+                Err(_) => return Err(Error::Busy),
             }
-            Err(mp_sync::Error::TimedOut | mp_sync::Error::WouldBlock) => {
-                Err(limit.over(Error::Busy))
-            }
-            Err(_) => Err(Error::Busy),
         }
+    }
+
+    /// Whether nothing can be done on this side any more: the queue is closed and, for those who get, empty.
+    fn is_over(&self, side: &Side) -> bool {
+        let Words { put, got, .. } = self.words();
+        let tail = put.word.load();
+        tail.is_closed() && (std::ptr::eq(side, put) || tail.items_since(got.word.load()) == 0)
     }
 
     #[cold]
@@ -280,8 +298,13 @@ impl Core {
         // What fails here costs memory at worst; what is damaged shows in the call itself.
         if std::ptr::eq(side, put) {
             let _ = self.slots.repair_put();
+            self.drop_orphans(put.word.load());
         } else {
             let _ = self.slots.repair_got();
+            // Not waited for: whoever waits for both locks has that of those who put first.
+            if let Some(_guard) = put.lock.take_free() {
+                self.drop_parcels(put.word.load());
+            }
         }
         crash_point!("repair: about to wake");
         // It may have died before it woke whom its commit concerns, on either word.
@@ -445,9 +468,10 @@ impl Core {
             match self.sockets.send(name, fds) {
                 Ok(()) => return Ok(Ok(name)),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::ENOBUFS) if again && self.drop_orphans(tail) => {}
                     Some(libc::EAGAIN | libc::ENOBUFS | libc::ETOOMANYREFS) => {
-                        return Ok(Err(error));
+                        if !(again && self.drop_orphans(tail)) {
+                            return Ok(Err(error));
+                        }
                     }
                     _ => return Err(error.into()),
                 },
@@ -456,11 +480,21 @@ impl Core {
         Ok(Err(io::ErrorKind::WouldBlock.into()))
     }
 
-    /// Drops the parcels of those who died before their commit, where no item has any; says whether.
+    /// Drops the parcels of those who died before their commit, where no item has any; says whether. Under the lock of
+    /// those who put.
+    ///
+    /// As long as they are under way, they count among the descriptors that this user may have under way at all, in
+    /// whichever queue: unix(7), `ETOOMANYREFS`.
     fn drop_orphans(&self, tail: Mark) -> bool {
-        let got = &self.words().got;
-        let Ok((_guard, _)) = self.lock(got, Limit::after(LATE)) else { return false };
-        let empty = tail.items_since(got.word.load()) == 0;
+        let Ok((_guard, _)) = self.lock(&self.words().got, Limit::after(LATE)) else {
+            return false;
+        };
+        self.drop_parcels(tail)
+    }
+
+    /// Drops all parcels, where there are no items; says whether. Under both locks.
+    fn drop_parcels(&self, tail: Mark) -> bool {
+        let empty = tail.items_since(self.words().got.word.load()) == 0;
         if empty {
             self.sockets.drop_all();
         }
@@ -886,6 +920,100 @@ mod tests {
         core.get(1, &mut batch, Limit::Try).unwrap();
         assert!(core.is_closed() && is_readable(&core));
         assert!(matches!(core.get(1, &mut batch, Limit::Try), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_close_ends_those_who_wait_behind_one_that_stands_still_inside() {
+        const SOON: Duration = Duration::from_millis(500);
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        let closed =
+            |result: Result<()>| assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+        let done = std::sync::atomic::AtomicU32::new(0);
+        // Held by this thread, which goes on when they have ended, or have not in time.
+        let (put, got) = (&core.words().put, &core.words().got);
+        let (put, got) = (core.lock(put, Limit::Forever), core.lock(got, Limit::Forever));
+        std::thread::scope(|scope| {
+            for limit in [Limit::Forever, Limit::after(Duration::from_secs(60))] {
+                let (core, done) = (&core, &done);
+                scope.spawn(move || {
+                    closed(core.put(b"item", &[], limit));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                scope.spawn(move || {
+                    let put = core.put_row(&[0; 8], &[1], limit);
+                    closed(put.map_err(|(_, error)| error));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                scope.spawn(move || {
+                    closed(core.get(1, &mut Batch::default(), limit));
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            std::thread::sleep(SOON / 4);
+            assert_eq!(done.load(Ordering::Relaxed), 0);
+            core.close();
+            let closed = Deadline::after(SOON);
+            while done.load(Ordering::Relaxed) < 6 && !closed.has_passed() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let ended = done.load(Ordering::Relaxed);
+            drop((put, got));
+            assert_eq!(ended, 6, "held up by who stands still");
+        });
+    }
+
+    #[test]
+    fn what_is_in_a_closed_queue_is_waited_for_behind_one_that_stands_still_inside() {
+        let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+        core.put(b"item", &[], Limit::Try).unwrap();
+        core.close();
+        let got = core.lock(&core.words().got, Limit::Forever).unwrap();
+        std::thread::scope(|scope| {
+            let getter = scope.spawn(|| core.get(1, &mut Batch::default(), Limit::Forever));
+            std::thread::sleep(3 * SLICE / 2);
+            assert!(!getter.is_finished(), "there is an item");
+            drop(got);
+            getter.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn parcels_of_one_who_died_in_a_put_are_dropped_by_the_next() {
+        use mp_core::sys::{fd, socket};
+        let parcel = || vec![fd::null().unwrap()];
+        let under_way = |core: &Core| socket::peek(core.sockets.far.as_fd(), &mut [0; 16]).is_ok();
+        for side in ["put", "got"] {
+            let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+            let die = || {
+                let Words { put, got, .. } = core.words();
+                core.sockets.send(core.slots.new_parcel(), &parcel()).unwrap();
+                let lock = if side == "put" { put } else { got };
+                std::mem::forget(core.lock(lock, Limit::Forever).unwrap());
+            };
+            std::thread::scope(|scope| _ = scope.spawn(die));
+            assert!(under_way(&core));
+            if side == "put" {
+                core.put(b"item", &[], Limit::Forever).unwrap();
+            } else {
+                let refused = core.get(1, &mut Batch::default(), Limit::Try);
+                assert!(matches!(refused, Err(Error::Empty)));
+            }
+            assert!(!under_way(&core), "{side}");
+            // But not what an item has.
+            let core = Core::create(0, false, u64::MAX, MOST).unwrap();
+            core.put(b"item", &parcel(), Limit::Try).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let Words { put, got, .. } = core.words();
+                    let lock = if side == "put" { put } else { got };
+                    std::mem::forget(core.lock(lock, Limit::Forever).unwrap());
+                });
+            });
+            core.put(b"item", &[], Limit::Try).unwrap();
+            let mut batch = Batch::default();
+            core.get(1, &mut batch, Limit::Try).unwrap();
+            assert_eq!(batch.fds.len(), 1);
+        }
     }
 
     /// Has both sides' next turn be somebody else's, who has waited for long.

@@ -522,7 +522,8 @@ macro_rules! surface {
 
             /// Closes the queue for all processes: nothing can be put any more.
             ///
-            /// It waits for nobody. Whoever waits to put gets [`Error::Closed`] at once. What was put before can still be got; then
+            /// It waits for nobody. Whoever waits to put gets [`Error::Closed`] at once; or within a tenth of a second, where it
+            /// waits behind a process that was stopped while it put something. What was put before can still be got; then
             /// [`get`](Self::get) gives `Closed` too. Closing it again does nothing. Dropping handles, or the
             /// death of whoever has them, closes nothing.
             ///

@@ -188,11 +188,12 @@ unsafe impl Send for Slots {}
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// Makes an empty queue, of as many sizes of blocks as the address space of this process allows.
+    /// Makes an empty queue, of as many sizes of blocks as the limits of this process allow.
     pub(crate) fn create(kind: u64, capacity: u64, max_units: u64) -> Result<Self> {
         let mut result = Self::create_sized(kind, SIZES, capacity, max_units);
         for sizes in [14, 9] {
-            // Where the limit on the address space does not let it be mapped; without one it fits.
+            // Where the limit on the address space does not let it be mapped, or that on the size of files does not let
+            // it be made, though most of it takes no memory; without them it fits. setrlimit(2): RLIMIT_AS, RLIMIT_FSIZE.
             if result.is_err() {
                 result = Self::create_sized(kind, sizes, capacity, max_units);
             }

@@ -2,6 +2,7 @@
 //!
 //! A program of its own, as it forks: `cargo test -p mp-queue --test storm`. All tests run on the main
 //! thread, one after the other, each under an alarm that ends the program.
+#![expect(unsafe_code, reason = "limits of this process, and whose it is")]
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -44,6 +45,8 @@ fn main() {
         test("readiness_survives_kills", readiness_storm),
         test("memory_of_a_drained_queue_goes_back", memory_goes_back),
         test("a_scribbling_process_makes_errors_at_worst", scribbling),
+        test("descriptors_of_the_killed_do_not_keep_others_from_passing_theirs", orphans),
+        test("a_queue_is_as_large_as_files_may_be", limited_files),
     ];
     testing::run(tests.into());
 }
@@ -505,4 +508,62 @@ fn scribbling() {
     // None of them panicked or crashed.
     workers.into_iter().for_each(Child::kill);
     eprintln!("{} puts failed, {} succeeded", counts[0], counts[1]);
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+/// One user can have no more descriptors under way than a process can have open, root as many as it likes: unix(7).
+fn orphans() {
+    use mp_core::sys::{fd, socket};
+    Child::new(|| {
+        const NOBODY: u32 = 65534;
+        // Who is not root stays who it is.
+        // SAFETY: takes a number only.
+        let _ = unsafe { libc::setgid(NOBODY) };
+        // SAFETY: takes a number only.
+        let _ = unsafe { libc::setuid(NOBODY) };
+        limit(libc::RLIMIT_NOFILE, 64);
+        let queue = Queue::<Fd>::unbounded().unwrap();
+        let near = mp_core::encode(&queue).unwrap().into_parts().1.remove(1);
+        let null = fd::null().unwrap();
+        // As one left them that was killed before its item was put.
+        let orphans = || {
+            let parcel = [std::os::fd::AsRawFd::as_raw_fd(&null); 40];
+            let send =
+                || socket::send(near.as_fd(), &[std::io::IoSlice::new(&[0; 16])], &parcel, true);
+            let refused = (0..100).find_map(|_| send().err()).unwrap();
+            assert_eq!(refused.raw_os_error(), Some(libc::ETOOMANYREFS));
+        };
+        let item = || Fd::from(null.try_clone().unwrap());
+        for _ in 0..3 {
+            orphans();
+            queue.put_timeout(item(), Duration::from_secs(3)).unwrap();
+            queue.get_timeout(HANG).unwrap();
+            orphans();
+            queue.try_put(item()).unwrap();
+            queue.get_timeout(HANG).unwrap();
+        }
+    })
+    .succeed();
+}
+
+/// Beyond the limit the kernel sends a signal that kills: setrlimit(2).
+fn limited_files() {
+    for (bytes, fits) in [(1 << 34, true), (1 << 30, true), (32 << 20, true), (1 << 20, false)] {
+        Child::new(|| {
+            limit(libc::RLIMIT_FSIZE, bytes);
+            let made = Queue::<Vec<u8>>::bounded(4);
+            assert_eq!(made.is_ok(), fits, "{bytes}");
+            let Ok(queue) = made else { return };
+            for _ in 0..3 {
+                queue.put(vec![7; 3 << 20]).unwrap();
+                assert_eq!(queue.get().unwrap(), vec![7; 3 << 20]);
+            }
+        })
+        .succeed();
+    }
 }

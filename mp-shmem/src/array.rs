@@ -356,6 +356,9 @@ impl Array<u8> {
 /// It derefs into shared memory, and trusts that all who have the array take the lock. It stays with its
 /// thread, as the lock is that thread's, and [`Lock::release`] is an error while it lives.
 ///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing. But it still leads to the memory, which others may hold by then: do not use it there, take the lock.
+///
 /// It cannot outlive the array, and with it the mapping:
 ///
 /// ```compile_fail,E0597

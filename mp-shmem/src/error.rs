@@ -27,7 +27,8 @@ pub enum Error {
         /// What that must be a multiple of.
         align: usize,
     },
-    /// There is not so much memory, or the size is beyond what an address space holds.
+    /// There is not so much memory, or the size is beyond what an address space holds, or what this process may give to a
+    /// file (setrlimit(2), `RLIMIT_FSIZE`).
     NoMemory {
         /// How many bytes were asked for; `None` where the number itself is too large.
         needed: Option<usize>,

@@ -280,7 +280,7 @@ pub(crate) struct Guard<'a, T: Plain> {
     locked: &'a Locked<T>,
     pub(crate) owner_died: bool,
     /// Releases the lock. It is this thread's, and nothing else releases it before.
-    _pin: LockPin<'a>,
+    pin: LockPin<'a>,
 }
 
 // SAFETY: a shared guard gives out &T only.
@@ -297,7 +297,7 @@ impl<'a, T: Plain> Guard<'a, T> {
         unsafe { locked.block.redo() };
         // Relaxed: for this thread's own eyes.
         locked.block.header().borrower.store(pin.holder(), Relaxed);
-        Self { locked, owner_died, _pin: pin }
+        Self { locked, owner_died, pin }
     }
 
     #[inline]
@@ -333,8 +333,11 @@ impl<'a, T: Plain> Guard<'a, T> {
 impl<T: Plain> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Before the pin is dropped, and with it the lock released.
-        self.locked.block.header().borrower.store(0, Relaxed);
+        // Before the pin is dropped, and with it the lock released. In a forked child both are its parent's, or of another
+        // guard, and stay.
+        if self.pin.is_owned() {
+            self.locked.block.header().borrower.store(0, Relaxed);
+        }
     }
 }
 

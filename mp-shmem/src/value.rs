@@ -301,6 +301,9 @@ impl<T: Plain> Value<T> {
 /// It derefs into shared memory, and trusts that all who have the value take the lock. It stays with its
 /// thread, as the lock is that thread's, and [`Lock::release`] is an error while it lives.
 ///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing. But it still leads to the memory, which others may hold by then: do not use it there, take the lock.
+///
 /// ```compile_fail,E0277
 /// let value = mp_shmem::Value::new(1).unwrap();
 /// let guard = value.lock();

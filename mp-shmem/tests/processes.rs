@@ -39,7 +39,7 @@ fn main() {
         .output()
         .is_ok_and(|output| output.status.success());
 
-    let plain: [Test; 14] = [
+    let plain: [Test; 17] = [
         ("four_processes_count_exactly_with_value", count_with_value),
         ("four_processes_count_exactly_with_value_guards", count_with_guards),
         ("four_processes_count_exactly_with_lock_and_raw_value", count_with_lock_and_raw_value),
@@ -53,6 +53,9 @@ fn main() {
         ("memory_of_a_killed_creator_is_found_and_removed", killed_creator),
         ("what_is_held_is_never_removed_as_stale", removing_beside_creating),
         ("a_forked_handle_does_not_unlink", forked_handle),
+        ("a_forked_guard_leaves_the_mark_of_its_parent", forked_guard),
+        ("no_room_for_a_file_is_an_error_and_leaves_no_name", no_room_for_a_file),
+        ("what_was_made_before_a_limit_can_be_filled", limit_after),
         ("nothing_is_left_behind", nothing_left),
     ];
     let with_python: [Test; 6] = [
@@ -491,6 +494,90 @@ fn forked_handle() -> Outcome {
     .join()?;
     let memory = ManuallyDrop::into_inner(inherited);
     assert_eq!(SharedMemory::open(memory.name())?.size(), 100);
+    Ok(())
+}
+
+/// The mark says that this thread has a guard, so that nothing else changes what it lends out.
+fn forked_guard() -> Outcome {
+    let value = Value::new(1_u64)?;
+    let mut guard = Some(value.lock());
+    fork("the forked process", || {
+        drop(guard.take());
+        Ok(())
+    })
+    .join()?;
+    let set = catch_unwind(AssertUnwindSafe(|| value.set(7)));
+    assert!(set.is_err(), "set beside a guard");
+    assert_eq!(**guard.as_ref().unwrap(), 1);
+    drop(guard);
+    // And the other way round: the child's own guard stays what it is.
+    let mut guard = Some(value.lock());
+    let (mut near, far) = Channel::pair()?;
+    let child = fork("the forked process", || {
+        let mut far = far;
+        far.receive(Deadline::after(HANG))?;
+        let own = value.lock();
+        drop(guard.take());
+        assert!(catch_unwind(AssertUnwindSafe(|| value.set(7))).is_err(), "set beside a guard");
+        far.send(1, &[], &[])?;
+        far.receive(Deadline::after(HANG))?;
+        assert_eq!(*own, 1);
+        Ok(())
+    });
+    drop(guard);
+    near.send(1, &[], &[])?;
+    near.receive(Deadline::after(HANG))?;
+    assert!(matches!(value.try_lock(), Err(TryLockError::WouldBlock)));
+    near.send(1, &[], &[])?;
+    child.join()?;
+    value.set(7);
+    Ok(())
+}
+
+/// Beyond it the kernel sends a signal that kills: setrlimit(2).
+fn limit_files(bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+}
+
+fn no_room_for_a_file() -> Outcome {
+    let name = own_name("too-large");
+    fork("the limited process", || {
+        limit_files(1 << 20);
+        assert!(Array::<u8>::zeroed(2 << 20).is_err());
+        assert!(Array::from_slice(&vec![7_u8; 2 << 20]).is_err());
+        let error = SharedMemory::create(Some(&name), 2 << 20).unwrap_err();
+        assert!(matches!(error, Error::NoMemory { .. }), "{error}");
+        // Sent as a file.
+        let (near, mut far) = Channel::pair()?;
+        assert!(near.send(1, &[&vec![7; 2 << 20]], &[]).is_err());
+        near.send(1, &[&vec![7; 1 << 20]], &[])?;
+        assert_eq!(far.receive(Deadline::after(HANG))?.body, vec![7; 1 << 20]);
+        // As large as may be.
+        drop(SharedMemory::create(Some(&name), 1 << 20)?.unlink_on_drop());
+        Ok(())
+    })
+    .join()?;
+    assert!(matches!(SharedMemory::open(&name), Err(Error::NotFound { .. })));
+    Ok(())
+}
+
+fn limit_after() -> Outcome {
+    let memory = SharedMemory::create(Some(&own_name("before")), 2 << 20)?.unlink_on_drop();
+    let segment = mp_core::Segment::create("before", 1, 2 << 20)?;
+    fork("the limited process", || {
+        limit_files(1 << 20);
+        memory.reserve()?;
+        segment.reserve(0, 2 << 20)?;
+        segment.release(1 << 20, 4096)?;
+        segment.reserve(1 << 20, 4096)?;
+        // A write beyond the limit would be the signal too, though the file is as long (write(2)).
+        assert!(segment.write_past_mapping(1 << 20, &[7]).is_err());
+        segment.write_past_mapping((1 << 20) - 1, &[7])?;
+        Ok(())
+    })
+    .join()?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::patience::{Limit, Patience};
 use crate::rlock::{RLockGuard, locked, locked_within};
 use crate::view::{View, kind, passable};
 use crate::words::condition::ConditionWords;
-use crate::{Acquired, Result, TryLockResult, owner};
+use crate::{Acquired, Error, Result, TryLockResult, owner};
 
 /// How many can wait at a time: as many as fill eight pages with the rest.
 const WAITERS: usize = 1000;
@@ -107,6 +107,8 @@ mod sealed {
 
     #[expect(unnameable_types, reason = "that is what seals it")]
     pub trait Guard {
+        /// Who took it.
+        fn name(&self) -> u64;
         /// Releases the lock, however often it was taken, and says how often.
         fn unlock_all(&self, me: u64) -> Result<u32>;
         /// Takes it again as often.
@@ -115,6 +117,10 @@ mod sealed {
 }
 
 impl sealed::Guard for LockGuard<'_> {
+    fn name(&self) -> u64 {
+        LockGuard::name(self)
+    }
+
     fn unlock_all(&self, me: u64) -> Result<u32> {
         self.word().unlock_unpinned(me)?;
         Ok(1)
@@ -126,6 +132,10 @@ impl sealed::Guard for LockGuard<'_> {
 }
 
 impl sealed::Guard for RLockGuard<'_> {
+    fn name(&self) -> u64 {
+        RLockGuard::name(self)
+    }
+
     fn unlock_all(&self, me: u64) -> Result<u32> {
         Ok(self.words().unlock_all(me)?)
     }
@@ -136,6 +146,10 @@ impl sealed::Guard for RLockGuard<'_> {
 }
 
 impl<T: Plain> sealed::Guard for MutexGuard<'_, T> {
+    fn name(&self) -> u64 {
+        MutexGuard::name(self)
+    }
+
     fn unlock_all(&self, me: u64) -> Result<u32> {
         MutexGuard::word(self).unlock(me)?;
         Ok(1)
@@ -320,7 +334,9 @@ impl Condition {
         let me = owner::me();
         let mut patience = Patience::new(limit);
         let slot = self.view.enter(me);
-        let depth = match guard.unlock_all(me) {
+        // What a forked child has inherited is its parent's, even where the child has the lock itself by now.
+        let mine = if guard.name() == me { Ok(()) } else { Err(Error::NotOwner) };
+        let depth = match mine.and_then(|()| guard.unlock_all(me)) {
             Ok(depth) => depth,
             Err(error) => {
                 if let Some(slot) = slot {

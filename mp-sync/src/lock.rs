@@ -76,6 +76,9 @@ passable!(Lock, kind::LOCK);
 
 /// Holds a [`Lock`]; releases it when dropped.
 ///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing.
+///
 /// Stays with its thread, as the lock is that thread's:
 ///
 /// ```compile_fail,E0277
@@ -86,6 +89,8 @@ passable!(Lock, kind::LOCK);
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct LockGuard<'a> {
     word: &'a LockWord,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -184,8 +189,13 @@ impl Lock {
     }
 
     #[inline]
-    fn take(&self, limit: Limit) -> Result<Acquired, Refused> {
-        patient(self.word().lock(owner::me(), limit), limit)
+    fn take(&self, me: u64, limit: Limit) -> Result<Acquired, Refused> {
+        patient(self.word().lock(me, limit), limit)
+    }
+
+    #[inline]
+    fn guard(&self, me: u64) -> LockGuard<'_> {
+        LockGuard { word: self.word(), me, of_thread: PhantomData }
     }
 
     /// Waits for the lock and takes it.
@@ -200,9 +210,10 @@ impl Lock {
     /// Where this thread holds the lock already, and would wait for itself for ever.
     #[inline]
     pub fn lock(&self) -> LockResult<LockGuard<'_>> {
-        match self.take(Limit::Forever) {
-            Ok(Acquired::Clean) => Ok(LockGuard::new(self.word())),
-            Ok(Acquired::OwnerDied) => Err(PoisonError::new(LockGuard::new(self.word()))),
+        let me = owner::me();
+        match self.take(me, Limit::Forever) {
+            Ok(Acquired::Clean) => Ok(self.guard(me)),
+            Ok(Acquired::OwnerDied) => Err(PoisonError::new(self.guard(me))),
             Err(refused) => caller_mistake(refused),
         }
     }
@@ -215,7 +226,8 @@ impl Lock {
     /// last owner died while it held it.
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<LockGuard<'_>> {
-        guarded(self.take(Limit::Try), || LockGuard::new(self.word()))
+        let me = owner::me();
+        guarded(self.take(me, Limit::Try), || self.guard(me))
     }
 
     /// Waits for the lock no longer than `timeout`. What is to be had at once is had after any time.
@@ -225,7 +237,8 @@ impl Lock {
     /// [`TryLockError::TimedOut`], also where it is this thread that holds it;
     /// [`TryLockError::Poisoned`] with the guard where the last owner died while it held it.
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<LockGuard<'_>> {
-        guarded(self.take(Limit::For(timeout)), || LockGuard::new(self.word()))
+        let me = owner::me();
+        guarded(self.take(me, Limit::For(timeout)), || self.guard(me))
     }
 
     /// Waits for the lock and takes it, in Python's style: no guard, [`release`](Self::release) it.
@@ -251,7 +264,7 @@ impl Lock {
     /// ```
     #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
-        Ok(self.take(Limit::Forever)?)
+        Ok(self.take(owner::me(), Limit::Forever)?)
     }
 
     /// As [`acquire`](Self::acquire), without waiting.
@@ -261,7 +274,7 @@ impl Lock {
     /// [`Error::WouldBlock`] where somebody holds it, be it this thread.
     #[inline]
     pub fn try_acquire(&self) -> Result<Acquired> {
-        Ok(self.take(Limit::Try)?)
+        Ok(self.take(owner::me(), Limit::Try)?)
     }
 
     /// As [`acquire`](Self::acquire), waiting no longer than `timeout`.
@@ -270,7 +283,7 @@ impl Lock {
     ///
     /// [`Error::TimedOut`], also where it is this thread that holds it.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Acquired> {
-        Ok(self.take(Limit::For(timeout))?)
+        Ok(self.take(owner::me(), Limit::For(timeout))?)
     }
 
     /// Releases the lock, however this thread took it.
@@ -303,6 +316,8 @@ impl Lock {
 }
 
 /// Holds a [`Lock`] that lends out what it guards; releases it when dropped. Made by [`Lock::pin`].
+///
+/// In a forked child that has inherited or captured it, it holds nothing: see [`is_owned`](Self::is_owned).
 #[must_use = "the lock is released as soon as the pin is dropped"]
 pub struct LockPin<'a> {
     word: &'a LockWord,
@@ -317,14 +332,22 @@ impl LockPin<'_> {
     pub fn holder(&self) -> u64 {
         self.me
     }
+
+    /// Whether the calling thread holds the lock by this pin. Not so in a forked child: there it is its parent's, and to
+    /// drop it does nothing, whatever the child holds itself.
+    #[must_use]
+    #[inline]
+    pub fn is_owned(&self) -> bool {
+        owner::is_me(self.me)
+    }
 }
 
 impl Drop for LockPin<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Looked up again, as this may be a forked child, and the lock its parent's: then it is not the
-        // owner, and there is nothing to do.
-        let _ = self.word.unlock(owner::me() | PINNED);
+        if self.is_owned() {
+            let _ = self.word.unlock(self.me | PINNED);
+        }
     }
 }
 
@@ -371,21 +394,24 @@ pub(crate) fn caller_mistake(refused: Refused) -> ! {
 }
 
 impl<'a> LockGuard<'a> {
-    fn new(word: &'a LockWord) -> Self {
-        Self { word, of_thread: PhantomData }
-    }
-
     pub(crate) fn word(&self) -> &'a LockWord {
         self.word
+    }
+
+    /// Who took it.
+    pub(crate) fn name(&self) -> u64 {
+        self.me
     }
 }
 
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner: released by hand, or this is a forked child and the lock its parent's. Both
-        // leave nothing to do.
-        let _ = self.word.unlock_unpinned(owner::me());
+        // In a forked child it is its parent's, even where the child has the lock itself by now.
+        if owner::is_me(self.me) {
+            // Not the owner: released by hand, which leaves nothing to do.
+            let _ = self.word.unlock_unpinned(self.me);
+        }
     }
 }
 

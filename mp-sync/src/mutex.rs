@@ -49,9 +49,14 @@ pub struct Mutex<T: Plain> {
 }
 
 /// Lends the data of a [`Mutex`]; releases it when dropped.
+///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing. But it still leads to the data, which others may hold by then: do not use it there, take the lock.
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct MutexGuard<'a, T: Plain> {
     mutex: &'a Mutex<T>,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -72,13 +77,14 @@ impl<T: Plain> Mutex<T> {
         self.place.words()
     }
 
-    fn guard(&self) -> MutexGuard<'_, T> {
-        MutexGuard { mutex: self, of_thread: PhantomData }
+    fn guard(&self, me: u64) -> MutexGuard<'_, T> {
+        MutexGuard { mutex: self, me, of_thread: PhantomData }
     }
 
     #[inline]
     fn limited(&self, limit: Limit) -> TryLockResult<MutexGuard<'_, T>> {
-        guarded(patient(self.word().lock(owner::me(), limit), limit), || self.guard())
+        let me = owner::me();
+        guarded(patient(self.word().lock(me, limit), limit), || self.guard(me))
     }
 
     /// Waits for the lock and takes it.
@@ -93,9 +99,10 @@ impl<T: Plain> Mutex<T> {
     /// Where this thread holds the lock already, and would wait for itself for ever.
     #[inline]
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        match self.word().lock(owner::me(), Limit::Forever) {
-            Ok(Acquired::Clean) => Ok(self.guard()),
-            Ok(Acquired::OwnerDied) => Err(PoisonError::new(self.guard())),
+        let me = owner::me();
+        match self.word().lock(me, Limit::Forever) {
+            Ok(Acquired::Clean) => Ok(self.guard(me)),
+            Ok(Acquired::OwnerDied) => Err(PoisonError::new(self.guard(me))),
             Err(refused) => caller_mistake(refused),
         }
     }
@@ -134,6 +141,11 @@ impl<'a, T: Plain> MutexGuard<'a, T> {
     pub(crate) fn word(this: &Self) -> &'a LockWord {
         this.mutex.word()
     }
+
+    /// Who took it.
+    pub(crate) fn name(this: &Self) -> u64 {
+        this.me
+    }
 }
 
 impl<T: Plain> Deref for MutexGuard<'_, T> {
@@ -158,8 +170,10 @@ impl<T: Plain> DerefMut for MutexGuard<'_, T> {
 impl<T: Plain> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner: this is a forked child and the lock its parent's.
-        let _ = self.mutex.word().unlock(owner::me());
+        // In a forked child it is its parent's, even where the child has the lock itself by now.
+        if owner::is_me(self.me) {
+            let _ = self.mutex.word().unlock(self.me);
+        }
     }
 }
 

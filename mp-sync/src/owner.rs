@@ -51,6 +51,13 @@ pub(crate) fn me() -> u64 {
     if me != 0 { me } else { find_me() }
 }
 
+/// Whether `name` is the calling thread's. What a guard was taken under is not that of a forked child that inherited
+/// the guard, whatever the child holds itself.
+#[inline]
+pub(crate) fn is_me(name: u64) -> bool {
+    name == me()
+}
+
 #[cold]
 fn find_me() -> u64 {
     imp::forget_in_children();

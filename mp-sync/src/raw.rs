@@ -45,10 +45,15 @@ unsafe impl Plain for RawLock {}
 unsafe impl Atomic for RawLock {}
 
 /// Holds a [`RawLock`]; releases it when dropped.
+///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing.
 #[must_use = "the lock is released as soon as the guard is dropped"]
 #[derive(Debug)]
 pub struct RawLockGuard<'a> {
     word: &'a LockWord,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -78,8 +83,9 @@ impl RawLock {
         } else {
             Limit::Until(deadline)
         };
-        let acquired = self.word.lock(owner::me(), limit)?;
-        Ok((RawLockGuard { word: &self.word, of_thread: PhantomData }, acquired))
+        let me = owner::me();
+        let acquired = self.word.lock(me, limit)?;
+        Ok((self.guard(me), acquired))
     }
 }
 
@@ -88,17 +94,23 @@ impl RawLock {
     #[must_use]
     #[inline]
     pub fn take_free(&self) -> Option<RawLockGuard<'_>> {
-        self.word
-            .lock_free(owner::me())
-            .then(|| RawLockGuard { word: &self.word, of_thread: PhantomData })
+        let me = owner::me();
+        self.word.lock_free(me).then(|| self.guard(me))
+    }
+
+    #[inline]
+    fn guard(&self, me: u64) -> RawLockGuard<'_> {
+        RawLockGuard { word: &self.word, me, of_thread: PhantomData }
     }
 }
 
 impl Drop for RawLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner where this is a forked child and the lock its parent's: nothing to do.
-        let _ = self.word.unlock(owner::me());
+        // In a forked child it is its parent's, even where the child has the lock itself by now.
+        if owner::is_me(self.me) {
+            let _ = self.word.unlock(self.me);
+        }
     }
 }
 

@@ -50,9 +50,14 @@ pub struct RLock {
 passable!(RLock, kind::RLOCK);
 
 /// Holds an [`RLock`]; releases it once when dropped.
+///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing.
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct RLockGuard<'a> {
     words: &'a RLockWords,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -160,32 +165,42 @@ impl RLock {
 }
 
 pub(crate) fn locked(words: &RLockWords) -> LockResult<RLockGuard<'_>> {
-    match words.lock(owner::me(), Limit::Forever) {
-        Ok(Acquired::Clean) => Ok(RLockGuard::new(words)),
-        Ok(Acquired::OwnerDied) => Err(PoisonError::new(RLockGuard::new(words))),
+    let me = owner::me();
+    match words.lock(me, Limit::Forever) {
+        Ok(Acquired::Clean) => Ok(RLockGuard::new(words, me)),
+        Ok(Acquired::OwnerDied) => Err(PoisonError::new(RLockGuard::new(words, me))),
         Err(refused) => caller_mistake(refused),
     }
 }
 
 pub(crate) fn locked_within(words: &RLockWords, limit: Limit) -> TryLockResult<RLockGuard<'_>> {
-    guarded(words.lock(owner::me(), limit), || RLockGuard::new(words))
+    let me = owner::me();
+    guarded(words.lock(me, limit), || RLockGuard::new(words, me))
 }
 
 impl<'a> RLockGuard<'a> {
-    fn new(words: &'a RLockWords) -> Self {
-        Self { words, of_thread: PhantomData }
+    fn new(words: &'a RLockWords, me: u64) -> Self {
+        Self { words, me, of_thread: PhantomData }
     }
 
     pub(crate) fn words(&self) -> &'a RLockWords {
         self.words
+    }
+
+    /// Who took it.
+    pub(crate) fn name(&self) -> u64 {
+        self.me
     }
 }
 
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner: released by hand, or this is a forked child and the lock its parent's.
-        let _ = self.words.unlock(owner::me());
+        // In a forked child it is its parent's, even where the child has the lock itself by now.
+        if owner::is_me(self.me) {
+            // Not the owner: released by hand, which leaves nothing to do.
+            let _ = self.words.unlock(self.me);
+        }
     }
 }
 

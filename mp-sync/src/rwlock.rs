@@ -59,17 +59,27 @@ pub struct RwLock<T: Plain> {
 }
 
 /// Lends the data of an [`RwLock`] for reading.
+///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing. But it still leads to the data, which others may hold by then: do not use it there, take the lock.
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct RwLockReadGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
     slot: usize,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
 /// Lends the data of an [`RwLock`] for writing.
+///
+/// A guard that a forked child has inherited or captured is not its lock: it stays its parent's, and to drop it there does
+/// nothing. But it still leads to the data, which others may hold by then: do not use it there, take the lock.
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct RwLockWriteGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -92,31 +102,32 @@ impl<T: Plain> RwLock<T> {
         self.place.words()
     }
 
-    fn write_guard(&self) -> RwLockWriteGuard<'_, T> {
-        RwLockWriteGuard { lock: self, of_thread: PhantomData }
+    fn write_guard(&self, me: u64) -> RwLockWriteGuard<'_, T> {
+        RwLockWriteGuard { lock: self, me, of_thread: PhantomData }
     }
 
-    fn read_guard(&self, slot: usize) -> RwLockReadGuard<'_, T> {
-        RwLockReadGuard { lock: self, slot, of_thread: PhantomData }
+    fn read_guard(&self, slot: usize, me: u64) -> RwLockReadGuard<'_, T> {
+        RwLockReadGuard { lock: self, slot, me, of_thread: PhantomData }
     }
 
     fn read_limited(&self, limit: Limit) -> TryLockResult<RwLockReadGuard<'_, T>>
     where
         T: Sync,
     {
-        let mut slot = 0;
-        let taken = self.words().read(owner::me(), limit).map(|(taken, news)| {
+        let (mut slot, me) = (0, owner::me());
+        let taken = self.words().read(me, limit).map(|(taken, news)| {
             slot = taken;
             news
         });
-        guarded(patient(taken, limit), || self.read_guard(slot))
+        guarded(patient(taken, limit), || self.read_guard(slot, me))
     }
 
     fn write_limited(&self, limit: Limit) -> TryLockResult<RwLockWriteGuard<'_, T>> {
         // One time for all that it waits for.
         let limit = limit.begun();
-        let taken = self.words().write(owner::me(), limit);
-        guarded(patient(taken, limit), || self.write_guard())
+        let me = owner::me();
+        let taken = self.words().write(me, limit);
+        guarded(patient(taken, limit), || self.write_guard(me))
     }
 
     /// Waits while another writes, and takes the lock for reading.
@@ -236,16 +247,20 @@ impl<T: Plain> DerefMut for RwLockWriteGuard<'_, T> {
 impl<T: Plain> Drop for RwLockReadGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Nothing, where this is a forked child: the slot is its parent's.
-        self.lock.words().leave(self.slot, owner::me());
+        // In a forked child the slot is its parent's, or the child's own by now, of another guard.
+        if owner::is_me(self.me) {
+            self.lock.words().leave(self.slot, self.me);
+        }
     }
 }
 
 impl<T: Plain> Drop for RwLockWriteGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Nothing, where this is a forked child and the lock its parent's.
-        self.lock.words().unlock(owner::me());
+        // In a forked child it is its parent's, even where the child has the lock itself by now.
+        if owner::is_me(self.me) {
+            self.lock.words().unlock(self.me);
+        }
     }
 }
 

@@ -80,7 +80,8 @@ pub struct BoundedSemaphore {
 
 /// Holds one permit of a semaphore; gives it back when dropped.
 ///
-/// Stays with its thread. If that ends with the guard forgotten, the permit comes back.
+/// Stays with its thread. If that ends with the guard forgotten, the permit comes back. A guard that a forked child has
+/// inherited or captured is no permit of its own: it stays its parent's, and to drop it there does nothing.
 ///
 /// Dropping it takes a tenth of a second where another process is stopped just while it takes or gives one; then the
 /// permit comes back when that one goes on.
@@ -88,6 +89,8 @@ pub struct BoundedSemaphore {
 pub struct Permit<'a> {
     words: &'a Words,
     slot: usize,
+    /// Who took it.
+    me: u64,
     of_thread: PhantomData<*const ()>,
 }
 
@@ -201,11 +204,12 @@ impl Semaphore {
     }
 
     fn guarded(&self, limit: Limit) -> Result<Permit<'_>> {
-        let slot = self.view.permit(owner::me(), limit).map_err(|error| match (error, limit) {
+        let me = owner::me();
+        let slot = self.view.permit(me, limit).map_err(|error| match (error, limit) {
             (Error::TimedOut, Limit::Try) => Error::WouldBlock,
             (error, _) => error,
         })?;
-        Ok(Permit { words: &self.view, slot, of_thread: PhantomData })
+        Ok(Permit { words: &self.view, slot, me, of_thread: PhantomData })
     }
 
     /// How many permits are to be had. That may have changed by the time it is known.
@@ -321,8 +325,10 @@ impl<'de> Deserialize<'de> for BoundedSemaphore {
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        // In a forked child the slot has its parent's name: the permit is the parent's, and stays.
-        self.words.let_go(self.slot, owner::me());
+        // In a forked child the slot is its parent's, or the child's own by now, of another guard.
+        if owner::is_me(self.me) {
+            self.words.let_go(self.slot, self.me);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "system calls that harm this process")]
 
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ fn main() {
         test("a_stopped_owner_is_alive", a_stopped_owner_is_alive),
         test("a_dead_owner_is_known_without_descriptors", dead_without_descriptors),
         test("a_forked_child_owns_nothing", a_forked_child_owns_nothing),
+        test("a_guard_of_the_parent_releases_nothing_of_its_child", inherited_guards),
+        test("no_room_for_a_file_is_an_error", no_room_for_a_file),
         test("nothing_that_need_not_wait_makes_a_system_call", no_system_calls),
         test("handles_work_in_another_process", handles_work_in_another_process),
         test("permits_of_the_killed_come_back", permits_of_the_killed_come_back),
@@ -538,6 +541,66 @@ fn a_forked_child_owns_nothing() {
     drop(held.take());
     assert!(lock.try_lock().is_ok() && mutex.try_lock().is_ok() && rwlock.try_write().is_ok());
     assert_eq!(semaphore.value(), 1);
+}
+
+/// Guards that a child has by fork, of locks that its parent has released and the child has taken since.
+fn inherited_guards() {
+    let (lock, pinned, rlock) = (Lock::new().unwrap(), Lock::new().unwrap(), RLock::new().unwrap());
+    let (mutex, waits) = (Mutex::new(5_u64).unwrap(), Mutex::new(5_u64).unwrap());
+    let (written, read) = (RwLock::new(5_u64).unwrap(), RwLock::new(5_u64).unwrap());
+    let (semaphore, condition) = (Semaphore::new(1).unwrap(), Condition::new().unwrap());
+    let take = || {
+        (
+            (lock.lock().unwrap(), pinned.pin(None).unwrap(), rlock.lock().unwrap()),
+            (mutex.lock().unwrap(), written.write().unwrap(), read.read().unwrap()),
+            semaphore.permit().unwrap(),
+        )
+    };
+    let check_held = || {
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(pinned.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(rlock.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(mutex.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(waits.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(written.try_write(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(read.try_write(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(semaphore.try_permit(), Err(Error::WouldBlock)));
+    };
+    let (released, dropped, checked) = (&numbers()[0], &numbers()[1], &numbers()[2]);
+    let mut held = Some((take(), waits.lock().unwrap()));
+    let child = Child::new(|| {
+        wait_until(|| released.load(SeqCst) == 1);
+        let own = (take(), waits.lock().unwrap());
+        let (inherited, waiter) = held.take().unwrap();
+        drop(inherited);
+        let wait = AssertUnwindSafe(|| condition.wait_timeout(waiter, Duration::ZERO).map(drop));
+        assert!(catch_unwind(wait).is_err(), "it waited with what is not its lock");
+        assert!(lock.is_owned() && pinned.is_owned());
+        assert_eq!(rlock.depth(), 1);
+        dropped.store(1, SeqCst);
+        wait_until(|| checked.load(SeqCst) == 1);
+        drop(own);
+    });
+    drop(held.take());
+    released.store(1, SeqCst);
+    wait_until(|| dropped.load(SeqCst) == 1 || child.has_ended());
+    check_held();
+    checked.store(1, SeqCst);
+    child.succeed();
+    drop((take(), waits.try_lock().unwrap()));
+}
+
+/// The limit on the size of files, beyond which the kernel sends a signal that kills: setrlimit(2).
+fn no_room_for_a_file() {
+    Child::new(|| {
+        let limit = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+        assert!(matches!(Lock::new(), Err(Error::Io(_))));
+        assert!(matches!(Condition::new(), Err(Error::Io(_))));
+        assert!(matches!(Mutex::new(5_u64), Err(Error::Io(_))));
+    })
+    .succeed();
 }
 
 fn handles_work_in_another_process() {

@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -47,12 +48,48 @@ fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// `ENOSPC` or `ENOMEM` where memory is short, `EPERM` where a seal forbids growth.
+/// `ENOSPC` or `ENOMEM` where memory is short, `EPERM` where a seal forbids growth, `EFBIG` where the file would be longer
+/// than [this process may make one](check_end).
 pub fn reserve(fd: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<()> {
     if !enough(len) {
         return Err(io::Error::from_raw_os_error(libc::ENOMEM));
     }
+    check_growth(fd, start.saturating_add(len))?;
     fallocate(fd, 0, start, len)
+}
+
+/// Refuses to write to a file up to byte `end` where this process may not.
+///
+/// Ask it before a write to a file in memory. Beyond the limit, `RLIMIT_FSIZE`, the kernel sends `SIGXFSZ`, which ends a
+/// process that does not ignore it; and it does so for a write within a file that is longer already. setrlimit(2), write(2).
+///
+/// # Errors
+///
+/// `EFBIG`, as of the write itself where the signal is ignored.
+pub fn check_end(end: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit is ours. Where the call is forbidden, it stays as it is: none.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    // RLIM_INFINITY is the largest number there is.
+    if end > limit.rlim_cur { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(()) }
+}
+
+/// As [`check_end`], for calls that the limit concerns only where they make the file longer: ftruncate(2), fallocate(2).
+fn check_growth(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    match check_end(len) {
+        Err(error) if size(fd)? < len => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The file's size. fstat(2).
+fn size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut about = MaybeUninit::uninit();
+    // SAFETY: there is room for what it writes.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), about.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded and has written it.
+    let about: libc::stat = unsafe { about.assume_init() };
+    Ok(u64::try_from(about.st_size).unwrap_or(0))
 }
 
 /// Whether so much memory may be asked for: what is little always, and what is available.
@@ -237,8 +274,10 @@ fn mapping(start: *mut libc::c_void, len: usize) -> io::Result<Mapping> {
 ///
 /// # Errors
 ///
-/// `EPERM` where a seal forbids it, `EFBIG` for an absurd size.
+/// `EPERM` where a seal forbids it, `EFBIG` for an absurd size, and where the file would be longer than
+/// [this process may make one](check_end).
 pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    check_growth(fd, len)?;
     let len = libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     retry(|| {
         // SAFETY: takes numbers only.
