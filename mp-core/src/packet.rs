@@ -9,7 +9,7 @@
 //! descriptor), the number of descriptors (32 bits), zero (32 bits), the length of the body (64 bits).
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Seek, Write};
+use std::io::{self, IoSlice, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -309,12 +309,7 @@ fn parse(packet: &[u8]) -> Result<(u8, u8, usize, u64, &[u8])> {
 
 /// A memory file of `parts` that nobody can change any more.
 fn sealed(parts: &[&[u8]]) -> Result<OwnedFd> {
-    mem::check_end(parts.iter().map(|part| part.len() as u64).sum())?;
-    let mut file = File::from(mem::memfd(c"mp-message")?);
-    for part in parts {
-        file.write_all(part)?;
-    }
-    let fd = OwnedFd::from(file);
+    let fd = mem::memfd_of(c"mp-message", parts)?;
     mem::seal(fd.as_fd(), mem::SEAL_ALL)?;
     Ok(fd)
 }

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
@@ -117,9 +117,8 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) fn new(address: Address, key: AuthKey) -> Result<Self> {
-        let paper = mem::memfd(c"manager")?;
         let message = mp_core::encode(&(&address, &key))?;
-        File::from(paper.try_clone()?).write_all(message.bytes())?;
+        let paper = mem::memfd_of(c"manager", &[message.bytes()])?;
         mem::seal(paper.as_fd(), mem::SEAL_ALL)?;
         let paper_identity = identity(paper.as_fd())?;
         Ok(Self { address, key, paper, paper_identity })

@@ -42,6 +42,7 @@ fn main() {
         test("nonsense_through_the_doorbell", || scribble("doorbell", Where::Doorbell)),
         test("ringing_without_end_stretches_no_timeout", ringing_without_end),
         test("a_body_without_its_message_is_not_for_ever", body_without_message),
+        test("a_message_longer_than_a_file_may_be_is_an_error", longer_than_a_file),
     ];
     testing::run(tests.into());
 }
@@ -697,6 +698,22 @@ fn ends_of_tampered_messages() {
         let message = mp_core::Message::new(bytes, fds);
         assert!(decode::<Sender<u8>>(message).is_err(), "{lane}");
     }
+}
+
+/// The limit on the size of files, beyond which the kernel sends a signal that kills: setrlimit(2).
+fn longer_than_a_file() {
+    let (near, far) = duplex::<Vec<u8>, Vec<u8>>().unwrap();
+    let child = Child::new(|| {
+        let limit = libc::rlimit { rlim_cur: 2 << 20, rlim_max: 2 << 20 };
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+        // What is tried is put into a file of its own where it is long.
+        let error = far.try_send_bytes(&vec![1; 8 << 20]).unwrap_err();
+        assert!(matches!(&error, Error::Io(why) if why.raw_os_error() == Some(libc::EFBIG)));
+        far.try_send_bytes(&vec![2; 1 << 20]).unwrap();
+    });
+    assert!(near.recv_bytes().unwrap() == vec![2; 1 << 20]);
+    child.succeed();
 }
 
 /// Its sender was killed in between, and the receiver has no descriptor left.

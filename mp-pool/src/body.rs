@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,9 +168,7 @@ pub(crate) fn is_long(len: usize) -> bool {
 
 /// Writes bytes to a memory file. memfd_create(2).
 pub(crate) fn put_aside(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(mem::memfd(c"mp-task")?);
-    file.write_all(bytes)?;
-    Ok(file.into())
+    mem::memfd_of(c"mp-task", &[bytes])
 }
 
 /// Reads all of it.

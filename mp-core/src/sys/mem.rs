@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "memfd_create, fcntl seals, fallocate, mmap")]
 
 use std::ffi::CStr;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -72,6 +72,18 @@ pub fn check_end(end: u64) -> io::Result<()> {
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
     // RLIM_INFINITY is the largest number there is.
     if end > limit.rlim_cur { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(()) }
+}
+
+/// A file in memory that holds these bytes, part after part, and can still be changed. memfd_create(2).
+///
+/// # Errors
+///
+/// Where memory or descriptors are short, or the file would be longer than this process may make one.
+pub fn memfd_of(name: &CStr, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    check_end(parts.iter().map(|part| part.len() as u64).sum())?;
+    let mut file = File::from(memfd(name)?);
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    Ok(file.into())
 }
 
 /// As [`check_end`], for calls that the limit concerns only where they make the file longer: ftruncate(2), fallocate(2).

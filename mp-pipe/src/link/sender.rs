@@ -1,8 +1,7 @@
 //! The end that sends: finds room, or sleeps until there is.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -360,10 +359,7 @@ pub(crate) fn zeros(len: usize) -> Result<Vec<u8>> {
 
 /// Puts a body where the receiver can read it from.
 fn aside(bytes: &[u8]) -> Result<OwnedFd> {
-    let fd = mem::memfd(c"mp-message")?;
-    let mut file = File::from(fd);
-    file.write_all(bytes)?;
-    Ok(file.into())
+    Ok(mem::memfd_of(c"mp-message", &[bytes])?)
 }
 
 /// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
