@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::fd::{self, Event, PollFd};
 use mp_core::sys::net;
+use mp_core::{Deadline, heirs};
 
 use serde::{Deserialize, Serialize};
 
@@ -436,6 +436,9 @@ impl AsFd for StreamSender {
 
 impl Drop for StreamSender {
     fn drop(&mut self) {
+        if heirs::lives_on() {
+            self.leave();
+        }
         if !self.passed.get() {
             self.close();
         }
@@ -715,6 +718,9 @@ impl AsFd for StreamReceiver {
 
 impl Drop for StreamReceiver {
     fn drop(&mut self) {
+        if heirs::lives_on() {
+            self.leave();
+        }
         if !self.passed.get() {
             self.close();
         }
@@ -1120,6 +1126,26 @@ mod tests {
         near.send(&[b"more"], soon()).unwrap();
         drop((near, near_receiver));
         assert!(far_receiver.recv(soon(), |bytes| bytes == b"more").unwrap());
+        assert!(matches!(far_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
+    }
+
+    #[test]
+    fn what_goes_on_in_a_child_is_neither_shut_down_nor_read_here() {
+        let ((near, near_receiver), (far, far_receiver)) = connected();
+        far.send(&[b"for the child"], soon()).unwrap();
+        assert!(near_receiver.poll(soon()).unwrap());
+        // A child has a copy of the descriptor, and of what was read.
+        let socket = near.as_fd().try_clone_to_owned().unwrap();
+        let (sender, receiver) = (near.pass(), near_receiver.pass());
+        near.passed.set(false);
+        near_receiver.passed.set(false);
+        near.socket.passed.store(false, Ordering::Relaxed);
+        heirs::hand_over((near, near_receiver));
+        let (near, near_receiver) = resume(socket, sender, receiver).unwrap();
+        assert!(near_receiver.recv(soon(), |bytes| bytes == b"for the child").unwrap());
+        near.send(&[b"from the child"], soon()).unwrap();
+        assert!(far_receiver.recv(soon(), |bytes| bytes == b"from the child").unwrap());
+        drop((near, near_receiver));
         assert!(matches!(far_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
     }
 
