@@ -1,5 +1,6 @@
 //! Listeners and clients in processes started by each method.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,7 +12,8 @@ use multiprocess::core::Deadline;
 use multiprocess::core::sys::net;
 use multiprocess::pipe::{Address, Error, Peer};
 use multiprocess::{
-    AuthKey, Client, Connection, Listener, Lock, Process, Receiver, Sender, simplex, wait,
+    AuthKey, Client, Connection, Listener, Lock, Process, Receiver, Sender, StartMethod, simplex,
+    wait,
 };
 
 use crate::support::{Folder, HANG, Outcome, PROMPT};
@@ -29,6 +31,12 @@ crate::cases! {
         a_child_removes_no_socket_of_its_parent
         no_key_is_in_arguments_or_environment
         clients_killed_at_any_time_leave_a_listener_that_works
+    ;
+    ONCE:
+        connections_that_forked_closures_captured_go_on_in_them
+        a_half_that_a_forked_closure_captured_leaves_the_other_here
+        a_listener_that_a_forked_closure_captured_goes_on_in_it
+        a_listener_that_is_kept_here_too_stays_here
     ;
 }
 
@@ -252,6 +260,122 @@ fn a_child_removes_no_socket_of_its_parent() -> Outcome {
         assert!(path.exists());
     }
     listener.close();
+    assert!(!path.exists());
+    Ok(())
+}
+
+fn connections_that_forked_closures_captured_go_on_in_them() -> Outcome {
+    const CLIENTS: u32 = 5;
+    fn ask(address: Address, key: AuthKey, number: u32) -> Option<u32> {
+        let connection = connect::<u32, u32>(&address, &key).expect("connects");
+        // Some are heard only once the parent is done with the connection.
+        thread::sleep(Duration::from_millis(30 * u64::from(number % 3)));
+        connection.send(number).expect("asks");
+        let answer = connection.recv().ok();
+        assert!(matches!(connection.recv(), Err(Error::Disconnected)));
+        answer
+    }
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let arguments = |number| (listener.address().clone(), key.clone(), number);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| Process::new(ask, arguments(number)).start())
+            .collect::<Result<_, _>>()?;
+        let mut servers = Vec::new();
+        for _ in 0..CLIENTS {
+            let connection = listener.accept_timeout::<u32, u32>(HANG)?;
+            let serve = move || {
+                let number = connection.recv().map_err(|error| error.to_string())?;
+                connection.send(number + 100).map_err(|error| error.to_string())
+            };
+            servers.push(Process::fork(serve).start()?);
+        }
+        for server in servers {
+            server.result()??;
+        }
+        for (number, client) in clients.into_iter().enumerate() {
+            assert_eq!(client.result()?, Some(number as u32 + 100));
+        }
+    }
+    Ok(())
+}
+
+fn a_half_that_a_forked_closure_captured_leaves_the_other_here() -> Outcome {
+    fn double(address: Address, key: AuthKey) {
+        let connection = connect::<u32, u32>(&address, &key).expect("connects");
+        for number in &connection {
+            connection.send(2 * number).expect("answers");
+        }
+    }
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let client = Process::new(double, (listener.address().clone(), key.clone())).start()?;
+        let (sender, receiver) = listener.accept_timeout::<u32, u32>(HANG)?.split();
+        let child = Process::fork(move || {
+            thread::sleep(Duration::from_millis(50));
+            (0..10).all(|number| sender.send(number).is_ok())
+        });
+        let child = child.start()?;
+        for number in 0..10 {
+            assert_eq!(receiver.recv_timeout(HANG)?, 2 * number);
+        }
+        assert!(matches!(receiver.recv_timeout(HANG), Err(Error::Disconnected)));
+        assert!(child.result()?);
+        client.join()?;
+    }
+    Ok(())
+}
+
+fn a_listener_that_a_forked_closure_captured_goes_on_in_it() -> Outcome {
+    let key = AuthKey::random()?;
+    for listener in listeners(&key)? {
+        let address = listener.address().clone();
+        let (gone, go) = simplex::<()>()?;
+        let child = Process::fork(move || {
+            gone.recv().map_err(|error| error.to_string())?;
+            let accepted = listener.accept_timeout::<u32, ()>(HANG);
+            // In a child of its own, which is the heir's heir, and ends first.
+            let serve = move || match accepted {
+                Ok(connection) => connection.send(7).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let server = Process::fork(serve).start().map_err(|error| error.to_string())?;
+            server.result().map_err(|error| error.to_string())??;
+            Ok::<bool, String>(listener.address().as_path().is_none_or(Path::exists))
+        });
+        let child = child.start()?;
+        assert!(address.as_path().is_none_or(Path::exists));
+        go.send(())?;
+        assert_eq!(connect::<(), u32>(&address, &key)?.recv()?, 7);
+        assert_eq!(child.result()?, Ok(true));
+        if let Some(path) = address.as_path() {
+            assert!(!path.exists() && !path.parent().ok_or("a directory")?.exists());
+        }
+    }
+    Ok(())
+}
+
+fn a_listener_that_is_kept_here_too_stays_here() -> Outcome {
+    let listener = std::rc::Rc::new(Listener::new()?);
+    let path = listener.address().as_path().ok_or("a path")?.to_path_buf();
+    let theirs = listener.clone();
+    let task = Process::fork(move || theirs.address().as_path().is_some_and(Path::exists));
+    assert!(task.start()?.result()?);
+    assert!(path.exists());
+    drop(listener);
+    assert!(!path.exists());
+
+    // A copy that captures nothing is nobody's heir, whatever it drops.
+    thread_local! {
+        static KEPT: RefCell<Option<Listener>> = const { RefCell::new(None) };
+    }
+    let listener = Listener::new()?;
+    let path = listener.address().as_path().ok_or("a path")?.to_path_buf();
+    KEPT.set(Some(listener));
+    let task = || KEPT.take().is_some();
+    assert!(Process::new(task, ()).start_method(StartMethod::Fork).start()?.result()?);
+    assert!(path.exists());
+    drop(KEPT.take());
     assert!(!path.exists());
     Ok(())
 }

@@ -48,6 +48,7 @@ crate::cases! {
         conditions_events_and_barriers_bring_processes_together
     ;
     ONCE:
+        a_manager_that_a_forked_closure_captured_goes_on_in_it
         a_panic_in_a_blocking_type_says_so
         the_last_party_has_the_action_done_in_the_server
         poison_is_told_to_who_asks
@@ -788,6 +789,35 @@ fn a_forked_copy_has_connections_of_its_own() -> Outcome {
     assert!(lock.is_locked()?);
     drop(guard);
     assert!(!lock.is_locked()?);
+    Ok(())
+}
+
+fn a_manager_that_a_forked_closure_captured_goes_on_in_it() -> Outcome {
+    let manager = Manager::new()?;
+    let pid = manager.pid();
+    let value = manager.value(1)?;
+    let theirs = value.clone();
+    let child = Process::fork(move || {
+        thread::sleep(Duration::from_millis(50));
+        let work = || -> Result<i32, Error> {
+            theirs.set(2)?;
+            manager.value(3)?.get()
+        };
+        let result = work().map_err(|error| error.to_string());
+        drop(manager);
+        (result, theirs.get().is_err())
+    });
+    let child = child.start()?;
+    assert_eq!(value.get()?, 1);
+    assert_eq!(child.result()?, (Ok(3), true));
+    assert!(matches!(value.get(), Err(Error::ServerDied)) && !runs(pid));
+
+    // One that is kept here too stays here.
+    let manager = std::rc::Rc::new(Manager::new()?);
+    let theirs = manager.clone();
+    let child = Process::fork(move || theirs.value(4).and_then(|value| value.get()).ok());
+    assert_eq!(child.start()?.result()?, Some(4));
+    assert_eq!(manager.value(5)?.get()?, 5);
     Ok(())
 }
 

@@ -64,6 +64,8 @@ mod deadline;
 mod error;
 pub mod fd;
 pub mod fields;
+#[doc(hidden)]
+pub mod heirs;
 #[cfg(mp_loom)]
 #[doc(hidden)]
 pub mod model;

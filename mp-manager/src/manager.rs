@@ -1,11 +1,12 @@
 //! The one who starts the server.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mp_core::Fd;
-use mp_core::sys::{random, socket};
+use mp_core::sys::{process, random, socket};
+use mp_core::{Deadline, Fd, heirs};
 use mp_pipe::{Address, AuthKey};
 use mp_process::{AnyChild, Args, Process, Target};
 use serde::Serialize;
@@ -67,7 +68,7 @@ pub struct Manager {
     pid: u32,
     /// The server, where this manager started it.
     server: Option<AnyChild>,
-    /// Who started it; a forked child does not shut it down.
+    /// Who started it; a forked child does not shut it down, unless it was captured for that child.
     owner: u32,
     /// Where it listens, and what is published.
     served: Option<(Address, Names)>,
@@ -488,9 +489,16 @@ fn resolve(address: impl TryInto<Address, Error: Into<mp_pipe::Error>>) -> Resul
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        if self.owner == std::process::id() {
-            // What cannot be ended so ends with this process.
-            let _ = self.shutdown();
+        if !heirs::is_ours(self.owner) {
+            return;
+        }
+        // What cannot be ended so ends with the process that started it.
+        let _ = self.shutdown();
+        if self.owner != std::process::id()
+            && let Some(server) = &self.server
+        {
+            // A child of the one who started it, which alone can join it.
+            let _ = process::wait_ended(server.as_fd(), Deadline::after(PATIENCE.iter().sum()));
         }
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use mp_core::Deadline;
 use mp_core::sys::{net, random};
+use mp_core::{Deadline, heirs};
 
 use crate::{Address, Error, Result};
 
@@ -133,13 +133,13 @@ pub(crate) struct SocketFile {
     identity: (u64, u64),
     /// Made for it alone.
     directory: Option<PathBuf>,
-    /// A process forked from this one removes nothing.
+    /// A process forked from this one removes nothing, unless it was captured for that one.
     owner: u32,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.owner != std::process::id() {
+        if !heirs::is_ours(self.owner) {
             return;
         }
         // What has the name meanwhile but is another file stays.
@@ -291,6 +291,14 @@ mod tests {
         fs::rename(&path, scratch.0.join("moved")).unwrap();
         fs::write(&path, "text").unwrap();
         drop(bound);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_whose_listener_goes_on_in_a_child_stays() {
+        let scratch = Scratch::new();
+        let path = scratch.path();
+        heirs::hand_over(bind_there(&path).unwrap());
         assert!(path.exists());
     }
 

@@ -267,6 +267,8 @@ impl<S, R> Connection<S, R> {
     }
 
     /// Closes both directions. Dropping it does the same.
+    ///
+    /// Never waits, but for up to a second [over a network](crate#over-a-network).
     pub fn close(&self) {
         self.sender.close();
         self.receiver.close();

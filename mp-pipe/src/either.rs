@@ -190,11 +190,7 @@ impl RxLink {
     pub(crate) fn watched(&self) -> BorrowedFd<'_> {
         match self {
             Self::Ring(ring) => ring.watched(),
-            Self::Stream(stream) => {
-                // What has come of a message is taken, and no longer makes the socket readable.
-                let _ = stream.poll(Deadline::PASSED);
-                stream.as_fd()
-            }
+            Self::Stream(stream) => stream.watched(),
         }
     }
 

@@ -257,7 +257,8 @@ impl<T> Sender<T> {
 
     /// Closes this end: the other one receives what was sent before, and then the end.
     ///
-    /// Dropping it does the same. Sending afterwards is [`Error::Disconnected`].
+    /// Dropping it does the same. Sending afterwards is [`Error::Disconnected`]. Never waits, but for up to a second
+    /// [over a network](crate#over-a-network).
     pub fn close(&self) {
         self.link.close();
     }
@@ -610,7 +611,7 @@ impl<T> Receiver<T> {
 
     /// Closes this end: sending is [`Error::Disconnected`] then, and so is receiving.
     ///
-    /// Dropping it does the same.
+    /// Dropping it does the same. Never waits, but for up to a second [over a network](crate#over-a-network).
     pub fn close(&self) {
         self.link.close();
     }

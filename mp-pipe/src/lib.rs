@@ -72,6 +72,12 @@
 //! silence; one that is sent to and does not answer, as late as the kernel gives up, some minutes later.
 //! `try_send` does not send there what the sockets have no room for, some hundred KiB at times.
 //!
+//! To close or drop a connection, or the second of its halves, waits there until the other side's machine has what was
+//! sent: not at all where it has it already, as it has what was answered; mostly some milliseconds after a last word; and
+//! no longer than a second. What has not arrived by then still does if the other side sends nothing meanwhile. If it
+//! does, the kernel resets the connection, and the rest is lost. So who sends megabytes to a slow peer, and must know that
+//! they have come, waits for an answer.
+//!
 //! # What a peer can do
 //!
 //! The memory is shared, so a faulty peer can write anything there at any time. Every number read from it is read

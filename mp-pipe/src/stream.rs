@@ -17,17 +17,17 @@
 //! that message's last byte stays in the socket. So the descriptor is readable whenever there is a message.
 //! It makes room for bytes as they come: what a length promises costs nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use mp_core::Deadline;
-use mp_core::sys::fd::{self, PollFd};
+use mp_core::sys::fd::{self, Event, PollFd};
 use mp_core::sys::net;
+use mp_core::{Deadline, heirs};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,16 @@ const EFFORT: usize = 4 << 10;
 const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 const QUESTIONS: u32 = 3;
+
+/// How long closing a connection waits at most until the other side has what was sent.
+const LINGER: Duration = Duration::from_secs(1);
+/// Meanwhile it is looked so often, as nothing else tells: at first, and later.
+const LOOK: Duration = Duration::from_micros(100);
+const LATER: Duration = Duration::from_millis(5);
+
+/// The halves of a connection, as bits.
+const SENDER: u8 = 1;
+const RECEIVER: u8 = 2;
 
 /// In the head of a chunk that is not to be its message's last.
 const FOLLOWED: u32 = 1 << 24;
@@ -87,14 +97,20 @@ pub(crate) fn pair(socket: OwnedFd) -> Result<(StreamSender, StreamReceiver)> {
 }
 
 fn halves(stream: TcpStream) -> (StreamSender, StreamReceiver) {
-    let socket = Arc::new(Socket { stream, passed: AtomicBool::new(false) });
+    let (passed, closed) = (AtomicBool::new(false), AtomicU8::new(0));
+    let socket = Arc::new(Socket { stream, passed, closed });
     let sender = StreamSender {
         socket: Arc::clone(&socket),
         owed: Cell::default(),
         closed: Cell::new(false),
         passed: Cell::new(false),
     };
-    let receiver = StreamReceiver { socket, state: RefCell::default(), passed: Cell::new(false) };
+    let receiver = StreamReceiver {
+        socket,
+        state: RefCell::default(),
+        passed: Cell::new(false),
+        readable: OnceCell::new(),
+    };
     (sender, receiver)
 }
 
@@ -103,6 +119,8 @@ struct Socket {
     stream: TcpStream,
     /// Another process has it too: to end the connection is up to that.
     passed: AtomicBool,
+    /// Which halves are closed here.
+    closed: AtomicU8,
 }
 
 impl Socket {
@@ -110,27 +128,85 @@ impl Socket {
     fn shutdown(&self, how: Shutdown) {
         let _ = self.stream.shutdown(how);
     }
+
+    /// Closes a half; with the second of the two, the connection.
+    fn close(&self, half: u8) {
+        if half == SENDER {
+            self.shutdown(Shutdown::Write);
+        }
+        // Whoever closes the second half finds the bit of the first, and so comes after its shutdown.
+        let before = self.closed.fetch_or(half, Ordering::AcqRel);
+        if before & half != 0 {
+            return;
+        }
+        if self.passed.load(Ordering::Relaxed) {
+            if half == RECEIVER {
+                self.shutdown(Shutdown::Read);
+            }
+        } else if before | half == SENDER | RECEIVER {
+            self.linger();
+            self.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Waits until the other side has what was sent, and throws away what it sends meanwhile.
+    ///
+    /// A socket that is closed with something unread, or to which something comes afterwards, resets the connection
+    /// (RFC 1122, 4.2.2.13), and what the other side's kernel does not have by then is lost. So does one that is shut
+    /// down in both directions (`tcp_rcv_state_process` in net/ipv4/tcp_input.c), so that comes last. What the other
+    /// side's kernel has, its program can read also after a reset.
+    ///
+    /// Does not wait where all has arrived, or the other side sends nothing any more: then the kernel sees to the rest.
+    fn linger(&self) {
+        let deadline = Deadline::after(LINGER);
+        let mut pause = LOOK;
+        loop {
+            // No more at a time, as who sends without end must not keep this process.
+            for _ in 0..256 {
+                match net::discard(self.as_fd(), CHUNK) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // The other side's end.
+                    _ => return,
+                }
+            }
+            // The mark of the end counts as one byte.
+            if !matches!(unacknowledged(self.as_fd()), Ok(2..)) || deadline.has_passed() {
+                return;
+            }
+            let look = Deadline::after(pause).min(deadline);
+            if fd::poll(&mut [PollFd::readable(self.as_fd())], look).is_err() {
+                return;
+            }
+            pause = (pause * 2).min(LATER);
+        }
+    }
+}
+
+use queue::unacknowledged;
+
+mod queue {
+    #![expect(unsafe_code, reason = "ioctl")]
+
+    use std::io;
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    /// How many bytes of what was sent the other side's kernel has not acknowledged. tcp(7), `SIOCOUTQ`, which is
+    /// `TIOCOUTQ`.
+    pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the call writes an int, to a local that is one (tcp(7)).
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
-    }
-}
-
-impl Drop for Socket {
-    /// Closing a socket that has something unread resets the connection, and what was sent before but is still
-    /// under way is lost (RFC 2525, 2.17). So what is there is read first.
-    fn drop(&mut self) {
-        if self.passed.load(Ordering::Relaxed) {
-            return;
-        }
-        self.shutdown(Shutdown::Write);
-        for _ in 0..256 {
-            if !matches!(net::discard(self.as_fd(), CHUNK), Ok(1..)) {
-                break;
-            }
-        }
     }
 }
 
@@ -347,9 +423,8 @@ impl StreamSender {
 
     /// Ends what the other side receives, after what was sent.
     pub(crate) fn close(&self) {
-        if !self.closed.replace(true) {
-            self.socket.shutdown(Shutdown::Write);
-        }
+        self.closed.set(true);
+        self.socket.close(SENDER);
     }
 }
 
@@ -361,6 +436,9 @@ impl AsFd for StreamSender {
 
 impl Drop for StreamSender {
     fn drop(&mut self) {
+        if heirs::lives_on() {
+            self.leave();
+        }
         if !self.passed.get() {
             self.close();
         }
@@ -420,6 +498,8 @@ pub(crate) struct StreamReceiver {
     state: RefCell<Incoming>,
     /// This half was sent to another process, which closes it.
     passed: Cell<bool>,
+    /// What can be read once this half is closed and the socket is not.
+    readable: OnceCell<Event>,
 }
 
 impl StreamReceiver {
@@ -525,8 +605,26 @@ impl StreamReceiver {
         let mut state = self.state.borrow_mut();
         if !matches!(state.end, Some(End::Closed)) {
             state.finish(End::Closed);
-            self.socket.shutdown(Shutdown::Read);
         }
+        drop(state);
+        self.socket.close(RECEIVER);
+    }
+
+    /// A descriptor that can be read while there is a message, and once none will come any more.
+    pub(crate) fn watched(&self) -> BorrowedFd<'_> {
+        // What has come of a message is taken, and no longer makes the socket readable.
+        let _ = self.poll(Deadline::PASSED);
+        if self.socket.closed.load(Ordering::Relaxed) != RECEIVER {
+            return self.as_fd();
+        }
+        // Closed, while the socket is there for the sender still.
+        if self.readable.get().is_none()
+            && let Ok(event) = Event::new()
+        {
+            event.set();
+            let _ = self.readable.set(event);
+        }
+        self.readable.get().map_or(self.as_fd(), Event::as_fd)
     }
 }
 
@@ -620,6 +718,9 @@ impl AsFd for StreamReceiver {
 
 impl Drop for StreamReceiver {
     fn drop(&mut self) {
+        if heirs::lives_on() {
+            self.leave();
+        }
         if !self.passed.get() {
             self.close();
         }
@@ -679,6 +780,9 @@ pub(crate) fn resume(
     }
     one.owed.set(sender.0);
     one.closed.set(sender.1);
+    if sender.1 {
+        one.socket.closed.store(SENDER, Ordering::Relaxed);
+    }
     let end = has_ended.then_some(End::Closed);
     other.state.replace(Incoming { place, head, followed, bytes, end });
     Ok((one, other))
@@ -718,6 +822,7 @@ mod tests {
     use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
     use std::thread;
+    use std::time::Instant;
 
     const HANG: Duration = Duration::from_secs(20);
 
@@ -942,6 +1047,105 @@ mod tests {
         for _ in 0..sent {
             assert_eq!(far_receiver.recv(soon(), <[u8]>::len).unwrap(), 5000);
         }
+        assert!(matches!(far_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
+    }
+
+    /// Sends without end for as long as that goes.
+    fn talk(sender: StreamSender) -> thread::JoinHandle<()> {
+        thread::spawn(move || {
+            let block = vec![2; 50_000];
+            while sender.send(&[&block], Deadline::after(Duration::from_millis(500))).is_ok() {}
+        })
+    }
+
+    #[test]
+    fn what_was_sent_arrives_though_the_other_side_goes_on_sending() {
+        type Close = fn(StreamSender, StreamReceiver);
+        let ways: [Close; 4] = [
+            |sender, receiver| drop((sender, receiver)),
+            |sender, receiver| drop((receiver, sender)),
+            |sender, receiver| {
+                sender.close();
+                receiver.close();
+            },
+            |sender, receiver| {
+                receiver.close();
+                sender.close();
+            },
+        ];
+        for close in ways {
+            let ((near, near_receiver), (far, far_receiver)) = connected();
+            for _ in 0..5 {
+                near.send(&[&[1; 100_000]], soon()).unwrap();
+            }
+            let talker = talk(far);
+            assert!(near_receiver.poll(soon()).unwrap());
+            let reader = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                let mut count = 0;
+                while let Ok(len) = far_receiver.recv(soon(), <[u8]>::len) {
+                    assert_eq!(len, 100_000);
+                    count += 1;
+                }
+                count
+            });
+            close(near, near_receiver);
+            assert_eq!(reader.join().unwrap(), 5);
+            talker.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn who_closes_waits_for_what_has_not_arrived_and_not_for_ever() {
+        let ((near, near_receiver), (far, far_receiver)) = connected();
+        near.send(&[b"x"], soon()).unwrap();
+        assert_eq!(far_receiver.recv(soon(), <[u8]>::len).unwrap(), 1);
+        while unacknowledged(near.as_fd()).unwrap() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let start = Instant::now();
+        drop((near, near_receiver));
+        assert!(start.elapsed() < LINGER / 2);
+        drop((far, far_receiver));
+
+        let ((near, near_receiver), _far) = connected();
+        while near.send(&[&[1; 50_000]], Deadline::PASSED).is_ok() {}
+        let start = Instant::now();
+        drop((near, near_receiver));
+        assert!(start.elapsed() >= LINGER && start.elapsed() < HANG);
+    }
+
+    #[test]
+    fn a_receiver_that_is_closed_can_be_read_and_the_sender_sends() {
+        let ((near, near_receiver), (far, far_receiver)) = connected();
+        far.send(&[b"unread"], soon()).unwrap();
+        assert!(near_receiver.poll(soon()).unwrap());
+        near_receiver.close();
+        assert!(matches!(near_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
+        assert!(fd::wait_readable(near_receiver.watched(), Deadline::PASSED).unwrap());
+        near.send(&[b"more"], soon()).unwrap();
+        drop((near, near_receiver));
+        assert!(far_receiver.recv(soon(), |bytes| bytes == b"more").unwrap());
+        assert!(matches!(far_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
+    }
+
+    #[test]
+    fn what_goes_on_in_a_child_is_neither_shut_down_nor_read_here() {
+        let ((near, near_receiver), (far, far_receiver)) = connected();
+        far.send(&[b"for the child"], soon()).unwrap();
+        assert!(near_receiver.poll(soon()).unwrap());
+        // A child has a copy of the descriptor, and of what was read.
+        let socket = near.as_fd().try_clone_to_owned().unwrap();
+        let (sender, receiver) = (near.pass(), near_receiver.pass());
+        near.passed.set(false);
+        near_receiver.passed.set(false);
+        near.socket.passed.store(false, Ordering::Relaxed);
+        heirs::hand_over((near, near_receiver));
+        let (near, near_receiver) = resume(socket, sender, receiver).unwrap();
+        assert!(near_receiver.recv(soon(), |bytes| bytes == b"for the child").unwrap());
+        near.send(&[b"from the child"], soon()).unwrap();
+        assert!(far_receiver.recv(soon(), |bytes| bytes == b"from the child").unwrap());
+        drop((near, near_receiver));
         assert!(matches!(far_receiver.recv(soon(), |_| ()), Err(Error::Disconnected)));
     }
 

@@ -107,6 +107,14 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     /// has is in the child too, open descriptors included: an end of a pipe that is open here stays open
     /// there.
     ///
+    /// What it captures is dropped in both processes, here as soon as the child is started. Connections, listeners and
+    /// managers know that: here only their descriptors are closed, and from then on they are the child's, which ends
+    /// them. Not so what this process keeps another `Rc` of: that stays its own. Your own types are dropped as ever, so
+    /// one that removes a file, say, does so here, while the child uses it.
+    ///
+    /// A lock is held by whoever took it, and that is not the child: a guard that the closure has captured, or that is
+    /// held here meanwhile, locks nothing for the child. Take locks in the closure.
+    ///
     /// # Example
     ///
     /// ```standalone_crate

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use mp_core::packet::Channel;
 use mp_core::sys::process::{Forked, fork, thread_count};
 use mp_core::sys::{fd, process};
-use mp_core::{Deadline, Message, crash_point};
+use mp_core::{Deadline, Message, crash_point, heirs};
 
 use crate::child::Reaper;
 use crate::entry::{Outcome, Trampoline};
@@ -32,6 +32,7 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     let lifeline = profile.daemon.then(|| parenthood.lifeline.try_clone());
     let lifeline = lifeline.transpose().map_err(Error::io(doing))?;
     let (name, daemon) = (profile.name.clone(), profile.daemon);
+    let us = std::process::id();
     boot::flush();
     crash_point!("parent: about to fork");
     // What is sent to the child before it handles signals as a child does must not meet what this process does with them.
@@ -42,6 +43,10 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
     match unsafe { fork() }.map_err(Error::io(doing))? {
         Forked::Child => {
             drop((near, parenthood));
+            // What a call is given has travelled, and is its own. What a closure has captured is as the parent left it.
+            if let Program::Closure(_) = &program {
+                heirs::inherit(us);
+            }
             run(profile, program, far, parent, lifeline)
         }
         Forked::Parent(pid) => {
@@ -63,6 +68,10 @@ pub(crate) fn start(profile: Profile, program: Program) -> Result<AnyChild> {
                     return Err(Error::io("watch a process")(error));
                 }
             };
+            // The child goes on with what a closure has captured.
+            if let Program::Closure(closure) = program {
+                heirs::hand_over(closure);
+            }
             Ok(AnyChild::new(name, pid, daemon, Reaper::Us, pidfd, near))
         }
     }
