@@ -159,15 +159,18 @@ impl Namespace {
 
 impl Repr for Namespace {
     fn repr(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = match self.items() {
+        let mut rows = match self.items() {
             Ok(rows) => rows,
             Err(error) => return write!(f, "<Namespace: {error}>"),
         };
-        let shown = rows.iter().filter(|(name, _)| !name.starts_with('_'));
-        let mut texts: Vec<_> = shown.map(|(name, value)| format!("{name}={value}")).collect();
-        texts.sort_unstable();
+        rows.retain(|(name, _)| !name.starts_with('_'));
+        // Python sorts what it prints.
+        rows.sort_by_cached_key(|(name, _)| format!("{name}="));
         f.write_str("Namespace(")?;
-        separated(f, texts, |f, text| f.write_str(&text))?;
+        separated(f, rows, |f, (name, value)| {
+            write!(f, "{name}=")?;
+            value.repr(f)
+        })?;
         f.write_str(")")
     }
 }
