@@ -171,7 +171,7 @@ impl Socket {
                 }
             }
             // The mark of the end counts as one byte.
-            if !matches!(unacknowledged(self.as_fd()), Ok(2..)) || deadline.has_passed() {
+            if !matches!(net::unacknowledged(self.as_fd()), Ok(2..)) || deadline.has_passed() {
                 return;
             }
             let look = Deadline::after(pause).min(deadline);
@@ -180,27 +180,6 @@ impl Socket {
             }
             pause = (pause * 2).min(LATER);
         }
-    }
-}
-
-use queue::unacknowledged;
-
-mod queue {
-    #![expect(unsafe_code, reason = "ioctl")]
-
-    use std::io;
-    use std::os::fd::{AsRawFd, BorrowedFd};
-
-    /// How many bytes of what was sent the other side's kernel has not acknowledged. tcp(7), `SIOCOUTQ`, which is
-    /// `TIOCOUTQ`.
-    pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let mut bytes: libc::c_int = 0;
-        // SAFETY: the call writes an int, to a local that is one (tcp(7)).
-        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(usize::try_from(bytes).unwrap_or(0))
     }
 }
 
@@ -1100,7 +1079,7 @@ mod tests {
         let ((near, near_receiver), (far, far_receiver)) = connected();
         near.send(&[b"x"], soon()).unwrap();
         assert_eq!(far_receiver.recv(soon(), <[u8]>::len).unwrap(), 1);
-        while unacknowledged(near.as_fd()).unwrap() > 0 {
+        while net::unacknowledged(near.as_fd()).unwrap() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         let start = Instant::now();

@@ -2,7 +2,10 @@
 //!
 //! What std offers for TCP is taken from there. Here is what it lacks: Unix sockets that keep packets whole,
 //! who is at the other end, and reading and writing that neither waits nor raises a signal.
-#![expect(unsafe_code, reason = "socket, bind, connect, accept4, socket options, sendmsg, recv")]
+#![expect(
+    unsafe_code,
+    reason = "socket, bind, connect, accept4, socket options, sendmsg, recv, ioctl"
+)]
 
 use std::fs::{File, Permissions};
 use std::io::{self, IoSlice};
@@ -287,6 +290,18 @@ fn receive(
 /// As [`receive_some`].
 pub fn discard(socket: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
     receive(socket, std::ptr::null_mut(), limit, libc::MSG_TRUNC)
+}
+
+/// How many bytes of what was sent the other side's kernel has not acknowledged. tcp(7), `SIOCOUTQ`, which is `TIOCOUTQ`.
+///
+/// # Errors
+///
+/// Where the kernel refuses it.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes an int, to a local that is one (tcp(7)).
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
 #[cfg(test)]
