@@ -54,6 +54,8 @@ crate::cases! {
         imap_goes_on_behind_an_error
         imap_loses_no_result_to_a_panic_of_its_input
         imap_unordered_gives_what_is_ready
+        imap_gives_results_before_it_asks_its_input
+        the_input_of_imap_may_be_made_of_its_results
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
         large_arguments_do_not_hold_up_who_submits
@@ -814,6 +816,81 @@ fn imap_unordered_gives_what_is_ready() -> Outcome {
     }
     gate.set();
     assert_eq!((results.next(), results.next()), (Some(Ok(true)), None));
+    Ok(())
+}
+
+fn imap_gives_results_before_it_asks_its_input() -> Outcome {
+    const WINDOW: u64 = 8;
+    // With one worker, a task has ended when one behind it has.
+    let pool = Pool::new(1)?;
+    let (sender, input) = mpsc::channel();
+    sender.send(3)?;
+    // Neither call waits for a second item.
+    let (results, unordered) =
+        (pool.imap(square, input), pool.imap_unordered(square, mpsc::channel().1));
+    drop(sender);
+    assert_eq!((results.collect::<Vec<_>>(), unordered.count()), (vec![Ok(9)], 0));
+
+    let (gate, asked) = (Event::new()?, AtomicU64::new(0));
+    let open = gate.clone();
+    let input = || {
+        let n = asked.fetch_add(1, Ordering::Relaxed);
+        if n + 1 == WINDOW {
+            open.set();
+        }
+        Some((n, gate.clone()))
+    };
+    let wait = |(n, gate): (u64, Event)| {
+        gate.wait().expect("waits");
+        n
+    };
+    let asked = || asked.load(Ordering::Relaxed);
+    let mut results = pool.imap(wait, std::iter::from_fn(input)).window(WINDOW as usize);
+    assert_eq!(asked(), 0);
+    for n in 0..WINDOW {
+        assert_eq!(results.next(), Some(Ok(n)));
+        pool.apply(square, (n,))?;
+        assert_eq!(asked(), WINDOW, "after {n}");
+    }
+    assert_eq!(results.next(), Some(Ok(WINDOW)));
+    assert!(asked() > WINDOW);
+
+    // One that says how much it has is asked ahead, but not on and on where it is slow.
+    let mut asked = 0;
+    let slow = (0..100).map(|n| {
+        asked += 1;
+        sleep(25) + n
+    });
+    drop(Pool::new(4)?.imap(square, slow));
+    assert_eq!(asked, 1);
+    Ok(())
+}
+
+fn the_input_of_imap_may_be_made_of_its_results() -> Outcome {
+    fn feed(
+        window: u64,
+        sender: mpsc::Sender<u64>,
+        mut results: impl Iterator<Item = Result<u64, TaskError>>,
+    ) -> Outcome {
+        for _ in 0..200 {
+            sender.send(results.next().ok_or("the end")??)?;
+        }
+        drop(sender);
+        let sum = results.try_fold(0, |sum, n| Ok::<_, TaskError>(sum + n?))?;
+        // All that was sent first, each time around and by the last results once more.
+        assert_eq!(sum, 200 + window);
+        Ok(())
+    }
+    let pool = Pool::new(2)?;
+    let add_one = |n: u64| n + 1;
+    for window in [1, 2, 5, 64] {
+        let (sender, input) = mpsc::channel();
+        (0..window).try_for_each(|_| sender.send(0))?;
+        feed(window, sender, pool.imap(add_one, input).window(window as usize))?;
+        let (sender, input) = mpsc::channel();
+        (0..window).try_for_each(|_| sender.send(0))?;
+        feed(window, sender, pool.imap_unordered(add_one, input).window(window as usize))?;
+    }
     Ok(())
 }
 
