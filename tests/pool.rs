@@ -36,6 +36,7 @@ crate::cases! {
         a_worker_that_is_killed_costs_its_running_task_alone
         a_worker_killed_at_any_step_of_a_task_costs_that_one
         a_stopped_worker_holds_up_one_task_at_most
+        what_a_stopped_worker_has_not_begun_is_done_by_another
         an_idle_worker_that_is_killed_is_replaced
         a_worker_killed_with_a_large_argument_or_result_hangs_nobody
         a_task_beyond_its_time_is_ended
@@ -584,6 +585,49 @@ fn a_stopped_worker_holds_up_one_task_at_most() -> Outcome {
     signal(stopped, libc::SIGSTOP);
     drop(pool);
     assert!(!runs(stopped));
+    Ok(())
+}
+
+fn what_a_stopped_worker_has_not_begun_is_done_by_another() -> Outcome {
+    let soon = Duration::from_secs(20);
+    for timeout in [None, Some(Duration::from_secs(60))] {
+        let pool = Pool::builder().workers(2);
+        let pool =
+            timeout.into_iter().fold(pool, |pool, timeout| pool.task_timeout(timeout)).build()?;
+        pool.map(square, 0..100)?;
+        let workers = pool.workers();
+        let takes_part = |worker: u32| {
+            let slow_pid = |millis: u64| {
+                sleep(millis);
+                pid()
+            };
+            pool.map_chunked(slow_pid, [1; 20], 1).is_ok_and(|pids| pids.contains(&worker))
+        };
+        for &stopped in &workers {
+            signal(stopped, libc::SIGSTOP);
+            // One at a time, and from when the pool has long had nothing to do.
+            thread::sleep(Duration::from_millis(150));
+            for n in 0..20 {
+                assert_eq!(pool.apply_async(square, (n,)).get_timeout(soon)?, n * n);
+            }
+            let results: Vec<_> = (0..1000).map(|n| pool.apply_async(square, (n,))).collect();
+            for (n, result) in (0..).zip(results) {
+                assert_eq!(result.get_timeout(soon)?, n * n);
+            }
+            signal(stopped, libc::SIGCONT);
+            eventually("it takes part again", || takes_part(stopped))?;
+        }
+        // While all are stopped a task has to wait, for the first that goes on.
+        for &first in &workers {
+            workers.iter().for_each(|&pid| signal(pid, libc::SIGSTOP));
+            let result = pool.apply_async(square, (7,));
+            assert!(!result.wait_timeout(Duration::from_millis(200)));
+            signal(first, libc::SIGCONT);
+            assert_eq!(result.get_timeout(soon)?, 49);
+            workers.iter().for_each(|&pid| signal(pid, libc::SIGCONT));
+        }
+        assert_eq!(pool.workers(), workers);
+    }
     Ok(())
 }
 
