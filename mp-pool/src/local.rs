@@ -67,6 +67,8 @@ const LONG_NANOS: u64 = 1_000_000;
 const MOST_RESULTS: usize = 512;
 /// A task that has lain so long with a worker that begins nothing goes to another that is idle.
 const STILL: Duration = Duration::from_millis(50);
+/// A queue that has room for more, and for four times what it has, gives that back.
+const ROOM_KEPT: usize = 1024;
 
 /// What a pool is to be.
 #[derive(Debug)]
@@ -363,13 +365,16 @@ impl State {
         while let Some(task) = self.waiting.pop_front() {
             let Some(index) = self.least_busy() else {
                 self.waiting.push_front(task);
-                return;
+                break;
             };
             match self.send(index, task) {
                 Attempt::Sent => {}
                 Attempt::Refused(task) => self.waiting.push_front(task),
                 Attempt::Impossible(end) => done.push(end),
             }
+        }
+        if self.waiting.capacity() > 4 * self.waiting.len() + ROOM_KEPT {
+            self.waiting.shrink_to_fit();
         }
     }
 
@@ -1457,5 +1462,45 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     match soonest {
         u64::MAX => Deadline::NEVER,
         nanos => Deadline::after(Duration::from_nanos(nanos)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Once;
+    use crate::engine::Name;
+    use crate::result::Sink;
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn deliver(&self, _: usize, _: Outcome) {}
+    }
+
+    #[test]
+    fn room_for_many_tasks_is_given_back_when_they_are_gone() {
+        let nobody = Arc::new(Nobody) as Arc<dyn Sink>;
+        let function = (Function::new::<_, Once<()>>(|| ()), (|| "f") as Name);
+        let job = |part| {
+            Job::new(function, None, Body::with(Vec::new(), Vec::new()), Arc::clone(&nobody), part)
+        };
+        let mut state = State {
+            phase: Phase::Open,
+            broken: None,
+            waiting: (0..100_000).map(job).collect(),
+            workers: Vec::new(),
+            functions: Vec::new(),
+            function_numbers: HashMap::new(),
+            last_function: (0, 0),
+            timed: false,
+            next_look: u64::MAX,
+            asleep: false,
+        };
+        state.refill(&mut Vec::new());
+        assert!(state.waiting.len() == 100_000 && state.waiting.capacity() < 200_000);
+        state.waiting.truncate(10);
+        state.refill(&mut Vec::new());
+        assert!(state.waiting.len() == 10 && state.waiting.capacity() <= ROOM_KEPT);
     }
 }
