@@ -36,6 +36,7 @@ crate::cases! {
         a_worker_that_is_killed_costs_its_running_task_alone
         a_worker_killed_at_any_step_of_a_task_costs_that_one
         a_stopped_worker_holds_up_one_task_at_most
+        what_a_stopped_worker_has_not_begun_is_done_by_another
         an_idle_worker_that_is_killed_is_replaced
         a_worker_killed_with_a_large_argument_or_result_hangs_nobody
         a_task_beyond_its_time_is_ended
@@ -54,6 +55,8 @@ crate::cases! {
         imap_goes_on_behind_an_error
         imap_loses_no_result_to_a_panic_of_its_input
         imap_unordered_gives_what_is_ready
+        imap_gives_results_before_it_asks_its_input
+        the_input_of_imap_may_be_made_of_its_results
         a_long_task_holds_up_no_other
         a_result_is_not_held_back_by_the_next_task
         large_arguments_do_not_hold_up_who_submits
@@ -585,6 +588,49 @@ fn a_stopped_worker_holds_up_one_task_at_most() -> Outcome {
     Ok(())
 }
 
+fn what_a_stopped_worker_has_not_begun_is_done_by_another() -> Outcome {
+    let soon = Duration::from_secs(20);
+    for timeout in [None, Some(Duration::from_secs(60))] {
+        let pool = Pool::builder().workers(2);
+        let pool =
+            timeout.into_iter().fold(pool, |pool, timeout| pool.task_timeout(timeout)).build()?;
+        pool.map(square, 0..100)?;
+        let workers = pool.workers();
+        let takes_part = |worker: u32| {
+            let slow_pid = |millis: u64| {
+                sleep(millis);
+                pid()
+            };
+            pool.map_chunked(slow_pid, [1; 20], 1).is_ok_and(|pids| pids.contains(&worker))
+        };
+        for &stopped in &workers {
+            signal(stopped, libc::SIGSTOP);
+            // One at a time, and from when the pool has long had nothing to do.
+            thread::sleep(Duration::from_millis(150));
+            for n in 0..20 {
+                assert_eq!(pool.apply_async(square, (n,)).get_timeout(soon)?, n * n);
+            }
+            let results: Vec<_> = (0..1000).map(|n| pool.apply_async(square, (n,))).collect();
+            for (n, result) in (0..).zip(results) {
+                assert_eq!(result.get_timeout(soon)?, n * n);
+            }
+            signal(stopped, libc::SIGCONT);
+            eventually("it takes part again", || takes_part(stopped))?;
+        }
+        // While all are stopped a task has to wait, for the first that goes on.
+        for &first in &workers {
+            workers.iter().for_each(|&pid| signal(pid, libc::SIGSTOP));
+            let result = pool.apply_async(square, (7,));
+            assert!(!result.wait_timeout(Duration::from_millis(200)));
+            signal(first, libc::SIGCONT);
+            assert_eq!(result.get_timeout(soon)?, 49);
+            workers.iter().for_each(|&pid| signal(pid, libc::SIGCONT));
+        }
+        assert_eq!(pool.workers(), workers);
+    }
+    Ok(())
+}
+
 fn an_idle_worker_that_is_killed_is_replaced() -> Outcome {
     let pool = Pool::new(2)?;
     for _ in 0..10 {
@@ -814,6 +860,81 @@ fn imap_unordered_gives_what_is_ready() -> Outcome {
     }
     gate.set();
     assert_eq!((results.next(), results.next()), (Some(Ok(true)), None));
+    Ok(())
+}
+
+fn imap_gives_results_before_it_asks_its_input() -> Outcome {
+    const WINDOW: u64 = 8;
+    // With one worker, a task has ended when one behind it has.
+    let pool = Pool::new(1)?;
+    let (sender, input) = mpsc::channel();
+    sender.send(3)?;
+    // Neither call waits for a second item.
+    let (results, unordered) =
+        (pool.imap(square, input), pool.imap_unordered(square, mpsc::channel().1));
+    drop(sender);
+    assert_eq!((results.collect::<Vec<_>>(), unordered.count()), (vec![Ok(9)], 0));
+
+    let (gate, asked) = (Event::new()?, AtomicU64::new(0));
+    let open = gate.clone();
+    let input = || {
+        let n = asked.fetch_add(1, Ordering::Relaxed);
+        if n + 1 == WINDOW {
+            open.set();
+        }
+        Some((n, gate.clone()))
+    };
+    let wait = |(n, gate): (u64, Event)| {
+        gate.wait().expect("waits");
+        n
+    };
+    let asked = || asked.load(Ordering::Relaxed);
+    let mut results = pool.imap(wait, std::iter::from_fn(input)).window(WINDOW as usize);
+    assert_eq!(asked(), 0);
+    for n in 0..WINDOW {
+        assert_eq!(results.next(), Some(Ok(n)));
+        pool.apply(square, (n,))?;
+        assert_eq!(asked(), WINDOW, "after {n}");
+    }
+    assert_eq!(results.next(), Some(Ok(WINDOW)));
+    assert!(asked() > WINDOW);
+
+    // One that says how much it has is asked ahead, but not on and on where it is slow.
+    let mut asked = 0;
+    let slow = (0..100).map(|n| {
+        asked += 1;
+        sleep(25) + n
+    });
+    drop(Pool::new(4)?.imap(square, slow));
+    assert_eq!(asked, 1);
+    Ok(())
+}
+
+fn the_input_of_imap_may_be_made_of_its_results() -> Outcome {
+    fn feed(
+        window: u64,
+        sender: mpsc::Sender<u64>,
+        mut results: impl Iterator<Item = Result<u64, TaskError>>,
+    ) -> Outcome {
+        for _ in 0..200 {
+            sender.send(results.next().ok_or("the end")??)?;
+        }
+        drop(sender);
+        let sum = results.try_fold(0, |sum, n| Ok::<_, TaskError>(sum + n?))?;
+        // All that was sent first, each time around and by the last results once more.
+        assert_eq!(sum, 200 + window);
+        Ok(())
+    }
+    let pool = Pool::new(2)?;
+    let add_one = |n: u64| n + 1;
+    for window in [1, 2, 5, 64] {
+        let (sender, input) = mpsc::channel();
+        (0..window).try_for_each(|_| sender.send(0))?;
+        feed(window, sender, pool.imap(add_one, input).window(window as usize))?;
+        let (sender, input) = mpsc::channel();
+        (0..window).try_for_each(|_| sender.send(0))?;
+        feed(window, sender, pool.imap_unordered(add_one, input).window(window as usize))?;
+    }
     Ok(())
 }
 

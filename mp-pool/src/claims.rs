@@ -130,6 +130,18 @@ mod shared {
             self.words[2].store(u64::from(number), Ordering::Release);
         }
 
+        /// The worker has come to a task that was taken back.
+        pub(crate) fn pass(&self) {
+            // The worker alone changes it.
+            let passed = self.words[3].load(Ordering::Relaxed);
+            self.words[3].store(passed.wrapping_add(1), Ordering::Release);
+        }
+
+        /// How many it has come to: it has done something since where that is another number, or [`begun`](Self::begun).
+        pub(crate) fn passed(&self) -> u64 {
+            self.words[3].load(Ordering::Acquire)
+        }
+
         /// The number of the task of which it was sent last. Its report, and those before it, can be received by who
         /// has looked here first (Acquire): one that cannot is lost.
         pub(crate) fn ended(&self) -> u32 {
@@ -155,6 +167,8 @@ mod tests {
         assert_eq!(claims.take_back(5), 5);
         claims.end(5);
         assert_eq!((claims.ended(), claims.begun()), (5, 5));
+        claims.pass();
+        assert_eq!((claims.passed(), claims.ended(), claims.begun()), (1, 5, 5));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, Range};
 
+use mp_core::sys::process::Exit;
 use mp_process::ExitStatus;
 
 /// What can go wrong with a pool as a whole.
@@ -309,8 +310,8 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("ended, how is not known,"),
-            Some(code) if code < 0 => write!(f, "was killed by signal {}", -code),
-            Some(code) => write!(f, "exited with code {code}"),
+            Some(code) if code < 0 => ExitStatus::from(Exit::Signal(code.wrapping_neg())).fmt(f),
+            Some(code) => ExitStatus::from(Exit::Code(code)).fmt(f),
         }
     }
 }
@@ -359,7 +360,7 @@ mod tests {
         let died = TaskError::WorkerDied { pid: 12, exit_code: Some(-9), task: task.clone() };
         assert_eq!(
             died.to_string(),
-            "the worker 12 was killed by signal 9 while it ran task 7 (crate::count, item 4)"
+            "the worker 12 was killed by signal 9 (SIGKILL) while it ran task 7 (crate::count, item 4)"
         );
         let panic = Panic::new("boom".to_string(), task);
         assert_eq!(panic, "boom");

@@ -7,6 +7,7 @@ use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use mp_core::sys::clock::coarse_nanos;
 use mp_core::{Encoder, Message};
 use mp_process::Function;
 use serde::Serialize;
@@ -74,6 +75,23 @@ impl Flow {
         }
     }
 
+    /// Whether the next outcome that comes is there. Does not wait.
+    fn has_one(&mut self) -> bool {
+        if self.arrived.is_empty() {
+            self.stream.take_present(&mut self.arrived);
+        }
+        !self.arrived.is_empty()
+    }
+
+    /// Whether the outcome of the first task that none was taken of is there. Does not wait.
+    fn has_first(&mut self) -> bool {
+        let is_there = |flow: &Self| matches!(flow.ordered.front(), Some(Some(_)));
+        if !is_there(self) && self.has_one() {
+            self.sort();
+        }
+        is_there(self)
+    }
+
     /// Waits for the next outcome that comes. There must be one in flight.
     pub(crate) fn next_to_come(&mut self) -> Outcome {
         if self.arrived.is_empty() {
@@ -98,13 +116,18 @@ impl Flow {
             if self.arrived.is_empty() {
                 self.stream.take(&mut self.arrived);
             }
-            for (part, outcome) in self.arrived.drain(..) {
-                let place = part - self.taken;
-                if self.ordered.len() <= place {
-                    self.ordered.resize_with(place + 1, || None);
-                }
-                self.ordered[place] = Some(outcome);
+            self.sort();
+        }
+    }
+
+    /// Puts what has come in its place.
+    fn sort(&mut self) {
+        for (part, outcome) in self.arrived.drain(..) {
+            let place = part - self.taken;
+            if self.ordered.len() <= place {
+                self.ordered.resize_with(place + 1, || None);
             }
+            self.ordered[place] = Some(outcome);
         }
     }
 }
@@ -122,6 +145,10 @@ impl Drop for Flow {
 ///
 /// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun.
 ///
+/// The input is taken by whoever calls `next`, in that call. Results that are there come first; but while an input waits
+/// for its next item, a result that comes meanwhile waits too, and an input that waits for a result still to come never
+/// ends. [`window(1)`](Self::window) is for those.
+///
 /// A panic of the input, or of an item's `Serialize`, goes to whoever calls `next`. The item is lost, no result is: who
 /// catches the panic may go on.
 pub struct Imap<I, F, R> {
@@ -130,10 +157,16 @@ pub struct Imap<I, F, R> {
 
 /// Results as they come. Made by [`Pool::imap_unordered`](crate::Pool::imap_unordered).
 ///
-/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun. Of panics, as
-/// [`Imap`].
+/// Each call to `next` waits for the next result. Dropping it takes back what no worker has begun. Of inputs that wait,
+/// and of panics, as [`Imap`].
 pub struct ImapUnordered<I, F, R> {
     tasks: Tasks<I, F, R>,
+}
+
+/// Which outcome is the next.
+struct Turn {
+    is_there: fn(&mut Flow) -> bool,
+    take: fn(&mut Flow) -> Outcome,
 }
 
 /// What both do.
@@ -141,6 +174,8 @@ struct Tasks<I, F, R> {
     flow: Flow,
     input: std::iter::Fuse<I>,
     window: usize,
+    /// Whether the last item took a tick of the clock to come, some milliseconds: then results do not wait for the next.
+    slow: bool,
     /// The outcome that is to be given next, kept here while more of the input is taken: that is the caller's own code,
     /// and may panic.
     next: Option<Outcome>,
@@ -157,33 +192,50 @@ where
     fn new(core: &Arc<Core>, function: F, input: I) -> Self {
         let flow = Flow::new::<F>(core, Function::new::<F, Once<(A,)>>(function));
         let window = core.size().saturating_mul(WINDOW_EACH);
-        Self { flow, input: input.fuse(), window, next: None, of: PhantomData }
+        Self { flow, input: input.fuse(), window, slow: false, next: None, of: PhantomData }
     }
 
-    /// Submits until so many tasks are in flight.
+    /// Submits the next item of the input, for which that may wait. Whether there was one.
+    fn pull(&mut self) -> bool {
+        let before = coarse_nanos();
+        let item = self.input.next();
+        self.slow = coarse_nanos() != before;
+        let Some(item) = item else { return false };
+        let mut encoder = Encoder::new();
+        let encoded = self.flow.core.encode(|| encoder.put(&item).map(|_| ()));
+        drop(item);
+        let first = self.flow.submitted;
+        self.flow.submit(pack(encoded.map(|()| encoder.finish())), first, 1);
+        true
+    }
+
+    /// Submits until so many tasks are in flight, as long as the input says that it has more: a range does, a channel
+    /// does not, and would wait.
     fn fill(&mut self, window: usize) {
-        while self.flow.in_flight() < window {
-            let Some(item) = self.input.next() else { return };
-            let mut encoder = Encoder::new();
-            let encoded = self.flow.core.encode(|| encoder.put(&item).map(|_| ()));
-            drop(item);
-            let first = self.flow.submitted;
-            self.flow.submit(pack(encoded.map(|()| encoder.finish())), first, 1);
-        }
+        while self.flow.in_flight() < window
+            && !self.slow
+            && self.input.size_hint().0 > 0
+            && self.pull()
+        {}
     }
 
-    fn next(&mut self, take: fn(&mut Flow) -> Outcome) -> Option<Result<R, TaskError>> {
+    fn next(&mut self, turn: Turn) -> Option<Result<R, TaskError>> {
+        // Many at a time, as long as each worker has one.
+        let few = (self.window / 2).max(self.flow.core.size()).min(self.window - 1);
         if self.next.is_none() {
-            if self.flow.in_flight() == 0 {
-                self.fill(self.window);
+            if self.flow.in_flight() <= few {
+                // What is there comes before the input is asked.
+                while self.flow.in_flight() < self.window
+                    && !(turn.is_there)(&mut self.flow)
+                    && self.pull()
+                {}
             }
             if self.flow.in_flight() == 0 {
                 return None;
             }
-            self.next = Some(take(&mut self.flow));
+            self.next = Some((turn.take)(&mut self.flow));
         }
-        // So that workers go on while the caller does; many at a time, as long as each worker has one.
-        let few = (self.window / 2).max(self.flow.core.size()).min(self.window - 1);
+        // So that workers go on while the caller does.
         if self.flow.in_flight() <= few {
             self.fill(self.window);
         }
@@ -198,7 +250,7 @@ where
 }
 
 macro_rules! iterator {
-    ($name:ident, $take:ident) => {
+    ($name:ident, $is_there:ident, $take:ident) => {
         impl<I, F, A, R> $name<I, F, R>
         where
             I: Iterator<Item = A>,
@@ -208,7 +260,8 @@ macro_rules! iterator {
         {
             pub(crate) fn new(core: &Arc<Core>, function: F, input: I) -> Self {
                 let mut tasks = Tasks::new(core, function, input);
-                // One for each worker; the rest of the window with the first result, when it is known.
+                // One for each worker; the rest of the window with the first result, when it is known. Of an input that
+                // may wait none: the call does not.
                 tasks.fill(core.size());
                 Self { tasks }
             }
@@ -216,7 +269,15 @@ macro_rules! iterator {
             /// Sets how many items of the input are taken ahead of the results: 32 for each worker, unless it is set,
             /// and never less than one in all.
             ///
-            /// One for each worker is taken at once, when the call is made, the others with the first result.
+            /// Of an input that says that it has more ([`Iterator::size_hint`], its lower bound: ranges, vectors and
+            /// slices do), one for each worker is taken at once, when the call is made, the others with the first
+            /// result; and the window is kept full while results are taken. Any other input (a channel, the lines of a
+            /// file, what a filter leaves) may wait: it is asked in `next` only, for as long as no result is there. So
+            /// with few items ahead, workers may have nothing to do while the caller does.
+            ///
+            /// Such an input is asked with `window(1)` when all results of what it gave were taken, so it may be made of
+            /// them. With a larger window that goes well as long as the input has something to give whenever there is
+            /// room in the window.
             ///
             /// Python: takes the whole input at once, up to 3.14.
             #[doc(alias = "buffersize")]
@@ -237,7 +298,7 @@ macro_rules! iterator {
             type Item = Result<R, TaskError>;
 
             fn next(&mut self) -> Option<Self::Item> {
-                self.tasks.next(Flow::$take)
+                self.tasks.next(Turn { is_there: Flow::$is_there, take: Flow::$take })
             }
 
             fn size_hint(&self) -> (usize, Option<usize>) {
@@ -274,5 +335,5 @@ macro_rules! iterator {
     };
 }
 
-iterator!(Imap, next_in_order);
-iterator!(ImapUnordered, next_to_come);
+iterator!(Imap, has_first, next_in_order);
+iterator!(ImapUnordered, has_one, next_to_come);

@@ -6,8 +6,9 @@
 //!
 //! The parent alone knows which worker has which tasks; which of them is begun the worker says in its
 //! [`Claims`]. So when a worker ends, the one that it had begun is lost, and those behind go to the front of what
-//! waits. The same is done for a worker that is idle while another has more than it can begin, and before a worker
-//! is killed on purpose: once what it has not begun is taken back, only the task that is meant can be running.
+//! waits. The same is done for a worker that is idle while another has more than it can begin, or does not begin for long
+//! what it has, as it is stopped; and before a worker is killed on purpose: once what it has not begun is taken back,
+//! only the task that is meant can be running.
 //!
 //! Locks: the state's is held for moments, never while a process is started or a result is given to whoever waits
 //! for it.
@@ -64,6 +65,10 @@ const FEW: u64 = 4;
 const LONG_NANOS: u64 = 1_000_000;
 /// So many results are taken from a worker at a time.
 const MOST_RESULTS: usize = 512;
+/// A task that has lain so long with a worker that begins nothing goes to another that is idle.
+const STILL: Duration = Duration::from_millis(50);
+/// A queue that has room for more, and for four times what it has, gives that back.
+const ROOM_KEPT: usize = 1024;
 
 /// What a pool is to be.
 #[derive(Debug)]
@@ -162,9 +167,43 @@ struct Worker {
     full: bool,
     /// Whether it is about to end, or has.
     leaving: bool,
+    /// The first task in its pipe when that was last seen not to be begun, and when it was first seen so.
+    lies: Option<(u32, u64)>,
+    /// What it said when a task was taken back that it had not begun for long: see [`life`](Self::life).
+    still: Option<(u64, u32)>,
 }
 
 impl Worker {
+    /// Other numbers where it has looked at a task since.
+    fn life(&self) -> (u64, u32) {
+        (self.claims.passed(), self.claims.begun())
+    }
+
+    /// Whether it did not begin its task for long, and has done nothing since: it is stopped, as by SIGSTOP, or has not
+    /// come to run.
+    fn is_still(&self) -> bool {
+        self.still.is_some_and(|life| life == self.life())
+    }
+
+    /// Since when the first task in its pipe is known to lie there without being begun, looked at `now`; `None` where it
+    /// is begun, or there is none.
+    fn lies_since(&mut self, now: u64) -> Option<u64> {
+        let first = match self.sent.front() {
+            Some((number, Sent::Task(_))) if self.ready && !self.leaving => *number,
+            _ => return None,
+        };
+        if !is_after(first, self.claims.begun()) {
+            return None;
+        }
+        match self.lies {
+            Some((number, since)) if number == first => Some(since),
+            _ => {
+                self.lies = Some((first, now));
+                Some(now)
+            }
+        }
+    }
+
     fn takes_tasks(&self) -> bool {
         self.ready && !self.leaving && !self.full && self.left > 0 && self.sent.len() < AHEAD
     }
@@ -223,6 +262,16 @@ struct State {
     timed: bool,
     /// When the thread looks again whether one has run too long, if nothing wakes it before.
     next_look: u64,
+    /// Whether the thread sleeps until something comes: then it does not see a task that lies.
+    asleep: bool,
+}
+
+/// What became of an attempt to give an idle worker something.
+enum Share {
+    /// There is something that waits to be sent.
+    Taken,
+    /// There is nothing to take, yet.
+    Later(Deadline),
 }
 
 impl State {
@@ -245,10 +294,11 @@ impl State {
         Ok(number)
     }
 
-    /// The worker with the fewest tasks, of those that take some.
+    /// The worker with the fewest tasks, of those that take some. One that stands still is the last.
     fn least_busy(&self) -> Option<usize> {
         let workers = self.workers.iter().enumerate().filter(|(_, worker)| worker.takes_tasks());
-        workers.min_by_key(|(_, worker)| worker.sent.len()).map(|(index, _)| index)
+        let busy = |worker: &Worker| (worker.is_still(), worker.sent.len());
+        workers.min_by_key(|(_, worker)| busy(worker)).map(|(index, _)| index)
     }
 
     fn send(&mut self, index: usize, task: Job) -> Attempt {
@@ -315,13 +365,16 @@ impl State {
         while let Some(task) = self.waiting.pop_front() {
             let Some(index) = self.least_busy() else {
                 self.waiting.push_front(task);
-                return;
+                break;
             };
             match self.send(index, task) {
                 Attempt::Sent => {}
                 Attempt::Refused(task) => self.waiting.push_front(task),
                 Attempt::Impossible(end) => done.push(end),
             }
+        }
+        if self.waiting.capacity() > 4 * self.waiting.len() + ROOM_KEPT {
+            self.waiting.shrink_to_fit();
         }
     }
 
@@ -332,22 +385,66 @@ impl State {
         }
     }
 
-    /// Where a worker is idle and another has more than one task, takes back what that one has not begun.
-    fn share(&mut self) -> bool {
-        let is_idle = |worker: &Worker| worker.takes_tasks() && worker.sent.is_empty();
-        if !self.waiting.is_empty() || !self.workers.iter().any(is_idle) {
-            return false;
+    /// Where a worker is idle and another has more than one task, takes back what that one has not begun; and so a
+    /// single task that it has not begun for long. Says when to look again, where there was no result for so many
+    /// nanoseconds.
+    ///
+    /// There is a time to that only where a task lies with a worker that another could begin, and for a while after the
+    /// last result. Then whoever submits a task that could lie wakes the thread: see [`may_lie`](Self::may_lie).
+    fn share(&mut self, silence: u64) -> Share {
+        let still = STILL.as_nanos() as u64;
+        self.asleep = !self.waiting.is_empty();
+        if self.asleep {
+            return Share::Later(Deadline::NEVER);
         }
-        let Some(busiest) = self.workers.iter_mut().max_by_key(|worker| worker.sent.len()) else {
-            return false;
-        };
-        if busiest.sent.len() < 2 {
-            return false;
+        let idle = |worker: &Worker| worker.takes_tasks() && worker.sent.is_empty();
+        let is_idle = self.workers.iter().any(idle);
+        let awake = |worker: &Worker| idle(worker) && !worker.is_still();
+        let can_share = is_idle && self.workers.iter().any(awake);
+        let mut soonest = u64::MAX;
+        if is_idle {
+            let now = monotonic_nanos();
+            let mut chosen = None;
+            for (index, worker) in self.workers.iter_mut().enumerate() {
+                let since = worker.lies_since(now);
+                let left = since.map(|since| (since + still).saturating_sub(now));
+                let is_due = left == Some(0) || worker.sent.len() > 1;
+                if let Some(left) = left.or(is_due.then_some(still)) {
+                    // Where only one that stands still is idle, that is to be seen when it goes on.
+                    soonest = soonest.min(if left == 0 { still } else { left });
+                }
+                if is_due && can_share {
+                    let key = (left == Some(0), worker.sent.len());
+                    chosen = chosen.max(Some((key, index)));
+                }
+            }
+            if let Some(((is_late, _), index)) = chosen {
+                let worker = &mut self.workers[index];
+                let back = worker.take_back();
+                if is_late && worker.sent.is_empty() {
+                    worker.still = Some(worker.life());
+                }
+                if !back.is_empty() {
+                    self.put_back(back);
+                    return Share::Taken;
+                }
+            }
         }
-        let back = busiest.take_back();
-        let shared = !back.is_empty();
-        self.put_back(back);
-        shared
+        if soonest == u64::MAX && silence < still {
+            soonest = still - silence;
+        }
+        self.asleep = soonest == u64::MAX;
+        Share::Later(match soonest {
+            u64::MAX => Deadline::NEVER,
+            nanos => Deadline::after(Duration::from_nanos(nanos)),
+        })
+    }
+
+    /// Whether the thread, which sleeps, is to be woken as a task may lie with a worker while another is idle.
+    fn may_lie(&mut self) -> bool {
+        self.asleep
+            && self.workers.iter().any(|worker| worker.takes_tasks() && worker.sent.is_empty())
+            && std::mem::take(&mut self.asleep)
     }
 
     /// Ends all tasks.
@@ -478,6 +575,8 @@ fn hire(settings: &Settings, method: StartMethod, key: u64) -> Result<(Worker, L
         ready: settings.initializer.is_none(),
         full: false,
         leaving: false,
+        lies: None,
+        still: None,
     };
     let mut link = Link {
         key,
@@ -619,6 +718,7 @@ impl Local {
             last_function: (0, 0),
             timed: false,
             next_look: u64::MAX,
+            asleep: false,
         };
         let keys = settings.workers as u64;
         let engine = Arc::new(Shared {
@@ -713,8 +813,9 @@ impl Shared {
             },
         }
         let stuck = !state.waiting.is_empty() && state.workers.iter().any(is_stuck);
+        let may_lie = state.may_lie();
         drop(state);
-        if stuck || sooner {
+        if stuck || sooner || may_lie {
             self.event.set();
         }
         deliver(done);
@@ -759,10 +860,11 @@ impl Shared {
         }
         state.put_back(back);
         state.refill(&mut done);
+        let may_lie = state.may_lie();
         drop(guard);
         let cancelled = !tasks.is_empty();
         done.extend(tasks.into_iter().map(|task| task.with(Err(TaskError::Cancelled))));
-        if cancelled {
+        if cancelled || may_lie {
             self.event.set();
         }
         deliver(done);
@@ -869,8 +971,8 @@ impl Dispatcher {
                 last_heard += silence;
                 each = (3 * each + silence.min(LONG_NANOS) / heard as u64) / 4;
             } else if silence >= PATIENCE_NANOS {
-                if !self.share() {
-                    self.sleep(deadline);
+                if let Share::Later(again) = self.share(silence) {
+                    self.sleep(deadline.min(again));
                 }
             } else if self.have_enough(each) {
                 thread::sleep(REST);
@@ -1030,6 +1132,7 @@ impl Dispatcher {
             }
             worker.has_worked = true;
             worker.full = false;
+            worker.still = None;
             self.failures = 0;
         }
         state.refill(&mut done);
@@ -1223,12 +1326,12 @@ impl Dispatcher {
         }
     }
 
-    /// Gives an idle worker what another has not begun, if there is such a pair.
-    fn share(&self) -> bool {
+    /// Gives an idle worker what another has not begun, if there is such a pair; says when to look again, if not.
+    fn share(&self, silence: u64) -> Share {
         let mut done = Vec::new();
         let mut state = lock(&self.engine.state);
-        let shared = state.share();
-        if shared {
+        let shared = state.share(silence);
+        if let Share::Taken = shared {
             state.refill(&mut done);
         }
         drop(state);
@@ -1359,5 +1462,45 @@ fn end_overdue(state: &mut State, done: &mut Vec<Done>) -> Deadline {
     match soonest {
         u64::MAX => Deadline::NEVER,
         nanos => Deadline::after(Duration::from_nanos(nanos)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Once;
+    use crate::engine::Name;
+    use crate::result::Sink;
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn deliver(&self, _: usize, _: Outcome) {}
+    }
+
+    #[test]
+    fn room_for_many_tasks_is_given_back_when_they_are_gone() {
+        let nobody = Arc::new(Nobody) as Arc<dyn Sink>;
+        let function = (Function::new::<_, Once<()>>(|| ()), (|| "f") as Name);
+        let job = |part| {
+            Job::new(function, None, Body::with(Vec::new(), Vec::new()), Arc::clone(&nobody), part)
+        };
+        let mut state = State {
+            phase: Phase::Open,
+            broken: None,
+            waiting: (0..100_000).map(job).collect(),
+            workers: Vec::new(),
+            functions: Vec::new(),
+            function_numbers: HashMap::new(),
+            last_function: (0, 0),
+            timed: false,
+            next_look: u64::MAX,
+            asleep: false,
+        };
+        state.refill(&mut Vec::new());
+        assert!(state.waiting.len() == 100_000 && state.waiting.capacity() < 200_000);
+        state.waiting.truncate(10);
+        state.refill(&mut Vec::new());
+        assert!(state.waiting.len() == 10 && state.waiting.capacity() <= ROOM_KEPT);
     }
 }

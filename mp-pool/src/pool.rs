@@ -378,6 +378,13 @@ impl Pool {
     /// without a result is an error in its place, and those behind it follow. Where the length of the input is known,
     /// so is that of the results: a progress bar can show how much is left.
     ///
+    /// The input is taken by whoever calls `next`, in that call, and by this one only where it says that it has more,
+    /// as ranges and vectors do: a channel does not keep this call. Results that are there come before such an input is
+    /// asked. But while an input waits it holds back results that come meanwhile, and one that waits for results still
+    /// to come never ends, unless the window is small enough: [`window`](Imap::window) has more.
+    ///
+    /// Python: a thread takes the input, and all of it at once, so an input may wait for results.
+    ///
     /// # Example
     ///
     /// ```standalone_crate
@@ -409,6 +416,10 @@ impl Pool {
     }
 
     /// As [`imap`](Self::imap), but gives the results in the order they come.
+    ///
+    /// The input is taken by whoever calls `next` here too: one that waits holds back results that come meanwhile, and
+    /// one that waits for results still to come never ends, unless the [`window`](ImapUnordered::window) is small
+    /// enough.
     pub fn imap_unordered<F, I, A, R>(
         &self,
         function: F,

@@ -223,6 +223,11 @@ impl Stream {
         Arc::new(Self { arrived: Mutex::default(), changed: Condvar::new() })
     }
 
+    /// Moves all outcomes that are there to `into`.
+    pub(crate) fn take_present(&self, into: &mut VecDeque<(usize, Outcome)>) {
+        into.append(&mut lock(&self.arrived).outcomes);
+    }
+
     /// Waits for outcomes and moves all that are there to `into`.
     pub(crate) fn take(&self, into: &mut VecDeque<(usize, Outcome)>) {
         let _ =

@@ -197,6 +197,7 @@ impl Worker {
         let now = order.timed.then(monotonic_nanos);
         if !self.claims.begin(order.number, now) {
             crash_point!("worker: the task was taken back");
+            self.claims.pass();
             return Some(());
         }
         crash_point!("worker: the task is claimed");
