@@ -5,6 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -159,6 +160,8 @@ impl<R> fmt::Debug for Child<R> {
 pub struct AnyChild(Arc<Inner>);
 
 pub(crate) struct Inner {
+    /// No other object of this process has it. Another process may have had its number.
+    key: u64,
     name: String,
     pid: u32,
     daemon: bool,
@@ -212,8 +215,14 @@ impl AnyChild {
             grace: GRACE,
             closed: false,
         };
-        let owner = std::process::id();
-        Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let (owner, state) = (std::process::id(), Mutex::new(state));
+        Self(Arc::new(Inner { key, name, pid, daemon, owner, reaper, pidfd, state }))
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.0.key
     }
 
     /// Its name: as set before it was started, else `Process-1` and so on.
