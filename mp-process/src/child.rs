@@ -391,9 +391,17 @@ impl AnyChild {
     /// Waits until the kernel tells how it ended, which it does of who is reaped. An orphan may never be reaped, but can be
     /// looked at.
     fn learn(&self, state: &mut State, is_orphan: bool, deadline: Deadline) -> io::Result<()> {
-        let before = is_orphan.then(|| process::exit_before_reaping(self.pid(), self.as_fd()));
-        if let Some(exit) = before.flatten().or_else(|| process::exit_after_reaping(self.as_fd())) {
-            state.exit = Some(exit.into());
+        if is_orphan {
+            // This process may be who takes over orphans: process 1, or a subreaper (prctl(2)).
+            let exit = match process::reap(self.as_fd())? {
+                Reaped::Ended(exit) => Some(exit),
+                _ => process::exit_before_reaping(self.pid(), self.as_fd()),
+            };
+            state.exit = exit.map(ExitStatus::from);
+        }
+        state.exit =
+            state.exit.or_else(|| process::exit_after_reaping(self.as_fd()).map(Into::into));
+        if state.exit.is_some() {
             return Ok(());
         }
         // A process descriptor hangs up when the process is reaped (since Linux 6.9; `pidfd_poll` in fs/pidfs.c).
