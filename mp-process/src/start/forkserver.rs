@@ -371,6 +371,9 @@ fn helper(ours: &Inherited) -> Result<MutexGuard<'static, Slot>> {
         return Ok(slot);
     }
     slot.helper = None;
+    if process::has_children_elsewhere() {
+        return Err(Error::elsewhere());
+    }
     slot.generation += 1;
     let generation = slot.generation;
     let made = if boot::is_initialised() {
