@@ -18,7 +18,7 @@ use multiprocess::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::leak::children_of;
+use crate::support::leak::{self, children_of};
 use crate::support::seccomp;
 use crate::support::{Folder, HANG, Outcome, Role, eventually, may_open, role, runs};
 
@@ -60,6 +60,10 @@ crate::cases! {
         signals_do_in_a_child_what_they_do_by_default
         a_fork_behind_the_crates_back_has_no_children_and_reports_nothing
         a_thread_that_holds_standard_output_does_not_hold_up_the_end
+        a_lock_that_a_thread_kept_does_not_hold_up_the_end
+        what_the_ending_thread_keeps_locked_is_written
+        what_c_buffers_is_written_while_a_thread_holds_standard_output
+        the_end_waits_for_a_slow_reader_whoever_buffers
     ;
     THREADED:
         processes_are_started_from_many_threads_at_once
@@ -83,6 +87,11 @@ crate::cases! {
         a_replaced_and_deleted_program_still_starts_itself
         a_program_that_ignores_sigchld_still_gets_results
         start_says_what_happened_to_a_child_that_died_early
+        a_program_that_takes_over_orphans_has_no_zombies_of_a_fork_server
+        children_in_another_pid_namespace_are_refused_but_for_forks
+        a_child_that_cannot_be_watched_is_started_and_joined
+        what_cannot_be_watched_at_all_is_not_started
+        a_number_used_again_is_another_process
     ;
     SLOW:
         a_child_that_never_comes_to_its_target_is_killed_after_half_a_minute
@@ -104,6 +113,10 @@ pub(crate) const ROLES: &[Role] = &[
     ("replaced", replaced),
     ("ignores-sigchld", ignores_sigchld),
     ("dies-early", dies_early),
+    ("takes-over-orphans", takes_over_orphans),
+    ("moves-its-children", moves_its_children),
+    ("cannot-watch", cannot_watch),
+    ("cannot-watch-at-all", cannot_watch_at_all),
     ("never-comes", never_comes),
 ];
 
@@ -688,6 +701,115 @@ fn a_thread_that_holds_standard_output_does_not_hold_up_the_end() -> Outcome {
     Ok(())
 }
 
+fn a_lock_that_a_thread_kept_does_not_hold_up_the_end() -> Outcome {
+    let forget_lock = || {
+        let thread = thread::spawn(|| std::mem::forget(io::stdout().lock()));
+        thread.join().expect("no panic");
+        // It is off the list of threads when the process ends.
+        thread::sleep(Duration::from_millis(20));
+        3
+    };
+    let read = || {
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let (reader, _writer) = io::pipe().expect("makes one");
+            let mut line = [0; 10];
+            // SAFETY: a descriptor that is open, and a mode with its NUL.
+            let stream = unsafe { libc::fdopen(reader.as_raw_fd(), c"r".as_ptr()) };
+            // SAFETY: takes nothing.
+            tell.send(unsafe { libc::gettid() }).expect("sends");
+            // SAFETY: the stream is open, and there is room for as much as is said.
+            unsafe { libc::fgets(line.as_mut_ptr(), 10, stream) };
+        });
+        let tid = told.recv().expect("comes");
+        while !thread.is_finished() {
+            let call = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+            if call.is_ok_and(|call| call.starts_with(&format!("{} ", libc::SYS_read))) {
+                break;
+            }
+            thread::yield_now();
+        }
+        4
+    };
+    let (forgetful, reader) = (Process::new(forget_lock, ()), Process::new(read, ()));
+    for (process, number) in [(forgetful, 3), (reader, 4)] {
+        let child = process.start()?;
+        let ended = child.join_timeout(HANG)?;
+        child.kill()?;
+        assert!(ended.is_some_and(|status| status.success()), "{number}: {ended:?}");
+        assert_eq!(child.result()?, number);
+    }
+    Ok(())
+}
+
+/// Makes this standard output.
+fn write_to(writer: Fd) {
+    // SAFETY: takes numbers only.
+    unsafe { libc::dup2(writer.as_fd().as_raw_fd(), 1) };
+}
+
+fn what_the_ending_thread_keeps_locked_is_written() -> Outcome {
+    let write = |writer: Fd| {
+        write_to(writer);
+        thread::spawn(sleep_for_ever);
+        let stdout = Box::leak(Box::new(io::stdout().lock()));
+        write!(stdout, "a part of a line").expect("writes");
+    };
+    let (mut reader, writer) = io::pipe()?;
+    let child = Process::new(write, (Fd::from(writer),)).start()?;
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text, "a part of a line");
+    assert!(child.join()?.success());
+    Ok(())
+}
+
+fn what_c_buffers_is_written_while_a_thread_holds_standard_output() -> Outcome {
+    let write = |writer: Fd| {
+        write_to(writer);
+        let thread = thread::spawn(|| std::mem::forget(io::stdout().lock()));
+        thread.join().expect("no panic");
+        // SAFETY: a format and nothing for it to read.
+        unsafe { libc::printf(c"of C".as_ptr()) };
+    };
+    let (mut reader, writer) = io::pipe()?;
+    let child = Process::new(write, (Fd::from(writer),)).start()?;
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    assert_eq!(text, "of C");
+    assert!(child.join()?.success());
+    Ok(())
+}
+
+fn the_end_waits_for_a_slow_reader_whoever_buffers() -> Outcome {
+    let write = |writer: Fd, by_c: bool| {
+        // SAFETY: takes numbers only.
+        let room = unsafe { libc::fcntl(writer.as_fd().as_raw_fd(), libc::F_GETPIPE_SZ) };
+        write_to(writer);
+        thread::spawn(sleep_for_ever);
+        let fill = vec![b'x'; usize::try_from(room).expect("a size")];
+        // SAFETY: as many bytes as it is told.
+        assert_eq!(unsafe { libc::write(1, fill.as_ptr().cast(), fill.len()) }, room as isize);
+        if by_c {
+            // SAFETY: a format and nothing for it to read.
+            unsafe { libc::printf(c"end".as_ptr()) };
+        } else {
+            print!("end");
+        }
+    };
+    for by_c in [false, true] {
+        let (mut reader, writer) = io::pipe()?;
+        let child = Process::new(write, (Fd::from(writer), by_c)).start()?;
+        // Longer than any lock is waited for.
+        assert_eq!(child.join_timeout(Duration::from_millis(700))?, None);
+        let mut text = String::new();
+        reader.read_to_string(&mut text)?;
+        assert!(text.ends_with("xend"), "{by_c} {}", text.len());
+        assert!(child.join()?.success());
+    }
+    Ok(())
+}
+
 fn signals_do_in_a_child_what_they_do_by_default() -> Outcome {
     extern "C" fn nothing(_: i32) {}
     let handler = nothing as extern "C" fn(i32) as libc::sighandler_t;
@@ -1204,6 +1326,165 @@ fn start_says_what_happened_to_a_child_that_died_early() -> Outcome {
     let (_, out, err) = run_role("dies-early", &[])?;
     let line = "the new process exited with code 77 before it could run its target\n";
     assert_eq!(out, line.repeat(2), "{err}");
+    Ok(())
+}
+
+fn takes_over_orphans(_: &[String]) {
+    multiprocess::init();
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
+    let mut left = Vec::new();
+    for _ in 0..10 {
+        let living = Process::new(sleep_for_ever, ()).start().expect("starts");
+        assert_eq!(Process::new(add, (1, 2)).start().expect("starts").result().expect("ends"), 3);
+        let is_server = |&(pid, _): &(u32, char)| left.iter().all(|other: &u32| *other != pid);
+        let ours = children_of(std::process::id());
+        let (server, _) = ours.into_iter().find(is_server).expect("a helper");
+        eventually("it has all ready, and nothing to do", || {
+            children_of(server).len() == 3 && leak::state(server) == Some('S')
+        })
+        .expect("comes about");
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::kill(server as i32, libc::SIGKILL) }, 0);
+        // Until then, what it has ready may be started.
+        eventually("it has ended", || leak::state(server) == Some('Z')).expect("comes about");
+        left.push(living.pid());
+        drop(living);
+    }
+    let child = Process::new(add, (1, 2)).start().expect("starts");
+    assert_eq!(child.result().expect("ends"), 3);
+    for child in active_children() {
+        child.kill().expect("signals");
+        child.join().expect("joins");
+    }
+    println!("{:?}", children_of(std::process::id()).iter().filter(|it| it.1 == 'Z').count());
+}
+
+fn a_program_that_takes_over_orphans_has_no_zombies_of_a_fork_server() -> Outcome {
+    let (_, out, err) = run_role("takes-over-orphans", &[])?;
+    assert_eq!(out, "0\n", "{err}");
+    Ok(())
+}
+
+fn moves_its_children(_: &[String]) {
+    multiprocess::init();
+    // SAFETY: takes numbers only.
+    if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+        println!("NOT TESTED: {}", io::Error::last_os_error());
+        return;
+    }
+    for method in StartMethod::ALL {
+        match Process::new(add, (1, 2)).start_method(method).start() {
+            Ok(child) => println!("{method:?}: {}", child.result().expect("ends")),
+            Err(error) => println!("{method:?}: {error}"),
+        }
+    }
+}
+
+fn children_in_another_pid_namespace_are_refused_but_for_forks() -> Outcome {
+    let (_, out, err) = run_role("moves-its-children", &[])?;
+    if out.starts_with("NOT TESTED") {
+        println!("{out}");
+        return Ok(());
+    }
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3, "{out}{err}");
+    for line in &lines[..2] {
+        assert!(
+            line.contains("another PID namespace") && line.contains("StartMethod::Fork,"),
+            "{out}"
+        );
+    }
+    assert_eq!((lines[2], err.as_str()), ("Fork: 3", ""));
+    Ok(())
+}
+
+fn cannot_watch(_: &[String]) {
+    multiprocess::init();
+    seccomp::refuse(&[seccomp::Call::all(libc::SYS_epoll_ctl, libc::ENOSPC)]).expect("refuses");
+    for method in StartMethod::ALL {
+        let child = Process::new(add, (1, 2)).start_method(method).start().expect("starts");
+        assert_eq!(child.result().expect("ends"), 3, "{method:?}");
+        // One that nobody waits for.
+        let child = Process::new(add, (1, 2)).start_method(method).start().expect("starts");
+        let pid = child.pid();
+        drop(child);
+        eventually("it is reaped at a later start", || {
+            let next = Process::new(add, (1, 2)).start_method(method).start();
+            next.is_ok_and(|next| next.join().is_ok())
+                && children_of(std::process::id()).iter().all(|child| child.0 != pid)
+        })
+        .expect("comes about");
+    }
+    println!("{:?}", start_family());
+}
+
+fn a_child_that_cannot_be_watched_is_started_and_joined() -> Outcome {
+    family_ends("cannot-watch", 0)
+}
+
+fn cannot_watch_at_all(arguments: &[String]) {
+    multiprocess::init();
+    seccomp::refuse(&[seccomp::Call::all(libc::SYS_epoll_create1, libc::EMFILE)]).expect("refuses");
+    let come = |path: String| drop(File::create(path));
+    for method in StartMethod::ALL {
+        let child = Process::new(come, (arguments[0].clone(),)).start_method(method);
+        println!("{}", matches!(child.start(), Err(Error::Io { .. })));
+    }
+}
+
+fn what_cannot_be_watched_at_all_is_not_started() -> Outcome {
+    let folder = Folder::new()?;
+    let path = folder.path("was-here");
+    let (_, out, err) = run_role("cannot-watch-at-all", &[path.to_str().expect("text")])?;
+    assert_eq!(out, "true\n".repeat(3), "{err}");
+    assert!(!path.exists(), "a target ran");
+    Ok(())
+}
+
+fn a_number_used_again_is_another_process() -> Outcome {
+    // The kernel goes on behind this number.
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    // Each start looks for the ends of 64.
+    const MANY: usize = 4 * 64 + 4;
+    if !may_open(4 * MANY as u64) {
+        return Ok(());
+    }
+    for _ in 0..20 {
+        let start = |_| Process::new(sleep_for_ever, ()).start();
+        let old = (0..MANY).map(start).collect::<Result<Vec<_>, _>>()?;
+        for child in &old {
+            child.kill()?;
+            // Not by a method that looks for its end.
+            assert!(wait_readable(child.as_fd(), Deadline::after(HANG))?);
+        }
+        let last = &old[MANY - 1];
+        eventually("its number is free", || leak::state(last.pid()).is_none())?;
+        let mut new = Vec::new();
+        for _ in 0..4 {
+            if std::fs::write(LAST, (last.pid() - 1).to_string()).is_err() {
+                println!("NOT TESTED: numbers cannot be chosen");
+                return Ok(());
+            }
+            new.push(start(0)?);
+        }
+        let same = new.iter().find(|child| child.pid() == last.pid());
+        if let Some(same) = same {
+            assert!(!last.is_alive() && same.is_alive());
+            assert_eq!(active_children().len(), 4, "{:?}", active_children());
+            assert!(active_children().is_sorted_by_key(|child| child.pid()));
+        }
+        let found = same.is_some();
+        for child in &new {
+            child.kill()?;
+            child.join()?;
+        }
+        assert!(active_children().is_empty());
+        if found {
+            return Ok(());
+        }
+    }
+    println!("NOT TESTED: others were quicker each time");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -280,9 +280,7 @@ pub(crate) fn run(
     let outcome = target();
     if std::process::id() != us {
         // A copy that the target has forked behind our back. What it returns is not what the target does.
-        flush_at_end();
-        family::finish();
-        process::exit_now(protocol::exit_code(&outcome));
+        end(protocol::exit_code(&outcome), true);
     }
     finish(channel, &outcome, lifeline)
 }
@@ -300,50 +298,88 @@ fn finish(channel: &Channel, outcome: &Outcome, lifeline: Option<OwnedFd>) -> ! 
         }
     }
     crash_point!("child: its outcome is sent");
-    // Not before: another thread may keep this process from it.
-    flush_at_end();
+    // Open until the end.
+    let _lifeline = lifeline;
+    end(code, false)
+}
+
+/// Ends this process as a program ends, but for what runs at exit. `is_copy`: a fork has made it, perhaps while another
+/// thread, which it has not, held a lock.
+fn end(code: i32, is_copy: bool) -> ! {
+    let threads = is_copy || process::may_have_threads();
+    if threads {
+        flush_or(true, move || {
+            family::finish();
+            process::exit_now(code);
+        });
+    } else {
+        flush();
+    }
     family::finish();
-    // What other threads have written meanwhile.
-    if process::may_have_threads() {
-        flush_at_end();
+    if threads {
+        // What other threads have written meanwhile.
+        flush_or(true, move || process::exit_now(code));
     }
     crash_point!("child: its children are joined");
-    drop(lifeline);
     process::exit_now(code)
 }
 
-/// Writes out what is buffered, Rust's and C's. For a process with one thread.
+/// Writes out what is buffered, Rust's and C's. For a process that never had a second thread: one may have kept a lock.
 pub(crate) fn flush() {
     let _ = std::io::stdout().flush();
     process::flush_c_streams();
 }
 
-/// For how long another thread may hold standard output, each time it is flushed at the end of a process.
+/// For how long the end of a process waits for a lock of an output stream.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// As [`flush`], whatever threads there are. One that holds standard output for long, a logger say, does not let go of it any
-/// more: then what is buffered there is lost, as at the end of any program of Rust.
-pub(crate) fn flush_at_end() {
-    if process::may_have_threads() && flush_aside().is_some() {
-        process::flush_c_streams();
-    } else {
-        flush();
+/// As [`flush`], whatever threads there are or were; C's only where it is not for Rust's `too`.
+///
+/// A logger, say, may hold standard output and not let go of it any more, and another thread a stream of C in which it reads.
+/// No such lock can be tried, so another thread stands by: where this one waits for too long, that one does the rest in its
+/// place, of which what is `last` is a part. Then what is buffered there is lost, as at the end of any program of Rust. Who
+/// has the lock may have to wait for whoever reads, and does, as in any program.
+///
+/// A thread that gets free after all goes on, so that both may do what is last.
+fn flush_or(too: bool, last: impl Fn() + Clone + Send + 'static) {
+    let (tell, told) = mpsc::channel();
+    let stuck = process::thread_id();
+    let stand_by = move || {
+        let (mut limit, mut before_c) = (Some(PATIENCE), too);
+        loop {
+            let mut next = limit.map_or_else(|| Ok(told.recv()?), |limit| told.recv_timeout(limit));
+            if next == Err(RecvTimeoutError::Timeout) && process::waits_for_another(stuck) {
+                // It may be free by now.
+                next = told.recv_timeout(Duration::ZERO);
+                if next == Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            match next {
+                Ok(next) => (limit, before_c) = (next, false),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        if before_c {
+            flush_or(false, last.clone());
+        }
+        last();
+    };
+    // Where there is no such thread, as this user has too many, it has to do without.
+    let _ = thread::Builder::new().stack_size(256 << 10).spawn(stand_by);
+    if too {
+        let mut stdout = std::io::stdout().lock();
+        let _ = tell.send(None);
+        let _ = stdout.flush();
+        drop(stdout);
+        let _ = tell.send(Some(PATIENCE));
     }
+    process::flush_c_streams();
 }
 
-/// Flushes Rust's standard output from another thread, as only that need wait for the lock, which cannot be tried. `None`
-/// where there is no such thread.
-fn flush_aside() -> Option<()> {
-    let (tell, told) = mpsc::channel();
-    let flush = move || {
-        let mut stdout = std::io::stdout().lock();
-        let _ = tell.send(());
-        let _ = stdout.flush();
-    };
-    let thread = thread::Builder::new().stack_size(64 << 10).spawn(flush).ok()?;
-    // Who has the lock may have to wait for whoever reads, as in any program.
-    if told.recv_timeout(PATIENCE).is_ok() {
-        let _ = thread.join();
-    }
-    Some(())
+/// Goes the way of an end once, but for the end.
+pub(crate) fn warm_up() {
+    let _ = process::may_have_threads();
+    flush();
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -159,6 +160,8 @@ impl<R> fmt::Debug for Child<R> {
 pub struct AnyChild(Arc<Inner>);
 
 pub(crate) struct Inner {
+    /// No other object of this process has it. Another process may have had its number.
+    key: u64,
     name: String,
     pid: u32,
     daemon: bool,
@@ -212,8 +215,14 @@ impl AnyChild {
             grace: GRACE,
             closed: false,
         };
-        let owner = std::process::id();
-        Self(Arc::new(Inner { name, pid, daemon, owner, reaper, pidfd, state: Mutex::new(state) }))
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let (owner, state) = (std::process::id(), Mutex::new(state));
+        Self(Arc::new(Inner { key, name, pid, daemon, owner, reaper, pidfd, state }))
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.0.key
     }
 
     /// Its name: as set before it was started, else `Process-1` and so on.
@@ -382,9 +391,17 @@ impl AnyChild {
     /// Waits until the kernel tells how it ended, which it does of who is reaped. An orphan may never be reaped, but can be
     /// looked at.
     fn learn(&self, state: &mut State, is_orphan: bool, deadline: Deadline) -> io::Result<()> {
-        let before = is_orphan.then(|| process::exit_before_reaping(self.pid(), self.as_fd()));
-        if let Some(exit) = before.flatten().or_else(|| process::exit_after_reaping(self.as_fd())) {
-            state.exit = Some(exit.into());
+        if is_orphan {
+            // This process may be who takes over orphans: process 1, or a subreaper (prctl(2)).
+            let exit = match process::reap(self.as_fd())? {
+                Reaped::Ended(exit) => Some(exit),
+                _ => process::exit_before_reaping(self.pid(), self.as_fd()),
+            };
+            state.exit = exit.map(ExitStatus::from);
+        }
+        state.exit =
+            state.exit.or_else(|| process::exit_after_reaping(self.as_fd()).map(Into::into));
+        if state.exit.is_some() {
             return Ok(());
         }
         // A process descriptor hangs up when the process is reaped (since Linux 6.9; `pidfd_poll` in fs/pidfs.c).

@@ -167,6 +167,14 @@ impl Error {
         move |source| Self::Io { doing, source }
     }
 
+    /// For a process whose children live in another PID namespace.
+    pub(crate) fn elsewhere() -> Self {
+        let why = "this program has moved its children to another PID namespace (unshare or setns with CLONE_NEWPID), \
+                   where they do not see their parent: use StartMethod::Fork, or start a process by \
+                   StartMethod::ForkServer before it moves them";
+        Self::Refused(why.to_string())
+    }
+
     /// As [`io`](Self::io), for what the ground reports.
     pub(crate) fn core(doing: &'static str) -> impl Fn(mp_core::Error) -> Self + Copy {
         move |error| {

@@ -24,8 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Family {
     /// The process whose children these are: one that was forked behind our back has a copy of this.
     owner: u32,
-    /// Those that have not been seen to end, by number.
-    children: BTreeMap<u32, AnyChild>,
+    /// Those that have not been seen to end, by their [keys](AnyChild::key).
+    children: BTreeMap<u64, AnyChild>,
+    /// Those of them that `ended` does not tell of: the kernel had no room for them there.
+    unwatched: Vec<u64>,
     /// Tells which of them have ended without asking each.
     ended: Option<Epoll>,
     parenthood: Option<Arc<Parenthood>>,
@@ -58,13 +60,21 @@ pub(crate) struct Parenthood {
     _writer: OwnedFd,
 }
 
-/// What children get of this process.
+/// What children get of this process. Comes before each start, and with it whatever may fail and is needed by [`add`]: a
+/// child that runs its target has started.
 pub(crate) fn parenthood() -> Result<Arc<Parenthood>> {
+    let doing = "prepare to start a process";
+    let before = HANDLED.swap(std::process::id(), Ordering::Relaxed);
+    if before == 0 {
+        process::at_exit(at_exit)
+            .inspect_err(|_| HANDLED.store(0, Ordering::Relaxed))
+            .map_err(Error::io("have children joined at exit"))?;
+    }
     with_family(|family| {
         if let Some(parenthood) = &family.parenthood {
             return Ok(parenthood.clone());
         }
-        let doing = "prepare to start a process";
+        family.ended = Some(Epoll::new().map_err(Error::io(doing))?);
         let pidfd = process::pidfd_open(std::process::id()).map_err(Error::io(doing))?;
         let (reader, writer) = std::io::pipe().map_err(Error::io(doing))?;
         let parenthood = Parenthood { pidfd, lifeline: reader.into(), _writer: writer.into() };
@@ -73,22 +83,16 @@ pub(crate) fn parenthood() -> Result<Arc<Parenthood>> {
 }
 
 /// Takes in a child that was just started, to be joined at the end of the program.
-pub(crate) fn add(child: &AnyChild) -> Result<()> {
-    let us = std::process::id();
-    if HANDLED.swap(us, Ordering::Relaxed) == 0 {
-        process::at_exit(at_exit).map_err(Error::io("have children joined at exit"))?;
-    }
+pub(crate) fn add(child: &AnyChild) {
     with_family(|family| {
-        let doing = "watch a process";
-        let ended = match &family.ended {
-            Some(ended) => ended,
-            None => family.ended.insert(Epoll::new().map_err(Error::io(doing))?),
-        };
-        ended.add(child.as_fd(), child.pid().into()).map_err(Error::io(doing))?;
-        family.children.insert(child.pid(), child.clone());
+        let key = child.key();
+        let ended = family.ended.as_ref();
+        if ended.is_none_or(|ended| ended.add(child.as_fd(), key).is_err()) {
+            family.unwatched.push(key);
+        }
+        family.children.insert(key, child.clone());
         crash_point!("parent: a child is of the family");
-        Ok(())
-    })
+    });
 }
 
 /// How many ends of children this process has seen.
@@ -126,7 +130,8 @@ pub(crate) fn forget(child: &AnyChild) {
         if let Some(ended) = &family.ended {
             ended.remove(child.as_fd());
         }
-        family.children.remove(&child.pid())
+        family.unwatched.retain(|&key| key != child.key());
+        family.children.remove(&child.key())
     });
     drop(gone);
 }
@@ -134,9 +139,9 @@ pub(crate) fn forget(child: &AnyChild) {
 /// Reaps children that have ended and that nobody waits for.
 pub(crate) fn sweep() {
     let ended: Vec<AnyChild> = with_family(|family| {
-        let pids = family.ended.as_ref().and_then(|ended| ended.some().ok()).unwrap_or_default();
-        let child = |pid| family.children.get(&u32::try_from(pid).ok()?).cloned();
-        pids.into_iter().filter_map(child).collect()
+        let mut keys = family.ended.as_ref().and_then(|it| it.some().ok()).unwrap_or_default();
+        keys.extend(&family.unwatched);
+        keys.iter().filter_map(|key| family.children.get(key).cloned()).collect()
     });
     for child in ended {
         child.reap();
@@ -173,6 +178,7 @@ pub fn active_children() -> Vec<AnyChild> {
     let mut children: Vec<AnyChild> =
         with_family(|family| family.children.values().cloned().collect());
     children.retain(AnyChild::is_alive);
+    children.sort_by_key(AnyChild::pid);
     children
 }
 

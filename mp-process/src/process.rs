@@ -166,12 +166,7 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         };
         family::sweep();
         let child = start::start(method, profile, work)?;
-        if let Err(error) = family::add(&child) {
-            // One that nobody would end or wait for at the end of the program.
-            let _ = child.kill();
-            let _ = child.join();
-            return Err(error);
-        }
+        family::add(&child);
         Ok(Child::new(child))
     }
 }

@@ -137,18 +137,25 @@ pub fn thread_count() -> io::Result<usize> {
     Ok(count)
 }
 
-/// Whether this process may have other threads than the calling one: no more than a look, for those who need not know how
-/// many. One at its end may be taken for one.
+/// Whether this process may have, or have had, other threads than the calling one: no more than a look, for those who need
+/// not know how many.
+///
+/// The C library knows, without a system call. Where it does not tell, `/proc` does, and only of those that there are; one
+/// at its end may be taken for one.
 #[must_use]
 pub fn may_have_threads() -> bool {
-    // The directory has three links where it lists one thread (`proc_task_getattr` in fs/proc/base.c).
-    !is_single_threaded()
-        && fs::metadata("/proc/self/task").map_or(true, |tasks| tasks.nlink() != 3)
+    match single_threaded() {
+        Some(flag) => flag.load(Ordering::Relaxed) == 0,
+        // The directory has three links where it lists one thread (`proc_task_getattr` in fs/proc/base.c).
+        None => fs::metadata("/proc/self/task").map_or(true, |tasks| tasks.nlink() != 3),
+    }
 }
 
-/// Whether the C library knows that there is one thread, which takes no system call: `__libc_single_threaded` of glibc 2.32
-/// and later. False where it does not know, or does not tell.
-fn is_single_threaded() -> bool {
+/// `__libc_single_threaded` of glibc 2.32 and later: zero unless there is one thread for certain.
+///
+/// In glibc 2.36 it stays zero once there was a second thread, also after that was joined and in a forked child. The manual
+/// leaves open whether it is ever set again.
+fn single_threaded() -> Option<&'static AtomicU8> {
     static FLAG: LazyLock<Option<&AtomicU8>> = LazyLock::new(|| {
         // SAFETY: the name is a string with its NUL (dlsym(3)).
         let flag = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
@@ -156,7 +163,34 @@ fn is_single_threaded() -> bool {
         // (<sys/single_threaded.h>). It writes to it before a second thread runs.
         unsafe { flag.cast::<AtomicU8>().as_ref() }
     });
-    FLAG.is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
+    *FLAG
+}
+
+/// The number of the calling thread. gettid(2).
+#[must_use]
+pub fn thread_id() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// Whether the thread `tid` of this process sleeps until another lets go of a lock, or wakes it: in futex(2). True, too,
+/// where the kernel does not tell (proc_pid_syscall(5)).
+#[must_use]
+pub fn waits_for_another(tid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+    call.map_or(true, |call| call.split(' ').next() == Some(&libc::SYS_futex.to_string()))
+}
+
+/// Whether what this process forks or executes from now on lives in another PID namespace than it does itself: after
+/// unshare(2) or setns(2) with `CLONE_NEWPID`. Such a child has no parent that it can see (pid_namespaces(7)).
+#[must_use]
+pub fn has_children_elsewhere() -> bool {
+    let Ok(ours) = fs::read_link("/proc/self/ns/pid") else { return false };
+    match fs::read_link("/proc/self/ns/pid_for_children") {
+        Ok(theirs) => theirs != ours,
+        // It leads nowhere until the first child is there (proc_pid_ns(5)). A kernel before 4.12 does not have it.
+        Err(_) => fs::symlink_metadata("/proc/self/ns/pid_for_children").is_ok(),
+    }
 }
 
 /// Whether what `/proc` says of a thread has `PF_EXITING` of linux/sched.h among the flags.
@@ -176,11 +210,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// Whether the calling thread is the one the process started with.
 #[must_use]
 pub fn on_main_thread() -> bool {
-    // SAFETY: takes nothing, cannot fail (gettid(2)).
-    let tid = unsafe { libc::gettid() };
-    // SAFETY: takes nothing, cannot fail (getpid(2)).
-    let pid = unsafe { libc::getpid() };
-    tid == pid
+    thread_id() == std::process::id()
 }
 
 /// The number of the process that this one's kernel parent is now.
@@ -731,20 +761,38 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_waits_for_another_is_told_from_one_that_does_something() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (go, goes) = std::sync::mpsc::channel::<()>();
+        let (reader, writer) = io::pipe().unwrap();
+        let thread = std::thread::spawn(move || {
+            tell.send(thread_id()).unwrap();
+            let _ = goes.recv();
+            let _ = wait_ended(reader.as_fd(), Deadline::NEVER);
+        });
+        let tid = told.recv().unwrap();
+        let comes = |waits: bool| {
+            let limit = Deadline::after(Duration::from_secs(60));
+            while waits_for_another(tid) != waits {
+                assert!(!limit.has_passed(), "{waits}");
+                std::thread::yield_now();
+            }
+        };
+        comes(true);
+        // Where the kernel does not tell, it waits all the time.
+        if fs::read("/proc/self/syscall").is_ok() {
+            drop(go);
+            comes(false);
+        }
+        drop(writer);
+        thread.join().unwrap();
+        assert!(!has_children_elsewhere());
+    }
+
+    #[test]
     fn threads_and_cpus_are_counted() {
         // There is the one that runs the tests.
         assert!(thread_count().unwrap() >= 1 && may_have_threads());
-        // SAFETY: the child, which has this thread alone, only looks at a file's data without a lock, and ends.
-        match unsafe { fork() }.unwrap() {
-            Forked::Child => exit_now(may_have_threads().into()),
-            Forked::Parent(pid) => {
-                let pidfd = pidfd_open(pid).unwrap();
-                assert!(
-                    wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(60))).unwrap()
-                );
-                assert_eq!(reap(pidfd.as_fd()).unwrap(), Reaped::Ended(Exit::Code(0)));
-            }
-        }
         let stat = |flags: u32| format!("7 (a) b) S 1 7 7 0 -1 {flags} 0 0");
         assert!(is_exiting(&stat(4_194_304 | 4)) && !is_exiting(&stat(4_194_304)));
         assert!(usable_cpus() >= 1);

@@ -146,24 +146,26 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
         crash_point!("parent: a spare has the request");
         let mut spare = spare;
         // No hello, so the target did not run: what was killed can be tried again.
-        match listen(&mut spare.channel, Deadline::after(START_LIMIT)) {
+        let error = match listen(&mut spare.channel, Deadline::after(START_LIMIT)) {
             Ok(Answer::Hello(_)) => {
                 crash_point!("parent: a spare has said hello");
                 ask_for_next(generation);
                 crash_point!("parent: the next spare is asked for");
                 return Ok(spare.child(order, generation));
             }
-            Ok(Answer::Ended(status)) => last = Error::DiedAtStart(status),
+            Ok(Answer::Ended(status)) => Ok(Error::DiedAtStart(status)),
             Ok(Answer::Silence) => match discard_if_ended(generation) {
-                Some(status) => last = check_lost(status)?,
-                None => last = Error::DiedAtStart(spare.end()),
+                Some(status) => check_lost(status),
+                None => Ok(Error::DiedAtStart(spare.end())),
             },
             Err(Error::StartTimedOut) => {
                 let _ = process::pidfd_send_signal(spare.pidfd.as_fd(), libc::SIGKILL);
-                return Err(Error::StartTimedOut);
+                Err(Error::StartTimedOut)
             }
-            Err(error) => return Err(error),
-        }
+            Err(error) => Err(error),
+        };
+        spare.reap();
+        last = error?;
     }
     Err(last)
 }
@@ -214,6 +216,17 @@ impl Spare {
         }
         ExitStatus::UNKNOWN
     }
+
+    /// Reaps it where this process has taken it over, as process 1 does or a subreaper (prctl(2)): its helper has ended, and
+    /// the kernel ends it.
+    fn reap(self) {
+        let Self { channel, pidfd, .. } = self;
+        drop(channel);
+        if matches!(process::reap(pidfd.as_fd()), Ok(Reaped::Running)) {
+            let _ = process::wait_ended(pidfd.as_fd(), Deadline::after(Duration::from_secs(1)));
+            let _ = process::reap(pidfd.as_fd());
+        }
+    }
 }
 
 /// What came of asking the helper.
@@ -239,10 +252,17 @@ fn ask(order: &Order) -> Result<Asked> {
         cpus: ours.cpus.filter(|_| theirs.cpus != ours.cpus),
         ignored: (theirs.ignored != ours.ignored).then_some(ours.ignored),
     };
+    // One that could not take the request.
+    let mut failed = None;
     let asked = helper.take().map(|spare| {
-        spare
-            .map_err(Error::io("make a process in the fork server"))
-            .and_then(|spare| hand_over(order, &surroundings, spare))
+        let mut spare = spare.map_err(Error::io("make a process in the fork server"))?;
+        match hand_over(order, &surroundings, &mut spare) {
+            Ok(()) => Ok(spare),
+            Err(error) => {
+                failed = Some(spare);
+                Err(error)
+            }
+        }
     });
     match asked {
         Ok(Ok(spare)) => Ok(Asked::Spare(helper.generation, spare)),
@@ -253,14 +273,19 @@ fn ask(order: &Order) -> Result<Asked> {
             let helper = slot.helper.take();
             crash_point!("parent: the server is found dead");
             drop(slot);
-            let end = |helper: Helper| helper.made.end(Duration::from_secs(1));
-            Ok(Asked::Lost(helper.map_or(ExitStatus::UNKNOWN, end)))
+            let end = |helper: Helper| helper.end(Duration::from_secs(1));
+            let status = helper.map_or(ExitStatus::UNKNOWN, end);
+            failed.into_iter().for_each(Spare::reap);
+            Ok(Asked::Lost(status))
         }
-        Ok(Err(error)) => Ok(Asked::Failed(error)),
+        Ok(Err(error)) => {
+            failed.into_iter().for_each(Spare::reap);
+            Ok(Asked::Failed(error))
+        }
         Err(mp_core::Error::TimedOut) => {
             let helper = slot.helper.take();
             drop(slot);
-            helper.map(|helper| helper.made.end(Duration::ZERO));
+            helper.map(|helper| helper.end(Duration::ZERO));
             Err(Error::StartTimedOut)
         }
         // Received and lost, for want of descriptors, say.
@@ -268,9 +293,9 @@ fn ask(order: &Order) -> Result<Asked> {
     }
 }
 
-fn hand_over(order: &Order, surroundings: &Surroundings, mut spare: Spare) -> Result<Spare> {
+fn hand_over(order: &Order, surroundings: &Surroundings, spare: &mut Spare) -> Result<()> {
     match order.send(&spare.channel, Some(surroundings)) {
-        Ok(()) => Ok(spare),
+        Ok(()) => Ok(()),
         // It may have said why it does not take any, or the helper how it ended.
         Err(error) => Err(match listen(&mut spare.channel, Deadline::PASSED) {
             Err(refused @ Error::Refused(_)) => refused,
@@ -312,6 +337,21 @@ impl Helper {
         self.awaited -= 1;
         spare
     }
+
+    /// As [`Made::end`]; what it had ready, or was to have, ends with it.
+    fn end(mut self, grace: Duration) -> ExitStatus {
+        let mut spares = Vec::new();
+        let deadline = Deadline::after(grace.min(Duration::from_secs(1)));
+        for _ in 0..self.awaited {
+            match protocol::receive_spare(self.made.control(), deadline) {
+                Ok(spare) => spares.extend(spare),
+                Err(_) => break,
+            }
+        }
+        let status = self.made.end(grace);
+        spares.into_iter().for_each(Spare::reap);
+        status
+    }
 }
 
 /// The helper, started if there is none with our rights.
@@ -325,12 +365,15 @@ fn helper(ours: &Inherited) -> Result<MutexGuard<'static, Slot>> {
         };
         let Some(helper) = slot.helper.take_if(has_other_rights) else { break slot };
         drop(slot);
-        helper.made.end(Duration::from_secs(1));
+        helper.end(Duration::from_secs(1));
     };
     if slot.helper.as_ref().is_some_and(|helper| helper.owner == us) {
         return Ok(slot);
     }
     slot.helper = None;
+    if process::has_children_elsewhere() {
+        return Err(Error::elsewhere());
+    }
     slot.generation += 1;
     let generation = slot.generation;
     let made = if boot::is_initialised() {
@@ -390,7 +433,7 @@ fn discard_if_ended(generation: u64) -> Option<ExitStatus> {
     let ended = |helper: &mut Helper| helper.generation == generation && helper.made.has_ended();
     let helper = slot.helper.take_if(ended);
     drop(slot);
-    helper.map(|helper| helper.made.end(Duration::from_secs(1)))
+    helper.map(|helper| helper.end(Duration::from_secs(1)))
 }
 
 /// Whether the helper of that generation has ended; no, while another thread has to do with the helper.

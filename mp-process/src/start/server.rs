@@ -285,5 +285,5 @@ fn kernel_tells() -> bool {
 /// Goes the way of a request once, so that what is allocated, bound and copied at first use is.
 fn warm_up() {
     entry::warm_up();
-    boot::flush_at_end();
+    boot::warm_up();
 }

@@ -56,6 +56,9 @@ pub(crate) fn start(order: &Order) -> Result<AnyChild> {
     if !boot::is_initialised() {
         return Err(Error::NeedsInit);
     }
+    if process::has_children_elsewhere() {
+        return Err(Error::elsewhere());
+    }
     let mut executed = execute(Role::Child, |channel| order.send(channel, None))?;
     match executed.hear() {
         Ok(Some(pidfd)) => {
