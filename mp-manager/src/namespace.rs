@@ -157,6 +157,17 @@ impl Namespace {
     }
 }
 
+/// A name and what it stands for.
+struct Row<'a>(&'a (String, Object));
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self((name, value)) = self;
+        write!(f, "{name}=")?;
+        value.repr(f)
+    }
+}
+
 impl Repr for Namespace {
     fn repr(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = match self.items() {
@@ -164,7 +175,7 @@ impl Repr for Namespace {
             Err(error) => return write!(f, "<Namespace: {error}>"),
         };
         let shown = rows.iter().filter(|(name, _)| !name.starts_with('_'));
-        let mut texts: Vec<_> = shown.map(|(name, value)| format!("{name}={value}")).collect();
+        let mut texts: Vec<_> = shown.map(|row| Row(row).to_string()).collect();
         texts.sort_unstable();
         f.write_str("Namespace(")?;
         separated(f, texts, |f, text| f.write_str(&text))?;
