@@ -1,9 +1,9 @@
 //! How functions are called in the server: on what, with which arguments, and what becomes of their results.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError};
 
 use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
@@ -17,22 +17,77 @@ use crate::wire::is_wrapped;
 /// An object in the server: a `Mutex<T>`, or what has its locks within.
 pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
 
-thread_local! {
-    /// The object of the call that this thread of the server is about to make.
-    static CURRENT: Cell<Option<Stored>> = const { Cell::new(None) };
+/// The call that this thread of the server makes.
+struct Now {
+    /// Its object's number; 0: there is none.
+    id: Cell<u64>,
+    /// Its object, until the function has it.
+    object: Cell<Option<Stored>>,
+    /// The function has the object's lock.
+    locks: Cell<bool>,
+    /// The objects whose locks are held until this call has ended: it is a function's there.
+    above: RefCell<Vec<u64>>,
 }
 
-/// Sets the object that the next call of this thread is for.
-pub(crate) fn set_current(object: Option<Stored>) {
-    CURRENT.set(object);
+thread_local! {
+    static NOW: Now = const {
+        Now {
+            id: Cell::new(0),
+            object: Cell::new(None),
+            locks: Cell::new(false),
+            above: RefCell::new(Vec::new()),
+        }
+    };
 }
+
+/// Sets the object that the next call of this thread is for; `None` after a call.
+pub(crate) fn set_current(id: u64, object: Option<Stored>) {
+    NOW.with(|now| {
+        now.id.set(id);
+        now.locks.set(false);
+        now.object.set(object);
+    });
+}
+
+/// Sets which objects are held for who makes the next call of this thread; none after the call.
+pub(crate) fn set_held_above(ids: Vec<u64>) {
+    NOW.with(|now| now.above.replace(ids));
+}
+
+/// The objects whose locks are not to be had before a call that this thread makes now has ended.
+pub(crate) fn held() -> Vec<u64> {
+    let held = NOW.try_with(|now| {
+        let mut held = now.above.borrow().clone();
+        if now.locks.get() {
+            held.push(now.id.get());
+        }
+        held
+    });
+    // A thread that is at its end makes no call for anybody.
+    held.unwrap_or_default()
+}
+
+/// Locks the object of the call, unless that has to wait for this very call.
+pub(crate) fn lock_current<T>(object: &Mutex<T>) -> Result<LockResult<MutexGuard<'_, T>>> {
+    NOW.with(|now| {
+        if now.above.borrow().contains(&now.id.get()) {
+            return Err(mp_core::Error::Protocol(HELD_ABOVE));
+        }
+        let locked = object.lock();
+        now.locks.set(true);
+        Ok(locked)
+    })
+}
+
+/// What a [`Deadlock`](crate::Error::Deadlock) is until it is sent.
+pub(crate) const HELD_ABOVE: &str = "the call is made by a function that has the object";
 
 /// What a [`WrongType`](crate::Error::WrongType) is until it is sent.
 pub(crate) const WRONG_TYPE: mp_core::Error =
     mp_core::Error::Protocol("the object is of another type than the proxy");
 
 pub(crate) fn current<O: Send + Sync + 'static>() -> Result<Arc<O>> {
-    CURRENT.take().and_then(|object| object.downcast().ok()).ok_or(WRONG_TYPE)
+    NOW.with(|now| now.object.take()).and_then(|object| object.downcast().ok()).ok_or(WRONG_TYPE)
 }
 
 /// A function that is called with an object and a tuple of arguments: `fn(&mut T, A, B) -> R`.
@@ -89,7 +144,7 @@ where
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let object = current::<Mutex<T>>()?;
         let arguments = A::decode(arguments)?;
-        let Ok(mut object) = object.lock() else {
+        let Ok(mut object) = lock_current(&object)? else {
             return result.put(&Err::<F::Output, _>(Fault::Poisoned)).map(drop);
         };
         let value = function.call(&mut object, arguments);
@@ -108,7 +163,7 @@ where
         let object = current::<Mutex<T>>()?;
         let arguments = A::decode(arguments)?;
         // Whether an earlier call panicked can be asked for.
-        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut object = lock_current(&object)?.unwrap_or_else(PoisonError::into_inner);
         let value = function.call(&mut object, arguments);
         result.put(&value)?;
         Ok(())
@@ -125,7 +180,7 @@ where
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let object = current::<Mutex<T>>()?;
-        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut object = lock_current(&object)?.unwrap_or_else(PoisonError::into_inner);
         function(&mut object, arguments, result)
     }
 }
@@ -153,7 +208,7 @@ where
     F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> Result<()>,
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
-        let object = CURRENT.take().ok_or(WRONG_TYPE)?;
+        let object = NOW.with(|now| now.object.take()).ok_or(WRONG_TYPE)?;
         function(&object, &Client::current(), arguments, result)
     }
 }
