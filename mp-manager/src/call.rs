@@ -17,27 +17,25 @@ use crate::wire::is_wrapped;
 /// An object in the server: a `Mutex<T>`, or what has its locks within.
 pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
 
-/// The call that this thread of the server makes.
+/// What there is to know of the call that this thread of the server makes, beside its object.
 struct Now {
     /// Its object's number; 0: there is none.
     id: Cell<u64>,
-    /// Its object, until the function has it.
-    object: Cell<Option<Stored>>,
     /// The function has the object's lock.
     locks: Cell<bool>,
-    /// The objects whose locks are held until this call has ended: it is a function's there.
-    above: RefCell<Vec<u64>>,
+    /// A function in the server makes it, which waits for it.
+    is_within: Cell<bool>,
 }
 
 thread_local! {
+    // With no destructor: each call comes by.
     static NOW: Now = const {
-        Now {
-            id: Cell::new(0),
-            object: Cell::new(None),
-            locks: Cell::new(false),
-            above: RefCell::new(Vec::new()),
-        }
+        Now { id: Cell::new(0), locks: Cell::new(false), is_within: Cell::new(false) }
     };
+    /// The object of the call, until the function has it.
+    static CURRENT: Cell<Option<Stored>> = const { Cell::new(None) };
+    /// The objects whose locks are held until the call has ended, where it is made within another.
+    static ABOVE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Sets the object that the next call of this thread is for; `None` after a call.
@@ -45,38 +43,38 @@ pub(crate) fn set_current(id: u64, object: Option<Stored>) {
     NOW.with(|now| {
         now.id.set(id);
         now.locks.set(false);
-        now.object.set(object);
     });
+    CURRENT.set(object);
 }
 
 /// Sets which objects are held for who makes the next call of this thread; none after the call.
 pub(crate) fn set_held_above(ids: Vec<u64>) {
-    NOW.with(|now| now.above.replace(ids));
+    NOW.with(|now| now.is_within.set(!ids.is_empty()));
+    ABOVE.set(ids);
 }
 
 /// The objects whose locks are not to be had before a call that this thread makes now has ended.
 pub(crate) fn held() -> Vec<u64> {
-    let held = NOW.try_with(|now| {
-        let mut held = now.above.borrow().clone();
-        if now.locks.get() {
-            held.push(now.id.get());
-        }
-        held
-    });
     // A thread that is at its end makes no call for anybody.
-    held.unwrap_or_default()
+    let mut held = ABOVE.try_with(|above| above.borrow().clone()).unwrap_or_default();
+    NOW.with(|now| held.extend(now.locks.get().then(|| now.id.get())));
+    held
 }
 
 /// Locks the object of the call, unless that has to wait for this very call.
 pub(crate) fn lock_current<T>(object: &Mutex<T>) -> Result<LockResult<MutexGuard<'_, T>>> {
-    NOW.with(|now| {
-        if now.above.borrow().contains(&now.id.get()) {
-            return Err(mp_core::Error::Protocol(HELD_ABOVE));
-        }
-        let locked = object.lock();
-        now.locks.set(true);
-        Ok(locked)
-    })
+    if NOW.with(|now| now.is_within.get()) && is_held_above() {
+        return Err(mp_core::Error::Protocol(HELD_ABOVE));
+    }
+    let locked = object.lock();
+    NOW.with(|now| now.locks.set(true));
+    Ok(locked)
+}
+
+#[cold]
+fn is_held_above() -> bool {
+    let id = NOW.with(|now| now.id.get());
+    ABOVE.with_borrow(|above| above.contains(&id))
 }
 
 /// What a [`Deadlock`](crate::Error::Deadlock) is until it is sent.
@@ -87,7 +85,7 @@ pub(crate) const WRONG_TYPE: mp_core::Error =
     mp_core::Error::Protocol("the object is of another type than the proxy");
 
 pub(crate) fn current<O: Send + Sync + 'static>() -> Result<Arc<O>> {
-    NOW.with(|now| now.object.take()).and_then(|object| object.downcast().ok()).ok_or(WRONG_TYPE)
+    CURRENT.take().and_then(|object| object.downcast().ok()).ok_or(WRONG_TYPE)
 }
 
 /// A function that is called with an object and a tuple of arguments: `fn(&mut T, A, B) -> R`.
@@ -208,7 +206,7 @@ where
     F: Fn(&Stored, &Client, &mut Decoder<'_>, &mut Encoder) -> Result<()>,
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
-        let object = NOW.with(|now| now.object.take()).ok_or(WRONG_TYPE)?;
+        let object = CURRENT.take().ok_or(WRONG_TYPE)?;
         function(&object, &Client::current(), arguments, result)
     }
 }
