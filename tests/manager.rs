@@ -34,6 +34,7 @@ crate::cases! {
         what_a_killed_client_held_is_free_for_who_has_seen_its_end
         what_a_client_held_that_was_killed_waiting_is_free_too
         a_notification_does_not_end_with_who_is_killed_before_it_has_the_lock
+        a_notification_does_not_end_with_who_is_killed_as_it_comes
         a_call_of_a_killed_client_does_not_come_after_its_end
         a_call_that_is_being_made_for_a_killed_client_comes_first
         a_killed_server_is_an_error_at_once
@@ -57,6 +58,7 @@ crate::cases! {
         a_server_without_descriptors_refuses_and_serves_again
         a_client_without_descriptors_is_told_and_goes_on
         errors_name_what_is_wrong
+        a_call_that_would_wait_for_itself_is_an_error
         a_thread_that_ends_frees_what_it_held
         what_is_long_travels
         proxies_of_another_type_are_refused
@@ -561,6 +563,43 @@ fn a_notification_does_not_end_with_who_is_killed_before_it_has_the_lock() -> Ou
         assert!(late.join_timeout(Duration::from_millis(100))?.is_none());
         condition.notify_one()?;
         late.join_timeout(HANG)?.expect("it is notified");
+    }
+    Ok(())
+}
+
+fn a_notification_does_not_end_with_who_is_killed_as_it_comes() -> Outcome {
+    let wait = |condition: Condition, stock: Value<u32>, at: Sender<()>| {
+        let guard = condition.lock().unwrap();
+        at.send(()).unwrap();
+        let empty = || Ok(stock.get()? == 0);
+        let guard = condition.wait_while(guard, empty).unwrap();
+        stock.update(|stock: &mut u32| *stock -= 1, ()).unwrap();
+        drop(guard);
+    };
+    let manager = Manager::new()?;
+    // How long the signal is under way is for the kernel to say.
+    for pause in [0, 0, 0, 0, 50, 100, 200, 500, 1000, 2000] {
+        let (condition, stock) = (manager.condition()?, manager.value(0)?);
+        let start = || -> std::result::Result<Child<()>, Box<dyn std::error::Error>> {
+            let (begun, at) = simplex::<()>()?;
+            let child = Process::new(wait, (condition.clone(), stock.clone(), at)).start()?;
+            begun.recv()?;
+            // Once the lock is to be had, it waits.
+            drop(condition.lock()?);
+            Ok(child)
+        };
+        let (first, second) = (start()?, start()?);
+        let guard = condition.lock()?;
+        stock.set(1)?;
+        first.kill()?;
+        if pause > 0 {
+            thread::sleep(Duration::from_micros(pause));
+        }
+        condition.notify_one()?;
+        drop(guard);
+        second.join_timeout(HANG)?.expect("it is notified");
+        first.join()?;
+        assert_eq!(stock.get()?, 0);
     }
     Ok(())
 }
@@ -1107,6 +1146,81 @@ fn errors_name_what_is_wrong() -> Outcome {
     // A daemon has no processes of its own.
     let task = || matches!(Manager::new(), Err(Error::Start(_)));
     assert!(Process::new(task, ()).daemon(true).start()?.result()?);
+    Ok(())
+}
+
+/// A list's item that has the list.
+#[derive(Serialize, Deserialize)]
+struct Node(Option<List<Node>>);
+
+/// Compared by what is in a list.
+#[derive(Serialize, Deserialize)]
+struct Ranked(List<Ranked>);
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len().unwrap() == other.0.len().unwrap()
+    }
+}
+
+fn a_call_that_would_wait_for_itself_is_an_error() -> Outcome {
+    fn told<T>(result: Result<T>) -> bool {
+        matches!(result, Err(Error::Deadlock))
+    }
+    let manager = Manager::new()?;
+    let list = manager.list::<Node>([])?;
+    list.push(Node(Some(list.clone())))?;
+    let of_itself = |node: &mut Node| told(node.0.as_ref().expect("a list").len());
+    assert!(list.update(0, of_itself, ())?);
+    let all = |nodes: &mut Vec<Node>| told(nodes[0].0.as_ref().expect("a list").pop());
+    assert!(list.call(all, ())?);
+    // Nobody else is held up, and the function goes on.
+    assert_eq!(list.len()?, 1);
+
+    // It came as an argument, and other objects are no matter.
+    let (dict, other) = (manager.dict_of([(1, 1)])?, manager.dict_of([(1, 5)])?);
+    type Numbers = Dict<i32, i32>;
+    let sum = |number: &mut i32, dict: Numbers, other: Numbers| {
+        *number += other.get(&1).unwrap().unwrap();
+        told(dict.get(&1)) && told(dict.update(&1, |number: &mut i32| *number += 1, ()))
+    };
+    assert!(dict.update(&1, sum, (dict.clone(), other.clone()))?);
+    assert!(dict.update_or_insert(2, 0, sum, (dict.clone(), other.clone()))?);
+    assert_eq!((dict.get(&1)?, dict.get(&2)?), (Some(6), Some(5)));
+    let (value, array) = (manager.value(0)?, manager.array([0])?);
+    assert!(value.update(|_: &mut i32, value: Value<i32>| told(value.get()), (value.clone(),))?);
+    let of_array = |_: &mut i32, array: Array<i32>| told(array.set(0, 1));
+    assert!(array.update(0, of_array, (array.clone(),))?);
+
+    // By way of another.
+    let (one, two) = (manager.shared(0)?, manager.shared(0)?);
+    let there = |_: &mut i32, one: Shared<i32>, two: Shared<i32>| {
+        let back = |two: &mut i32, one: Shared<i32>| {
+            *two += 1;
+            told(one.call(|one: &mut i32| *one += 1, ()))
+                && told(one.call_unless_poisoned(|one: &mut i32| *one += 1, ()))
+        };
+        two.call(back, (one,)).unwrap()
+    };
+    assert!(one.call(there, (one.clone(), two.clone()))?);
+    // What the thread that made the first call in the server does next is no part of that.
+    let count = |_: &mut i32, one: Shared<i32>| one.call(|one: &mut i32| *one, ()).unwrap();
+    assert_eq!((two.call(count, (one.clone(),))?, one.call(count, (two,))?), (0, 1));
+
+    // Of the same number in another server.
+    let elsewhere = Manager::new()?;
+    let namesake = |manager: &Manager| manager.shared(0);
+    let same = (0..20).map(|_| namesake(&elsewhere)).collect::<Result<Vec<_>>>()?;
+    let all_told = |_: &mut i32, same: Vec<Shared<i32>>| {
+        same.iter().any(|one| told(one.call(|one: &mut i32| *one, ())))
+    };
+    assert!(!one.call(all_told, (same,))?);
+
+    // The object's own use of its elements.
+    let ranks = manager.list::<Ranked>([])?;
+    ranks.push(Ranked(ranks.clone()))?;
+    let asked = ranks.contains(&Ranked(ranks.clone()));
+    assert!(matches!(&asked, Err(Error::Panicked(why)) if why.contains("RLock")), "{asked:?}");
     Ok(())
 }
 

@@ -86,6 +86,8 @@ impl<T: Element> Array<T> {
 
     /// Calls `function` with the item at `index` and `args`, a tuple, in the server, and gives what it returns.
     ///
+    /// `function` cannot call the array by a proxy: [calls within calls](crate#calls-within-calls).
+    ///
     /// # Errors
     ///
     /// [`OutOfRange`](crate::Error::OutOfRange), [`Panicked`](crate::Error::Panicked); [every call's](crate#errors).

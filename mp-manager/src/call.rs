@@ -1,9 +1,9 @@
 //! How functions are called in the server: on what, with which arguments, and what becomes of their results.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError};
 
 use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
@@ -17,15 +17,68 @@ use crate::wire::is_wrapped;
 /// An object in the server: a `Mutex<T>`, or what has its locks within.
 pub(crate) type Stored = Arc<dyn Any + Send + Sync>;
 
-thread_local! {
-    /// The object of the call that this thread of the server is about to make.
-    static CURRENT: Cell<Option<Stored>> = const { Cell::new(None) };
+/// What there is to know of the call that this thread of the server makes, beside its object.
+struct Now {
+    /// Its object's number; 0: there is none.
+    id: Cell<u64>,
+    /// The function has the object's lock.
+    locks: Cell<bool>,
+    /// A function in the server makes it, which waits for it.
+    is_within: Cell<bool>,
 }
 
-/// Sets the object that the next call of this thread is for.
-pub(crate) fn set_current(object: Option<Stored>) {
+thread_local! {
+    // With no destructor: each call comes by.
+    static NOW: Now = const {
+        Now { id: Cell::new(0), locks: Cell::new(false), is_within: Cell::new(false) }
+    };
+    /// The object of the call, until the function has it.
+    static CURRENT: Cell<Option<Stored>> = const { Cell::new(None) };
+    /// The objects whose locks are held until the call has ended, where it is made within another.
+    static ABOVE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets the object that the next call of this thread is for; `None` after a call.
+pub(crate) fn set_current(id: u64, object: Option<Stored>) {
+    NOW.with(|now| {
+        now.id.set(id);
+        now.locks.set(false);
+    });
     CURRENT.set(object);
 }
+
+/// Sets which objects are held for who makes the next call of this thread; none after the call.
+pub(crate) fn set_held_above(ids: Vec<u64>) {
+    NOW.with(|now| now.is_within.set(!ids.is_empty()));
+    ABOVE.set(ids);
+}
+
+/// The objects whose locks are not to be had before a call that this thread makes now has ended.
+pub(crate) fn held() -> Vec<u64> {
+    // A thread that is at its end makes no call for anybody.
+    let mut held = ABOVE.try_with(|above| above.borrow().clone()).unwrap_or_default();
+    NOW.with(|now| held.extend(now.locks.get().then(|| now.id.get())));
+    held
+}
+
+/// Locks the object of the call, unless that has to wait for this very call.
+pub(crate) fn lock_current<T>(object: &Mutex<T>) -> Result<LockResult<MutexGuard<'_, T>>> {
+    if NOW.with(|now| now.is_within.get()) && is_held_above() {
+        return Err(mp_core::Error::Protocol(HELD_ABOVE));
+    }
+    let locked = object.lock();
+    NOW.with(|now| now.locks.set(true));
+    Ok(locked)
+}
+
+#[cold]
+fn is_held_above() -> bool {
+    let id = NOW.with(|now| now.id.get());
+    ABOVE.with_borrow(|above| above.contains(&id))
+}
+
+/// What a [`Deadlock`](crate::Error::Deadlock) is until it is sent.
+pub(crate) const HELD_ABOVE: &str = "the call is made by a function that has the object";
 
 /// What a [`WrongType`](crate::Error::WrongType) is until it is sent.
 pub(crate) const WRONG_TYPE: mp_core::Error =
@@ -89,7 +142,7 @@ where
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let object = current::<Mutex<T>>()?;
         let arguments = A::decode(arguments)?;
-        let Ok(mut object) = object.lock() else {
+        let Ok(mut object) = lock_current(&object)? else {
             return result.put(&Err::<F::Output, _>(Fault::Poisoned)).map(drop);
         };
         let value = function.call(&mut object, arguments);
@@ -108,7 +161,7 @@ where
         let object = current::<Mutex<T>>()?;
         let arguments = A::decode(arguments)?;
         // Whether an earlier call panicked can be asked for.
-        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut object = lock_current(&object)?.unwrap_or_else(PoisonError::into_inner);
         let value = function.call(&mut object, arguments);
         result.put(&value)?;
         Ok(())
@@ -125,7 +178,7 @@ where
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> Result<()> {
         let object = current::<Mutex<T>>()?;
-        let mut object = object.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut object = lock_current(&object)?.unwrap_or_else(PoisonError::into_inner);
         function(&mut object, arguments, result)
     }
 }

@@ -61,7 +61,7 @@ impl ConditionObject {
 
     /// Gives whether it was notified, and whether the lock's last owner died.
     fn wait(
-        &self,
+        self: &Arc<Self>,
         client: &Client,
         held: &Arc<LockObject>,
         limit: Limit,
@@ -90,11 +90,20 @@ impl ConditionObject {
             None => held.acquire(client, Limit::Forever, depth),
             Some(fault) => Err(fault),
         };
-        if taken.is_err() && called == Some(Call::One) {
-            // It has seen nothing of it.
-            self.notify(Call::One);
+        if called == Some(Call::One) {
+            match &taken {
+                // A process that is killed takes a while to hang up: whether it hears of this is not known yet.
+                Ok(_) => held.is_back(Arc::downgrade(self)),
+                // It has seen nothing of it.
+                Err(_) => self.notify_another(),
+            }
         }
         Ok((called.is_some(), taken?))
+    }
+
+    /// Who was notified is gone.
+    pub(crate) fn notify_another(&self) {
+        self.notify(Call::One);
     }
 
     fn notify(&self, call: Call) {
@@ -149,9 +158,13 @@ fn notify(
 /// something changed.
 ///
 /// It has an [`RLock`](crate::RLock) of its own, [`lock`](Self::lock), and waits with that, or with the guard of any
-/// lock of the same manager; all who use the condition use the same one. Notifying waits for nobody, and a waiter
-/// that is killed takes no notification with it. Waiters are woken in the order they came. A wait ends only by a
-/// notification or its timeout, but what is waited for may have changed again by then, so look again.
+/// lock of the same manager; all who use the condition use the same one. Notifying waits for nobody. Waiters are woken
+/// in the order they came.
+///
+/// A waiter that is killed takes no notification with it: where it ends before it has released the lock that it woke
+/// with, another is notified in its place. That may be one more than needed, where the dead had already done what the
+/// notification was for. A wait ends by nothing else but a notification or its timeout, but what is waited for may have
+/// changed again by then. So look again after each, as [`wait_while`](Self::wait_while) does.
 ///
 /// Python: `multiprocessing.Manager().Condition()`. `wait_for` is [`wait_while`](Self::wait_while) of the opposite.
 ///

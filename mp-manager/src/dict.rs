@@ -12,7 +12,7 @@ use mp_process::{Args, Convention};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::{Made, Method, OnValue, WRONG_TYPE};
+use crate::call::{Made, Method, OnValue, current, lock_current};
 use crate::error::Fault;
 use crate::link::{Handle, Key as ServerKey, Link, nothing, proxy};
 use crate::makers::Maker;
@@ -92,11 +92,11 @@ where
     A: Args,
 {
     fn call(function: F, arguments: &mut Decoder<'_>, result: &mut Encoder) -> mp_core::Result<()> {
-        let dict = crate::call::current::<Mutex<Ordered<K, V>>>().map_err(|_| WRONG_TYPE)?;
+        let dict = current::<Mutex<Ordered<K, V>>>()?;
         let key: K = arguments.get()?;
         let default = if INSERT { Some(arguments.get::<V>()?) } else { None };
         let arguments = A::decode(arguments)?;
-        let mut dict = dict.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dict = lock_current(&dict)?.unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = dict.get_mut(&key) {
             let output = function.call(value, arguments);
             return result.put(&Ok::<_, Fault>(output)).map(drop);
@@ -452,7 +452,8 @@ impl<K: Key, V: Element> Dict<K, V> {
     /// Calls `function` with the value of a key and `args`, a tuple, in the server, and gives what it returns.
     ///
     /// Nobody else has the dict meanwhile: so `update(&k, |n: &mut u64| *n += 1, ())` counts right whoever counts
-    /// with it. If it panics, the value stays as it left it, and the dict goes on.
+    /// with it. If it panics, the value stays as it left it, and the dict goes on. `function` cannot call the dict by a
+    /// proxy: [calls within calls](crate#calls-within-calls).
     ///
     /// # Errors
     ///

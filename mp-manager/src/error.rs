@@ -60,7 +60,8 @@ pub enum Error {
     Empty,
     /// The calling thread does not hold what it would release, or wait with.
     NotOwner,
-    /// The calling thread holds it already and would wait for itself for ever.
+    /// The calling thread holds it already and would wait for itself for ever: a lock, or an object that it calls from
+    /// [within a call](crate#calls-within-calls).
     Deadlock,
     /// The barrier was aborted, reset while this party waited, or a party timed out or died.
     #[doc(alias = "BrokenBarrierError")]
@@ -188,7 +189,8 @@ impl fmt::Display for Error {
                  one takes and another gives",
             ),
             Self::Deadlock => f.write_str(
-                "this thread holds it already and would wait for itself: use an RLock to lock again",
+                "this thread holds it already and would wait for itself: use an RLock to lock again, and in a \
+                 function in the server the object that it is given, not a proxy of it",
             ),
             Self::Broken => {
                 f.write_str("the barrier is broken: reset it once all parties are ready again")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mp_core::Decoder;
 
-use crate::call::{Made, set_current};
+use crate::call::{Made, set_current, set_held_above};
 use crate::makers::makers;
 use crate::protocol::{Call, What};
 use crate::server::{Client, Server, Talk};
@@ -61,7 +61,8 @@ pub(crate) fn run_on(bytes: &[u8]) {
         let message = if kind & 1 == 0 {
             let what = What::Operation(u32::from(number));
             let after_end = kind & 2 != 0;
-            let (first, second) = Call { object: u64::from(object), what, after_end }.to_words();
+            let (first, second) =
+                Call { object: u64::from(object), what, after_end, is_within: false }.to_words();
             let fingerprint = server.fingerprint(u64::from(object)).unwrap_or(0);
             let words = [first, second, fingerprint].map(u64::to_le_bytes).concat();
             [words, body].concat()
@@ -74,7 +75,8 @@ pub(crate) fn run_on(bytes: &[u8]) {
         }
         let _ = talk.answer(&message, Vec::new());
         let _ = crate::remote::split(&message);
-        set_current(None);
+        set_current(0, None);
+        set_held_above(Vec::new());
     }
     drop(talk);
     Client::leave(&client);

@@ -49,6 +49,15 @@
 //! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, neither has to be
 //! woken for a call. To a server at an address on the network they are TCP.
 //!
+//! # Calls within calls
+//!
+//! A function of yours that runs in the server may have proxies, of what it is called with or of what that contains, and
+//! use them. Its own object it has as an argument: a call by a proxy of that would wait for itself, and is
+//! [`Error::Deadlock`] instead, also where it comes by way of other objects whose functions call on. What an object does
+//! with its elements counts too, as it compares them, say. Two objects whose functions call each other wait for each other
+//! for ever if both are called at the same time, as with any two locks: have one order for them. So does a function that
+//! waits for another thread that calls its object.
+//!
 //! # Errors
 //!
 //! Each call that goes to the server can fail with
@@ -57,6 +66,7 @@
 //! - [`Error::Refused`] and [`Error::Io`] where descriptors, memory or threads are short;
 //! - [`Error::WrongType`] where a proxy was received as one of another type than it is, which is kept in another way;
 //! - [`Error::OtherProgram`] for what calls a function of yours in the server of another program;
+//! - [`Error::Deadlock`] from within a function that runs in the server and [has the object](#calls-within-calls);
 //! - [`Error::Nested`] from within the `Serialize` or `Deserialize` of what another call sends.
 //!
 //! # When a process dies
@@ -65,7 +75,7 @@
 //! | --- | --- |
 //! | in the middle of a call | the server makes it to its end, or not at all, and [not later](#after-a-death) |
 //! | holding a lock or a [`Permit`] | get it; of a lock with the news: [`LockGuard::owner_died`] |
-//! | waiting | nobody waits for it; a notification or an item goes to the next. A barrier breaks |
+//! | waiting | nobody waits for it; a [notification](Condition) goes to the next. So does an item, unless it was [just coming](Queue). A barrier breaks |
 //! | having the last proxy of an object | the object goes |
 //! | the server | every call is [`Error::ServerDied`] |
 //! | the process that made the manager | the server ends |

@@ -23,7 +23,7 @@ use mp_process::{Convention, Function};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored};
+use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored, held};
 use crate::error::{Fault, InServer};
 use crate::look::wait;
 use crate::operation::{Operation, fingerprint};
@@ -41,6 +41,18 @@ const KEPT: usize = 1 << 20;
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static WATCHES_FORKS: Once = Once::new();
 static LINKS: Mutex<Vec<Weak<Link>>> = Mutex::new(Vec::new());
+/// The server that this process is, of that generation.
+static SERVER: Mutex<Option<(Key, u64)>> = Mutex::new(None);
+
+fn watch_forks() {
+    WATCHES_FORKS.call_once(|| _ = in_forked_child(forked));
+}
+
+/// This process is the server of that key.
+pub(crate) fn is_server_of(key: Key) {
+    watch_forks();
+    *lock(&SERVER) = Some((key, generation()));
+}
 
 extern "C" fn forked() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
@@ -90,6 +102,8 @@ impl Door {
 pub(crate) struct Link {
     key: Key,
     generation: u64,
+    /// It is in the server itself, whose functions call.
+    is_within: bool,
     door: Door,
     sessions: Mutex<Vec<(ThreadId, Arc<Session>)>>,
     objects: Mutex<Objects>,
@@ -175,7 +189,7 @@ impl Link {
     }
 
     fn find(key: Key, door: impl FnOnce() -> io::Result<Door>) -> io::Result<Arc<Self>> {
-        WATCHES_FORKS.call_once(|| _ = in_forked_child(forked));
+        watch_forks();
         let mut links = lock(&LINKS);
         links.retain(|link| link.strong_count() > 0);
         let generation = generation();
@@ -188,6 +202,7 @@ impl Link {
         let link = Arc::new(Self {
             key,
             generation,
+            is_within: *lock(&SERVER) == Some((key, generation)),
             door: door()?,
             sessions: Mutex::default(),
             objects: Mutex::default(),
@@ -285,6 +300,12 @@ impl Link {
         let mut new = None;
         let ends_seen = mp_process::ends_seen();
         let after_end = ends_seen != talk.ends_seen;
+        let held = if self.is_within { held() } else { Vec::new() };
+        let is_within = !held.is_empty();
+        let begin = |what, encoder: &mut Encoder| -> mp_core::Result<()> {
+            Call { object, what, after_end, is_within }.put(encoder)?;
+            if is_within { encoder.put(&held).map(drop) } else { Ok(()) }
+        };
         let wrap = match callee {
             Callee::Function(function) => {
                 let known = talk.functions.iter().position(|&key| key == function.key());
@@ -292,7 +313,7 @@ impl Link {
                     Some(number) => What::Known(number as u32),
                     None => What::New(talk.functions.len() as u32),
                 };
-                Call { object, what, after_end }.put(&mut encoder)?;
+                begin(what, &mut encoder)?;
                 if known.is_none() {
                     encoder.put(&function)?;
                     new = Some(function);
@@ -300,7 +321,7 @@ impl Link {
                 false
             }
             Callee::Operation(number, fingerprint) => {
-                Call { object, what: What::Operation(number), after_end }.put(&mut encoder)?;
+                begin(What::Operation(number), &mut encoder)?;
                 encoder.put(&fingerprint)?;
                 true
             }
@@ -489,6 +510,7 @@ fn refusal(word: u64, text: String, errno: i32) -> Error {
         Some(Status::NoObject) => Error::NoObject,
         Some(Status::WrongType) => Error::WrongType { object: text },
         Some(Status::NoOperation) => Error::OtherProgram,
+        Some(Status::Deadlock) => Error::Deadlock,
         Some(Status::Io | Status::Lost) => Error::Io(InServer::error(text, errno)),
         Some(Status::Undecodable) => Error::Decode(text),
         Some(Status::Value) | None => {

@@ -3,21 +3,20 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mp_core::{Decoder, Encoder};
 use mp_process::{Args, Convention};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::{Made, Method, OnValue, current};
+use crate::call::{Made, Method, OnValue, current, lock_current};
 use crate::dict::Element;
 use crate::error::Fault;
 use crate::link::{Handle, Link, nothing, proxy};
 use crate::makers::Maker;
 use crate::object::Repr;
 use crate::operation::{Kind, Operation, operations};
-use crate::wait::lock;
 use crate::wire::{self, Got, Put};
 use crate::{Error, Result, shared};
 
@@ -70,7 +69,7 @@ where
         let items = current::<Mutex<Vec<T>>>()?;
         let index: usize = arguments.get()?;
         let arguments = A::decode(arguments)?;
-        let mut items = lock(&items);
+        let mut items = lock_current(&items)?.unwrap_or_else(PoisonError::into_inner);
         let len = items.len();
         let output = match items.get_mut(index) {
             Some(item) => Ok(function.call(item, arguments)),
@@ -491,7 +490,8 @@ impl<T: Element> List<T> {
 
     /// Calls `function` with the item at `index` and `args`, a tuple, in the server, and gives what it returns.
     ///
-    /// Nobody else has the list meanwhile.
+    /// Nobody else has the list meanwhile. `function` cannot call it by a proxy: [calls within
+    /// calls](crate#calls-within-calls).
     ///
     /// # Errors
     ///
@@ -506,6 +506,8 @@ impl<T: Element> List<T> {
     }
 
     /// Calls `function` with the whole vector and `args`, a tuple, in the server, and gives what it returns.
+    ///
+    /// `function` cannot call the list by a proxy: [calls within calls](crate#calls-within-calls).
     ///
     /// # Errors
     ///

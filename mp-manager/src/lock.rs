@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use mp_core::{Decoder, Encoder, crash_point};
@@ -32,6 +32,9 @@ struct LockState {
     depth: u32,
     /// The last owner ended while it held it, and nobody was told yet.
     died: bool,
+    /// The owner was notified as the only one, at this condition, and has had the lock since: where it ends before it
+    /// releases it, another is to be notified. It may never have heard of it.
+    notified: Option<Weak<ConditionObject>>,
 }
 
 impl LockObject {
@@ -94,11 +97,17 @@ impl LockObject {
         state.depth = if all { 0 } else { depth - 1 };
         if state.depth == 0 {
             state.owner = 0;
+            state.notified = None;
             drop(state);
             self.freed.notify_one();
             client.let_go(&(Arc::clone(self) as Arc<dyn Held>));
         }
         Ok(depth)
+    }
+
+    /// Its owner has it back from a wait at that condition, which notified nobody else.
+    pub(crate) fn is_back(&self, notified: Weak<ConditionObject>) {
+        lock(&self.state).notified = Some(notified);
     }
 
     fn is_locked(&self) -> bool {
@@ -110,9 +119,13 @@ impl Held for LockObject {
     fn abandon(&self, client: u64) {
         let mut state = lock(&self.state);
         if state.owner == client {
-            *state = LockState { owner: 0, depth: 0, died: true };
+            let notified = state.notified.take();
+            *state = LockState { died: true, ..LockState::default() };
             drop(state);
             self.freed.notify_one();
+            if let Some(condition) = notified.as_ref().and_then(Weak::upgrade) {
+                condition.notify_another();
+            }
         }
     }
 }

@@ -87,9 +87,9 @@ impl Manager {
         let mut key = [0; 16];
         random::fill(&mut key)?;
         let key = u128::from_le_bytes(key);
-        let server = Process::new(serve, (Fd::from(theirs),)).name("Manager").daemon(true);
-        let server = server.start().map_err(Error::Start)?;
         let key = ServerKey { server: [key as u64, (key >> 64) as u64], program: program() };
+        let server = Process::new(serve, (Fd::from(theirs), key)).name("Manager").daemon(true);
+        let server = server.start().map_err(Error::Start)?;
         let link = Link::new(key, || Ok(ours))?;
         Ok(Self {
             link,

@@ -4,9 +4,9 @@
 //! calls. Down such a pipe goes one call after the other, and up come their results. A call begins with two words: the
 //! number of the object, 0 for none, and what is called. Within one program that is a function, by its number, which
 //! each connection counts for itself; the first call of a function brings the function. Another program says an
-//! operation of the object's, by its number. The second word also says whether the caller has seen a process end. A
-//! result begins with a word that says what it is; a refusal goes on with a text and the kernel's number of what is
-//! short.
+//! operation of the object's, by its number. The second word also says whether the caller has seen a process end, and whether it
+//! is the server itself, on behalf of calls whose objects follow then. A result begins with a word that says what it is;
+//! a refusal goes on with a text and the kernel's number of what is short.
 
 use mp_core::{Encoder, Result};
 
@@ -24,6 +24,8 @@ const DEFINE: u64 = 1 << 32;
 const OPERATION: u64 = 1 << 33;
 /// The client has seen a process end since its last call.
 const AFTER_END: u64 = 1 << 34;
+/// The numbers of the objects whose locks the caller has stand before all else.
+const WITHIN: u64 = 1 << 35;
 
 /// What a call begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(crate) struct Call {
     /// The caller knows of an end of a process that the server may not have seen yet: nothing is to be done any more
     /// for clients that have ended.
     pub(crate) after_end: bool,
+    /// It is made by a function in the server; the objects that are held until it has ended follow.
+    pub(crate) is_within: bool,
 }
 
 /// What is called.
@@ -59,7 +63,9 @@ impl Call {
             What::New(number) => u64::from(number) | DEFINE,
             What::Operation(number) => u64::from(number) | OPERATION,
         };
-        (self.object, word | if self.after_end { AFTER_END } else { 0 })
+        let after_end = if self.after_end { AFTER_END } else { 0 };
+        let is_within = if self.is_within { WITHIN } else { 0 };
+        (self.object, word | after_end | is_within)
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
@@ -67,14 +73,14 @@ impl Call {
         let (word, rest) = rest.split_first_chunk()?;
         let (object, word) = (u64::from_le_bytes(*object), u64::from_le_bytes(*word));
         let number = word as u32;
-        let after_end = word & AFTER_END != 0;
-        let what = match word & !AFTER_END & !u64::from(u32::MAX) {
+        let (after_end, is_within) = (word & AFTER_END != 0, word & WITHIN != 0);
+        let what = match word & !AFTER_END & !WITHIN & !u64::from(u32::MAX) {
             0 => What::Known(number),
             DEFINE => What::New(number),
             OPERATION => What::Operation(number),
             _ => return None,
         };
-        Some((Self { object, what, after_end }, rest))
+        Some((Self { object, what, after_end, is_within }, rest))
     }
 }
 
@@ -100,6 +106,8 @@ pub(crate) enum Status {
     NoOperation = 7,
     /// As [`Io`](Self::Io), for what came with the call: the server has seen nothing of it, no new function either.
     Lost = 8,
+    /// The call would wait for itself.
+    Deadlock = 9,
 }
 
 impl Status {
@@ -114,6 +122,7 @@ impl Status {
             Self::Io,
             Self::NoOperation,
             Self::Lost,
+            Self::Deadlock,
         ]
         .into_iter()
         .find(|&status| status as u64 == word)
@@ -127,9 +136,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(object: u64, number: u32, which in 0..3, after_end: bool) {
+        fn headers_come_back(object: u64, number: u32, which in 0..3, flags: [bool; 2]) {
             let whats = [What::Known(number), What::New(number), What::Operation(number)];
-            let call = Call { object, what: whats[which as usize], after_end };
+            let [after_end, is_within] = flags;
+            let call = Call { object, what: whats[which as usize], after_end, is_within };
             let (first, second) = call.to_words();
             let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
             prop_assert_eq!(bytes.len(), HEADER);
@@ -144,9 +154,9 @@ mod tests {
 
     #[test]
     fn each_status_comes_back_and_others_are_none() {
-        for word in 0..9 {
+        for word in 0..10 {
             assert_eq!(Status::read(word).map(|status| status as u64), Some(word));
         }
-        assert_eq!(Status::read(9), None);
+        assert_eq!(Status::read(10), None);
     }
 }

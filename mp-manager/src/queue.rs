@@ -356,8 +356,10 @@ macro_rules! queueing {
 
 /// A proxy of a queue in a manager's server.
 ///
-/// Items come out in the order they went in. A client that is killed while it waits takes none with it; one that is
-/// killed just when an item comes to it may.
+/// Items come out in the order they went in, each once: what a client had got that is killed is lost with it. A client
+/// that is killed while it waits takes no item with it that is put once the server has seen its end. That is a moment
+/// after the signal: an item that is put meanwhile may be handed to the dead and lost. Who has
+/// [joined](crate#after-a-death) the client before it puts need not fear that.
 ///
 /// `mp_queue::Queue` needs no server; this one is for those who share a manager anyway, or are [connected](crate::Manager::connect) to one.
 ///
@@ -433,6 +435,9 @@ impl<T: Element> JoinableQueue<T> {
     }
 
     /// Waits until all items that were put have been dealt with.
+    ///
+    /// An item that is lost with a client that was killed never is, unless another says [`task_done`](Self::task_done)
+    /// for it.
     ///
     /// # Errors
     ///

@@ -221,7 +221,8 @@ macro_rules! counting {
 
             /// Takes a permit, which anybody may give back by [`release`](Self::release); waits while there is none.
             ///
-            /// If this process ends, it stays taken: nobody knows who was to give it back.
+            /// If this process ends, it stays taken: nobody knows who was to give it back. So may one that comes just when
+            /// it is killed. [`permit`](Self::permit) is for what is to come back.
             ///
             /// # Errors
             ///

@@ -31,7 +31,8 @@ use mp_core::{Deadline, Decoder, Encoder, Fd, Message, catch_panic, crash_point}
 use mp_pipe::Connection;
 use mp_process::Function;
 
-use crate::call::{Made, Stored, set_current};
+use crate::call::{HELD_ABOVE, Made, Stored, set_current, set_held_above};
+use crate::link::{Key, is_server_of};
 use crate::look::wait;
 use crate::makers::makers;
 use crate::operation::{Operations, fingerprint};
@@ -452,7 +453,8 @@ impl Client {
 }
 
 /// The function that a server is started with.
-pub(crate) fn serve(door: Fd) {
+pub(crate) fn serve(door: Fd, key: Key) {
+    is_server_of(key);
     // At a terminal it comes to the whole group: when the server ends is for its parent to say.
     process::disregard_signal(SIGINT);
     // Each object takes a descriptor, each connection a few.
@@ -628,6 +630,9 @@ impl<'a> Talk<'a> {
             }
         }
         let mut arguments = Decoder::new(body, fds);
+        if call.is_within {
+            set_held_above(arguments.get().ok()?);
+        }
         if let What::New(number) = call.what {
             if number as usize != self.functions.len() {
                 return None;
@@ -636,6 +641,9 @@ impl<'a> Talk<'a> {
         }
         let mut result = Encoder::reuse(std::mem::take(&mut self.buffer));
         let refusal = self.call(call, &mut arguments, &mut result)?;
+        if call.is_within {
+            set_held_above(Vec::new());
+        }
         crash_point!("server: a call is made");
         // Descriptors that the call has left go no further.
         drop(arguments);
@@ -729,17 +737,20 @@ impl<'a> Talk<'a> {
             }
         }
         result.put(&(Status::Value as u64)).ok()?;
-        set_current(object);
+        set_current(call.object, object);
         let ended = wrapped(matches!(call.what, What::Operation(_)), || {
             function.try_call(arguments, result)
         });
-        set_current(None);
+        set_current(0, None);
         let name = || {
             let name = name.or_else(|| Some(server.entry(call.object)?.name));
             name.map_or_else(String::new, |name| name.to_string())
         };
         Some(match ended {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(mp_core::Error::Protocol(HELD_ABOVE))) => {
+                Err(Refusal::new(Status::Deadlock, ""))
+            }
             Ok(Err(mp_core::Error::Protocol(_))) => Err(Refusal::new(Status::WrongType, name())),
             Ok(Err(other)) => Err(other.into()),
             Err(panic) => Err(Refusal::new(Status::Panicked, panic)),

@@ -20,8 +20,7 @@ use crate::server::Client;
 /// there is [`Panicked`](crate::Error::Panicked) for its caller, and the object stays as the panic left it, for others
 /// to use: a panic in one process is no reason for others to end, who cannot know of it. Whoever relies on what a
 /// panic may have left half changed asks for the news, as of a lock in std: with the call, by
-/// [`call_unless_poisoned`](Self::call_unless_poisoned), or by [`is_poisoned`](Self::is_poisoned). A call that calls its
-/// own object, through a proxy, waits for itself for ever.
+/// [`call_unless_poisoned`](Self::call_unless_poisoned), or by [`is_poisoned`](Self::is_poisoned).
 ///
 /// Python: a class that is registered with `BaseManager.register`. Here nothing need be registered.
 ///
@@ -90,7 +89,8 @@ where
 impl<T: Send + 'static> Shared<T> {
     /// Calls `function` with the object and `args`, a tuple of up to seven, in the server, and gives what it returns.
     ///
-    /// Waits until it has: for the calls before it too.
+    /// Waits until it has: for the calls before it too. `function` cannot call the object by a proxy of it: [calls within
+    /// calls](crate#calls-within-calls).
     ///
     /// # Errors
     ///

@@ -102,6 +102,8 @@ impl<T: Element> Value<T> {
 
     /// Calls `function` with the value and `args`, a tuple, in the server, and gives what it returns.
     ///
+    /// `function` cannot call the value by a proxy: [calls within calls](crate#calls-within-calls).
+    ///
     /// # Errors
     ///
     /// [`Panicked`](crate::Error::Panicked); [every call's](crate#errors).

@@ -24,7 +24,10 @@ mod steps {
     use mp_core::crash;
     use mp_core::sys::process::{pidfd_open, pidfd_send_signal};
     use mp_core::testing::{self, Failed, Trial};
-    use mp_manager::{Dict, Error, List, Lock, LockGuard, Manager, Queue, Result};
+    use mp_manager::{
+        Barrier, Condition, Dict, Error, Event, List, Lock, LockGuard, Manager, Queue, Result,
+        Semaphore,
+    };
     use mp_pipe::AuthKey;
     use mp_process::Process;
 
@@ -81,7 +84,154 @@ mod steps {
                 tests.push(Trial::test(format!("{fate:?} at: {name}, pass {pass}"), test));
             }
         }
+        for kind in Turn::ALL {
+            for (name, pass) in AS_IT_COMES {
+                // Only who gets a lock has another call to make.
+                if pass > 1 && !matches!(kind, Turn::Notified | Turn::Locks) {
+                    continue;
+                }
+                let test = move || {
+                    catch_unwind(AssertUnwindSafe(|| kind.play(name, pass)))
+                        .map_err(|_| Failed::from("panicked, see above"))
+                };
+                tests.push(Trial::test(format!("{kind:?}, killed at: {name}, pass {pass}"), test));
+            }
+        }
         testing::run(tests);
+    }
+
+    /// From when what a client waits for has come until it gives it back.
+    const AS_IT_COMES: [(&str, u32); 3] = [
+        ("client: the answer is there", 1),
+        ("client: the answer is read", 1),
+        ("client: about to call", 2),
+    ];
+
+    /// What a client waits for that is killed when its turn comes.
+    #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    enum Turn {
+        Notified,
+        Locks,
+        HasPermit,
+        Gets,
+        Puts,
+        Meets,
+        IsTold,
+    }
+
+    type Places = (Condition, Lock, Semaphore, Queue<u64>, Barrier, Event);
+
+    impl Turn {
+        const ALL: [Self; 7] = [
+            Self::Notified,
+            Self::Locks,
+            Self::HasPermit,
+            Self::Gets,
+            Self::Puts,
+            Self::Meets,
+            Self::IsTold,
+        ];
+
+        fn wait(self, places: &Places, ready: &Queue<()>, point: &Option<(String, u32)>) {
+            let (condition, lock, semaphore, queue, barrier, event) = places;
+            let begin = || {
+                ready.put(()).expect("the server lives");
+                if let Some((name, pass)) = point {
+                    arm(name, *pass, Fate::Killed);
+                }
+            };
+            let ended = match self {
+                Self::Notified => {
+                    let guard = condition.lock().expect("the server lives");
+                    begin();
+                    condition.wait(guard).map(drop)
+                }
+                Self::Locks => (begin(), lock.lock().map(drop)).1,
+                Self::HasPermit => (begin(), semaphore.permit().map(drop)).1,
+                Self::Gets => (begin(), queue.get().map(drop)).1,
+                Self::Puts => (begin(), queue.put(2).map_err(Error::from)).1,
+                Self::Meets => (begin(), barrier.wait().map(drop)).1,
+                Self::IsTold => (begin(), event.wait()).1,
+            };
+            ended.expect("the server lives");
+        }
+
+        /// The client is killed; the next in its place is not held up.
+        fn play(self, name: &str, pass: u32) {
+            let manager = Manager::new().unwrap();
+            let places: Places = (
+                manager.condition().unwrap(),
+                manager.lock().unwrap(),
+                manager.semaphore(0).unwrap(),
+                manager.queue(1).unwrap(),
+                manager.barrier(2).unwrap(),
+                manager.event().unwrap(),
+            );
+            let (condition, lock, semaphore, queue, barrier, event) = &places;
+            let ready = manager.queue(0).unwrap();
+            let start = |point: Option<(String, u32)>| {
+                let task = |turn: Turn, places: Places, ready, point| {
+                    turn.wait(&places, &ready, &point);
+                };
+                let child = Process::new(task, (self, places.clone(), ready.clone(), point));
+                let child = child.start().unwrap();
+                ready.get_timeout(HANG).unwrap();
+                match self {
+                    // Once the lock is to be had, it waits.
+                    Self::Notified => drop(condition.lock().unwrap()),
+                    Self::Meets => eventually("it waits", || barrier.n_waiting().unwrap() == 1),
+                    _ => thread::sleep(Duration::from_millis(20)),
+                }
+                child
+            };
+            let guard = lock.lock().unwrap();
+            if self == Self::Puts {
+                queue.put(1).unwrap();
+            }
+            let first = start(Some((name.to_string(), pass)));
+            let second = (self == Self::Notified).then(|| start(None));
+            // Its turn comes.
+            match self {
+                Self::Notified => condition.notify_one().unwrap(),
+                Self::Locks => drop(guard),
+                Self::HasPermit => semaphore.release().unwrap(),
+                Self::Gets => queue.put(1).unwrap(),
+                Self::Puts => assert_eq!(queue.get().unwrap(), 1),
+                Self::Meets => drop(barrier.wait().unwrap()),
+                Self::IsTold => event.set().unwrap(),
+            }
+            // It has had its turn: nobody was before it. The library has not seen its end here.
+            eventually("the step is reached", || matches!(state(first.pid()), 'Z' | 'X'));
+            match self {
+                Self::Notified => {
+                    let second = second.expect("started");
+                    second.join_timeout(HANG).unwrap().expect("it is notified too");
+                }
+                Self::Locks => {
+                    let guard = lock.lock_timeout(HANG).unwrap();
+                    assert!(LockGuard::owner_died(&guard));
+                }
+                Self::HasPermit => drop(semaphore.permit_timeout(HANG).unwrap()),
+                Self::Gets => {
+                    // What it had got is lost with it, and comes to nobody twice.
+                    queue.put_timeout(3, HANG).unwrap();
+                    assert_eq!(queue.get_timeout(HANG).unwrap(), 3);
+                }
+                Self::Puts => assert_eq!(queue.get_timeout(HANG).unwrap(), 2),
+                Self::Meets => {
+                    assert!(matches!(
+                        barrier.wait_timeout(Duration::from_millis(10)),
+                        Err(Error::TimedOut)
+                    ));
+                }
+                Self::IsTold => event.wait().unwrap(),
+            }
+            let exit = first.join_timeout(HANG).unwrap().expect("it ends");
+            assert_eq!(exit.signal(), Some(SIGKILL), "the step was never reached");
+            if self == Self::Gets {
+                assert!(matches!(queue.try_get(), Err(Error::Empty)));
+            }
+        }
     }
 
     type Proxies = (Dict<u32, u64>, Lock, Queue<u64>);
