@@ -48,7 +48,21 @@ fn measure() -> Duration {
 /// affinity is seen within a tick of the clock, which is 1 to 10 ms.
 #[must_use]
 pub fn budget() -> Duration {
-    if several_cpus(usable_cpus, &COUNTED) { wake_up() } else { Duration::ZERO }
+    if has_other_cpus() { wake_up() } else { Duration::ZERO }
+}
+
+/// Whether this process may use more than one CPU, as [`budget`] sees it: else looking keeps others from running.
+///
+/// # Example
+///
+/// ```
+/// use mp_core::spin;
+///
+/// assert_eq!(spin::has_other_cpus(), !spin::budget().is_zero()); // but here nothing is measured
+/// ```
+#[must_use]
+pub fn has_other_cpus() -> bool {
+    several_cpus(usable_cpus, &COUNTED)
 }
 
 fn wake_up() -> Duration {
@@ -111,11 +125,7 @@ pub fn look_for<T>(
     time: impl FnOnce() -> Duration,
     mut ready: impl FnMut() -> Option<T>,
 ) -> Option<T> {
-    let several = if elsewhere {
-        several_cpus(granted_cpus, &GRANTED)
-    } else {
-        several_cpus(usable_cpus, &COUNTED)
-    };
+    let several = if elsewhere { several_cpus(granted_cpus, &GRANTED) } else { has_other_cpus() };
     if !several {
         return None;
     }

@@ -61,8 +61,14 @@ pub(crate) fn run_on(bytes: &[u8]) {
         let message = if kind & 1 == 0 {
             let what = What::Operation(u32::from(number));
             let after_end = kind & 2 != 0;
-            let (first, second) =
-                Call { object: u64::from(object), what, after_end, is_within: false }.to_words();
+            let (first, second) = Call {
+                object: u64::from(object),
+                what,
+                after_end,
+                is_within: false,
+                is_eager: kind & 4 != 0,
+            }
+            .to_words();
             let fingerprint = server.fingerprint(u64::from(object)).unwrap_or(0);
             let words = [first, second, fingerprint].map(u64::to_le_bytes).concat();
             [words, body].concat()

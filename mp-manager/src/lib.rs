@@ -113,6 +113,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod active;
 mod array;
 mod barrier;
 mod call;

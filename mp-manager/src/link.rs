@@ -23,9 +23,10 @@ use mp_process::{Convention, Function};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::active::Pace;
 use crate::call::{Create, Made, OnAny, OnObject, OnServer, OnValue, Stored, held};
 use crate::error::{Fault, InServer};
-use crate::look::wait;
+use crate::look;
 use crate::operation::{Operation, fingerprint};
 use crate::protocol::{CONNECT, Call, STOP, Status, What};
 use crate::remote::{self, Identity, Remote, identity};
@@ -129,6 +130,9 @@ struct Talk {
     functions: Vec<usize>,
     /// How many ends of children this process had seen at the last call.
     ends_seen: u64,
+    pace: Pace,
+    /// How long the last answer took of those that were slept for.
+    last_wait: Duration,
     /// Where calls are encoded.
     buffer: Message,
 }
@@ -251,7 +255,8 @@ impl Link {
             }
         };
         let (functions, buffer) = (Vec::new(), Message::default());
-        let talk = Talk { connection, functions, ends_seen, buffer };
+        let (pace, last_wait) = (Pace::default(), Duration::MAX);
+        let talk = Talk { connection, functions, ends_seen, pace, last_wait, buffer };
         let session = Arc::new(Session { generation, talk: Mutex::new(talk) });
         // Where the thread is about to end, the connection is for this one call.
         let _ = SLOTS.try_with(|slots| {
@@ -302,8 +307,12 @@ impl Link {
         let after_end = ends_seen != talk.ends_seen;
         let held = if self.is_within { held() } else { Vec::new() };
         let is_within = !held.is_empty();
+        if self.is_within {
+            Client::steps_back();
+        }
+        let is_eager = talk.pace.is_eager();
         let begin = |what, encoder: &mut Encoder| -> mp_core::Result<()> {
-            Call { object, what, after_end, is_within }.put(encoder)?;
+            Call { object, what, after_end, is_within, is_eager }.put(encoder)?;
             if is_within { encoder.put(&held).map(drop) } else { Ok(()) }
         };
         let wrap = match callee {
@@ -340,7 +349,7 @@ impl Link {
             talk.buffer = Encoder::reuse(message).finish();
         }
         if matches!(self.door, Door::Here(_)) {
-            wait(&talk.connection, || false);
+            look::as_client(&talk.connection, &mut talk.last_wait);
         }
         let (mut is_lost, mut is_lent) = (false, false);
         let received = talk.connection.receiver().recv_message_with(|bytes, fds| {
@@ -357,6 +366,7 @@ impl Link {
             is_lost = word == Status::Lost as u64;
             Err(refusal(word, decoder.get()?, decoder.get()?))
         });
+        talk.pace.is_answered();
         if is_lent && matches!(self.door, Door::There(_)) {
             // What came has its own lifelines now, or is gone. Where it fails, the next call will.
             let _ = talk.connection.send_bytes(&[]);

@@ -26,6 +26,8 @@ const OPERATION: u64 = 1 << 33;
 const AFTER_END: u64 = 1 << 34;
 /// The numbers of the objects whose locks the caller has stand before all else.
 const WITHIN: u64 = 1 << 35;
+/// The caller does little but call.
+const EAGER: u64 = 1 << 36;
 
 /// What a call begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(crate) struct Call {
     pub(crate) after_end: bool,
     /// It is made by a function in the server; the objects that are held until it has ended follow.
     pub(crate) is_within: bool,
+    /// The client does little but call.
+    pub(crate) is_eager: bool,
 }
 
 /// What is called.
@@ -65,7 +69,8 @@ impl Call {
         };
         let after_end = if self.after_end { AFTER_END } else { 0 };
         let is_within = if self.is_within { WITHIN } else { 0 };
-        (self.object, word | after_end | is_within)
+        let is_eager = if self.is_eager { EAGER } else { 0 };
+        (self.object, word | after_end | is_within | is_eager)
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
@@ -74,13 +79,14 @@ impl Call {
         let (object, word) = (u64::from_le_bytes(*object), u64::from_le_bytes(*word));
         let number = word as u32;
         let (after_end, is_within) = (word & AFTER_END != 0, word & WITHIN != 0);
-        let what = match word & !AFTER_END & !WITHIN & !u64::from(u32::MAX) {
+        let is_eager = word & EAGER != 0;
+        let what = match word & !AFTER_END & !WITHIN & !EAGER & !u64::from(u32::MAX) {
             0 => What::Known(number),
             DEFINE => What::New(number),
             OPERATION => What::Operation(number),
             _ => return None,
         };
-        Some((Self { object, what, after_end, is_within }, rest))
+        Some((Self { object, what, after_end, is_within, is_eager }, rest))
     }
 }
 
@@ -136,10 +142,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(object: u64, number: u32, which in 0..3, flags: [bool; 2]) {
+        fn headers_come_back(object: u64, number: u32, which in 0..3, flags: [bool; 3]) {
             let whats = [What::Known(number), What::New(number), What::Operation(number)];
-            let [after_end, is_within] = flags;
-            let call = Call { object, what: whats[which as usize], after_end, is_within };
+            let [after_end, is_within, is_eager] = flags;
+            let call = Call { object, what: whats[which as usize], after_end, is_within, is_eager };
             let (first, second) = call.to_words();
             let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
             prop_assert_eq!(bytes.len(), HEADER);

@@ -31,9 +31,10 @@ use mp_core::{Deadline, Decoder, Encoder, Fd, Message, catch_panic, crash_point}
 use mp_pipe::Connection;
 use mp_process::Function;
 
+use crate::active::{Active, Member};
 use crate::call::{HELD_ABOVE, Made, Stored, set_current, set_held_above};
 use crate::link::{Key, is_server_of};
-use crate::look::wait;
+use crate::look;
 use crate::makers::makers;
 use crate::operation::{Operations, fingerprint};
 use crate::protocol::{CONNECT, Call, HEADER, STOP, Status, What};
@@ -74,6 +75,8 @@ pub(crate) struct Server {
     hung_up: Epoll,
     next_object: AtomicU64,
     next_client: AtomicU64,
+    /// Which threads of clients are served now.
+    active: Active,
     /// The sockets it listens at.
     sockets: Mutex<Vec<PathBuf>>,
     /// It is shut down, and answers no more calls.
@@ -93,6 +96,7 @@ impl Server {
             hung_up: Epoll::new()?,
             next_object: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
+            active: Active::default(),
             sockets: Mutex::default(),
             ends: AtomicBool::new(false),
         })
@@ -204,6 +208,7 @@ impl Server {
             let ended: Vec<_> = ended.iter().filter_map(|client| turns.get(client)).collect();
             ended.iter().for_each(|turn| turn.over.store(true, Ordering::SeqCst));
             let limit = *limit.get_or_insert_with(|| Deadline::after(MOMENT));
+            asks.inspect(|client| client.step_back());
             if is_over() {
                 asks.inspect(|client| client.abandon());
             }
@@ -338,6 +343,7 @@ pub(crate) struct Client {
     server: Arc<Server>,
     id: u64,
     turn: Arc<Turn>,
+    member: Member,
     connection: Connection<(), ()>,
     /// Through TCP.
     is_remote: bool,
@@ -367,6 +373,14 @@ impl Client {
         CLIENT.with_borrow(Clone::clone).expect("the crate's functions are called for a client")
     }
 
+    /// If this thread serves a client, as [`step_back`](Self::step_back).
+    pub(crate) fn steps_back() {
+        // A thread that is at its end serves nobody.
+        let _ = CLIENT.try_with(|client| {
+            client.borrow().iter().for_each(|client| client.step_back());
+        });
+    }
+
     /// Whom this thread serves from now on, and nobody who has ended before.
     pub(crate) fn serve(
         server: &Arc<Server>,
@@ -382,14 +396,15 @@ impl Client {
         drop(turns);
         server.settle(None);
         turn.acts.store(true, Ordering::SeqCst);
-        let (server, held) = (Arc::clone(server), RefCell::default());
-        let client = Rc::new(Self { server, id, turn, connection, is_remote, held });
+        let (server, member, held) = (Arc::clone(server), Member::default(), RefCell::default());
+        let client = Rc::new(Self { server, id, turn, member, connection, is_remote, held });
         CLIENT.replace(Some(Rc::clone(&client)));
         Ok(client)
     }
 
     /// The client has ended: what it held is others'.
     pub(crate) fn leave(client: &Rc<Self>) {
+        client.step_back();
         client.abandon();
         lock(&client.server.turns).remove(&client.id);
         CLIENT.replace(None);
@@ -425,6 +440,31 @@ impl Client {
                 poll(&mut [PollFd::hung_up(bell)], Deadline::PASSED).is_ok_and(|ended| ended > 0)
             }
         }
+    }
+
+    /// Waits for a call, and for this thread's turn to make it; or for the end.
+    fn wait(&self) {
+        let (connection, member) = (&self.connection, &self.member);
+        let takes_turns = member.takes_turns();
+        if member.goes_on(&self.server.active) {
+            if look::as_active(connection) {
+                return;
+            }
+            self.step_back();
+        } else if !takes_turns && look::as_server(connection, || self.is_over()) {
+            return;
+        }
+        look::sleep(connection, || self.is_over());
+        // Where that was the end, nobody is to wait for what the client held.
+        if member.takes_turns() && !connection.receiver().is_empty() {
+            let _waits = self.waits_for(member.changed());
+            member.enter(&self.server.active, || self.is_over());
+        }
+    }
+
+    /// It waits for others: another client is to be served meanwhile.
+    pub(crate) fn step_back(&self) {
+        self.member.leave(&self.server.active);
     }
 
     /// Whether it has ended, and others rely on that.
@@ -506,12 +546,13 @@ pub(crate) fn converse(server: Arc<Server>, connection: Connection<(), ()>, is_r
     let receiver = client.connection.receiver();
     loop {
         if !is_remote {
-            wait(&client.connection, || client.is_over());
+            client.wait();
             if client.is_over() {
                 break;
             }
         }
-        let next = match receiver.recv_message_with(|bytes, fds| talk.answer(bytes, fds)) {
+        let answer = |bytes: &_, fds| client.member.call(|| talk.answer(bytes, fds));
+        let next = match receiver.recv_message_with(answer) {
             Ok(next) => next,
             // There were no numbers left for what came with the call, which is lost.
             Err(mp_pipe::Error::Io(error)) if error.raw_os_error() == Some(EMFILE) => {
@@ -623,6 +664,7 @@ impl<'a> Talk<'a> {
             (bytes, fds)
         };
         let (call, body) = Call::read(bytes)?;
+        self.client.member.is_called(call.is_eager);
         if call.after_end {
             self.client.server.settle(Some(self.client));
             if self.client.is_over() {

@@ -49,6 +49,7 @@ pub(crate) fn wait_for<S, T>(
         Limit::Forever => Deadline::NEVER,
     };
     let mut slice = FIRST;
+    client.step_back();
     let _waits = client.waits_for(changed);
     loop {
         let nap = deadline.remaining().map_or(slice, |left| left.min(slice));

@@ -1,0 +1,456 @@
+//! How many clients are served at the same time.
+//!
+//! A client that does little but call is served fastest where its thread of the server runs too: each sees what the other
+//! has written within a tenth of a microsecond, and a call takes a third of one. That takes two CPUs. With more such pairs
+//! than that the scheduler, which knows nothing of pairs, seldom has both of one on CPUs at once; the more there are, the
+//! more seldom. So of such clients one for two CPUs is active. The others sleep, their calls unread, until it is their
+//! turn.
+//!
+//! Clients that call now and then, or whose calls take their time, are served at once: they have no use for a second CPU,
+//! and others are not to wait for them. Nor do these wait for long where one of the active makes no calls after all.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use mp_core::sys::clock::monotonic_nanos;
+use mp_core::sys::process::usable_cpus;
+
+use crate::wait::lock;
+
+/// How long a turn is where others wait for theirs, in nanoseconds.
+const TURN: u64 = 3_000_000;
+/// What takes so long, in nanoseconds, is long beside a call: two CPUs have better uses for it.
+const LONG: u64 = 10_000;
+/// Once in so many calls it is looked how long they take, and how long the client takes between them.
+const SAMPLE: u64 = 16;
+/// Who is active and makes fewer calls than that in this time is not any more, if others wait.
+const STUCK: Duration = Duration::from_millis(20);
+
+/// Whether a thread that calls does little else.
+#[derive(Default)]
+pub(crate) struct Pace {
+    calls: u64,
+    /// When the last answer came, where the time from then to the next call is taken.
+    answered: Option<u64>,
+    is_eager: bool,
+}
+
+impl Pace {
+    /// It calls.
+    pub(crate) fn is_eager(&mut self) -> bool {
+        if let Some(answered) = self.answered.take() {
+            self.is_eager = monotonic_nanos() - answered < LONG;
+        }
+        self.is_eager
+    }
+
+    /// It has its answer.
+    pub(crate) fn is_answered(&mut self) {
+        self.calls += 1;
+        if self.calls.is_multiple_of(SAMPLE) || !self.is_eager {
+            self.answered = Some(monotonic_nanos());
+        }
+    }
+}
+
+/// Those who are active, and those who wait to be.
+pub(crate) struct Active {
+    state: Mutex<State>,
+    /// There are some that wait. A hint: who does not see it after one call will after another.
+    contended: AtomicBool,
+    /// How many may be active.
+    most: fn() -> usize,
+}
+
+#[derive(Default)]
+struct State {
+    active: Vec<Arc<Seat>>,
+    /// Those that wait and have not used up their turns. They are first; each has a turn's worth of that.
+    early: VecDeque<Arc<Seat>>,
+    /// Those that wait for another turn.
+    late: VecDeque<Arc<Seat>>,
+    /// One of those that wait, who sees to it that the active make calls.
+    watcher: Option<Arc<Seat>>,
+}
+
+/// What others know of a thread.
+#[derive(Default)]
+struct Seat {
+    /// How many calls it has begun.
+    calls: AtomicU64,
+    /// Written with the state locked.
+    place: AtomicU8,
+    changed: Arc<Condvar>,
+}
+
+/// Neither active nor waiting for that.
+const OUT: u8 = 0;
+const WAITS: u8 = 1;
+const ACTIVE: u8 = 2;
+
+/// A thread that serves a client.
+pub(crate) struct Member {
+    seat: Arc<Seat>,
+    /// The client does little but call.
+    is_eager: Cell<bool>,
+    /// How many of the calls whose time was taken last were long, up to two, which are enough. Above zero the next one's is.
+    long: Cell<u8>,
+    /// It is active, unless others have ended that.
+    is_active: Cell<bool>,
+    /// Since when, how much of its turn was used up before, and whether all of it is.
+    since: Cell<u64>,
+    used: Cell<u64>,
+    is_over: Cell<bool>,
+}
+
+impl Default for Member {
+    fn default() -> Self {
+        let seat = Arc::default();
+        let (is_eager, is_active, is_over) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        // Nothing is known of its calls.
+        let (long, since, used) = (Cell::new(1), Cell::new(0), Cell::new(0));
+        Self { seat, is_eager, long, is_active, since, used, is_over }
+    }
+}
+
+impl Member {
+    /// Makes a call.
+    pub(crate) fn call<R>(&self, call: impl FnOnce() -> R) -> R {
+        // Relaxed: others want to see that it changes.
+        let calls = self.seat.calls.load(Relaxed) + 1;
+        self.seat.calls.store(calls, Relaxed);
+        if !calls.is_multiple_of(SAMPLE) && self.long.get() == 0 {
+            return call();
+        }
+        let begin = monotonic_nanos();
+        let result = call();
+        let end = monotonic_nanos();
+        self.long.set(if end - begin < LONG { 0 } else { 2.min(self.long.get() + 1) });
+        self.is_over.set(self.used.get() + (end - self.since.get()) >= TURN);
+        result
+    }
+
+    /// The client says of itself whether it does little but call.
+    pub(crate) fn is_called(&self, eagerly: bool) {
+        self.is_eager.set(eagerly);
+    }
+
+    /// Whether it is to be active, to be served.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.is_eager.get() && self.long.get() < 2
+    }
+
+    /// What wakes it while it waits for its turn.
+    pub(crate) fn changed(&self) -> &Arc<Condvar> {
+        &self.seat.changed
+    }
+
+    /// Before a call is looked for: whether it is active, which it becomes if there is room.
+    pub(crate) fn goes_on(&self, active: &Active) -> bool {
+        if !self.takes_turns() || self.has_had_its_turn(active) {
+            self.leave(active);
+        } else if !self.is_active.get() && active.try_enter(&self.seat) {
+            self.begin();
+        }
+        self.is_active.get()
+    }
+
+    fn has_had_its_turn(&self, active: &Active) -> bool {
+        let is_over = self.is_over.get() && active.contended.load(Relaxed);
+        self.is_active.get() && (is_over || self.seat.place.load(Relaxed) != ACTIVE)
+    }
+
+    /// Waits until it is active, or until `is_over`, at which what waits for [`changed`](Self::changed) is to be woken.
+    pub(crate) fn enter(&self, active: &Active, is_over: impl Fn() -> bool) {
+        let is_late = self.used.get() >= TURN;
+        if is_late {
+            self.used.set(0);
+        }
+        active.enter(&self.seat, is_late, is_over);
+        self.begin();
+    }
+
+    fn begin(&self) {
+        self.is_active.set(true);
+        self.long.set(1);
+        self.is_over.set(false);
+        self.since.set(monotonic_nanos());
+    }
+
+    /// It is not active any more.
+    pub(crate) fn leave(&self, active: &Active) {
+        if !self.is_active.replace(false) {
+            return;
+        }
+        self.used.set(self.used.get() + (monotonic_nanos() - self.since.get()));
+        if !active.leave(&self.seat) {
+            // It made others wait.
+            self.long.set(2);
+        }
+    }
+}
+
+impl Default for Active {
+    fn default() -> Self {
+        // One for two CPUs: the client takes the other.
+        Self::new(|| usable_cpus() / 2)
+    }
+}
+
+impl Active {
+    fn new(most: fn() -> usize) -> Self {
+        Self { state: Mutex::default(), contended: AtomicBool::new(false), most }
+    }
+
+    fn try_enter(&self, seat: &Arc<Seat>) -> bool {
+        let mut state = lock(&self.state);
+        let is_free = !state.is_contended() && state.has_room(self.most);
+        if is_free {
+            state.admit(Arc::clone(seat));
+        }
+        is_free
+    }
+
+    /// Waits until it is active; at most once for each `leave`.
+    fn enter(&self, seat: &Arc<Seat>, is_late: bool, is_over: impl Fn() -> bool) {
+        if self.try_enter(seat) {
+            return;
+        }
+        let mut state = lock(&self.state);
+        seat.place.store(WAITS, Relaxed);
+        let queue = if is_late { &mut state.late } else { &mut state.early };
+        queue.push_back(Arc::clone(seat));
+        // There may be room since.
+        let mut woken = self.settle(&mut state);
+        // What the active had done when it looked.
+        let mut seen = Vec::new();
+        loop {
+            if !woken.is_empty() {
+                drop(state);
+                wake(woken);
+                state = lock(&self.state);
+            }
+            woken = Vec::new();
+            if seat.place.load(Relaxed) != WAITS {
+                return;
+            }
+            if is_over() {
+                seat.place.store(OUT, Relaxed);
+                state.early.retain(|other| !Arc::ptr_eq(other, seat));
+                state.late.retain(|other| !Arc::ptr_eq(other, seat));
+                woken = self.settle(&mut state);
+            } else if state.is_watcher(seat) {
+                let nap = seat.changed.wait_timeout(state, STUCK);
+                let (now, nap) = nap.unwrap_or_else(PoisonError::into_inner);
+                state = now;
+                if nap.timed_out() && state.is_watcher(seat) {
+                    state.dismiss(&mut seen);
+                    woken = self.settle(&mut state);
+                }
+            } else {
+                state = seat.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Whether it was active, and others have not ended that.
+    fn leave(&self, seat: &Arc<Seat>) -> bool {
+        let mut state = lock(&self.state);
+        let was_active = seat.place.swap(OUT, Relaxed) == ACTIVE;
+        if was_active {
+            state.active.retain(|other| !Arc::ptr_eq(other, seat));
+            let woken = self.settle(&mut state);
+            drop(state);
+            wake(woken);
+        }
+        was_active
+    }
+
+    /// Lets in those who are next, as far as there is room, and has one of the others watch. Gives who is to be woken once
+    /// the state is unlocked: else they would wait for that.
+    fn settle(&self, state: &mut State) -> Vec<Arc<Seat>> {
+        let mut woken = Vec::new();
+        while state.is_contended() && state.has_room(self.most) {
+            let Some(next) = state.early.pop_front().or_else(|| state.late.pop_front()) else {
+                break;
+            };
+            woken.push(Arc::clone(&next));
+            state.admit(next);
+        }
+        let watches = |seat: &Arc<Seat>| seat.place.load(Relaxed) == WAITS;
+        if !state.watcher.as_ref().is_some_and(watches) {
+            // The one that will wait longest: each change of watchers wakes one.
+            state.watcher = state.late.back().or(state.early.back()).cloned();
+            woken.extend(state.watcher.clone());
+        }
+        self.contended.store(state.is_contended(), Relaxed);
+        woken
+    }
+}
+
+fn wake(seats: Vec<Arc<Seat>>) {
+    seats.iter().for_each(|seat| seat.changed.notify_all());
+}
+
+impl State {
+    fn is_contended(&self) -> bool {
+        !self.early.is_empty() || !self.late.is_empty()
+    }
+
+    fn has_room(&self, most: fn() -> usize) -> bool {
+        // One may always, which takes no system call.
+        self.active.is_empty() || self.active.len() < most()
+    }
+
+    fn admit(&mut self, seat: Arc<Seat>) {
+        seat.place.store(ACTIVE, Relaxed);
+        self.active.push(seat);
+    }
+
+    fn is_watcher(&self, seat: &Arc<Seat>) -> bool {
+        self.watcher.as_ref().is_some_and(|watcher| Arc::ptr_eq(watcher, seat))
+    }
+
+    /// Ends the turns of those that have made few calls since they were `seen`.
+    fn dismiss(&mut self, seen: &mut Vec<(*const Seat, u64)>) {
+        let now = |seat: &Arc<Seat>| (Arc::as_ptr(seat), seat.calls.load(Relaxed));
+        let is_slow = |seat: &mut Arc<Seat>| {
+            let (seat, calls) = now(seat);
+            seen.iter().any(|&(other, before)| other == seat && calls - before < SAMPLE)
+        };
+        for seat in self.active.extract_if(.., is_slow) {
+            seat.place.store(OUT, Relaxed);
+        }
+        *seen = self.active.iter().map(now).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+    use std::time::Instant;
+
+    fn eager() -> Member {
+        let member = Member::default();
+        member.is_called(true);
+        member
+    }
+
+    /// Uses up its turn.
+    fn work(member: &Member) {
+        let begin = Instant::now();
+        while begin.elapsed().as_nanos() <= u128::from(TURN) {
+            (0..SAMPLE).for_each(|_| member.call(|| ()));
+        }
+    }
+
+    #[test]
+    fn a_turn_is_over_only_where_others_wait() {
+        let active = Active::new(|| 1);
+        let first = eager();
+        assert!(first.goes_on(&active));
+        work(&first);
+        assert!(first.goes_on(&active));
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let other = eager();
+                assert!(!other.goes_on(&active));
+                other.enter(&active, || false);
+                assert!(other.goes_on(&active));
+                other.leave(&active);
+            });
+            while !active.contended.load(Relaxed) {
+                thread::yield_now();
+            }
+            work(&first);
+            assert!(!first.goes_on(&active));
+            first.enter(&active, || false);
+            other.join().unwrap();
+        });
+        assert!(first.goes_on(&active));
+    }
+
+    #[test]
+    fn who_calls_now_and_then_or_for_long_takes_no_turns() {
+        let active = Active::new(|| 1);
+        let member = Member::default();
+        assert!(!member.goes_on(&active));
+        member.is_called(true);
+        assert!(member.goes_on(&active));
+        let long = || thread::sleep(Duration::from_nanos(2 * LONG));
+        (0..2 * SAMPLE).for_each(|_| member.call(long));
+        assert!(!member.goes_on(&active));
+        assert!(lock(&active.state).active.is_empty());
+        member.call(|| ());
+        assert!(member.takes_turns());
+    }
+
+    #[test]
+    fn nobody_waits_for_who_makes_no_calls() {
+        let active = Active::new(|| 1);
+        let (stuck, other) = (eager(), eager());
+        assert!(stuck.goes_on(&active));
+        other.enter(&active, || false);
+        assert!(other.goes_on(&active));
+        assert!(!stuck.goes_on(&active));
+        assert!(!stuck.takes_turns(), "others are not to wait for it again");
+    }
+
+    #[test]
+    fn who_has_ended_waits_no_longer() {
+        let active = Active::new(|| 1);
+        let (first, over) = (eager(), AtomicBool::new(false));
+        assert!(first.goes_on(&active));
+        thread::scope(|scope| {
+            let gone = scope.spawn(|| {
+                let gone = eager();
+                gone.enter(&active, || over.load(Relaxed));
+            });
+            while !active.contended.load(Relaxed) {
+                thread::yield_now();
+            }
+            over.store(true, Relaxed);
+            while !gone.is_finished() {
+                // It may have been about to sleep.
+                wake(lock(&active.state).watcher.iter().cloned().collect());
+                first.call(|| ());
+            }
+        });
+        let state = lock(&active.state);
+        assert!(!state.is_contended() && state.watcher.is_none());
+        assert_eq!(state.active.len(), 1);
+    }
+
+    #[test]
+    fn no_more_are_active_than_may_be_and_all_come_to_their_turn() {
+        let active = Active::new(|| 2);
+        let now = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let member = eager();
+                    for turn in 0..200 {
+                        if !member.goes_on(&active) {
+                            member.enter(&active, || false);
+                        }
+                        assert!(now.fetch_add(1, Relaxed) < 2);
+                        member.call(thread::yield_now);
+                        now.fetch_sub(1, Relaxed);
+                        if turn % 3 == 0 {
+                            member.leave(&active);
+                        }
+                    }
+                    member.leave(&active);
+                });
+            }
+        });
+        let state = lock(&active.state);
+        assert!(state.active.is_empty() && !state.is_contended());
+    }
+}
