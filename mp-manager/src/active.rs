@@ -28,7 +28,7 @@ const LONG: u64 = 10_000;
 /// Once in so many calls it is looked how long they take, and how long the client takes between them.
 const SAMPLE: u64 = 16;
 /// Who is active and makes fewer calls than that in this time is not any more, if others wait.
-const STUCK: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(20);
 
 /// Whether a thread that calls does little else.
 #[derive(Default)]
@@ -73,8 +73,11 @@ struct State {
     early: VecDeque<Arc<Seat>>,
     /// Those that wait for another turn.
     late: VecDeque<Arc<Seat>>,
-    /// One of those that wait, who sees to it that the active make calls.
+    /// One of those that wait, who looks whether the active make calls if nothing else comes about.
     watcher: Option<Arc<Seat>>,
+    /// What calls the active had made when that was looked at last, and when.
+    seen: Vec<(Arc<Seat>, u64)>,
+    looked: u64,
 }
 
 /// What others know of a thread.
@@ -224,10 +227,7 @@ impl Active {
         seat.place.store(WAITS, Relaxed);
         let queue = if is_late { &mut state.late } else { &mut state.early };
         queue.push_back(Arc::clone(seat));
-        // There may be room since.
         let mut woken = self.settle(&mut state);
-        // What the active had done when it looked.
-        let mut seen = Vec::new();
         loop {
             if !woken.is_empty() {
                 drop(state);
@@ -244,13 +244,9 @@ impl Active {
                 state.late.retain(|other| !Arc::ptr_eq(other, seat));
                 woken = self.settle(&mut state);
             } else if state.is_watcher(seat) {
-                let nap = seat.changed.wait_timeout(state, STUCK);
-                let (now, nap) = nap.unwrap_or_else(PoisonError::into_inner);
-                state = now;
-                if nap.timed_out() && state.is_watcher(seat) {
-                    state.dismiss(&mut seen);
-                    woken = self.settle(&mut state);
-                }
+                let nap = seat.changed.wait_timeout(state, SLOW);
+                state = nap.unwrap_or_else(PoisonError::into_inner).0;
+                woken = self.settle(&mut state);
             } else {
                 state = seat.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -274,6 +270,7 @@ impl Active {
     /// the state is unlocked: else they would wait for that.
     fn settle(&self, state: &mut State) -> Vec<Arc<Seat>> {
         let mut woken = Vec::new();
+        state.look_after_the_active();
         while state.is_contended() && state.has_room(self.most) {
             let Some(next) = state.early.pop_front().or_else(|| state.late.pop_front()) else {
                 break;
@@ -315,17 +312,22 @@ impl State {
         self.watcher.as_ref().is_some_and(|watcher| Arc::ptr_eq(watcher, seat))
     }
 
-    /// Ends the turns of those that have made few calls since they were `seen`.
-    fn dismiss(&mut self, seen: &mut Vec<(*const Seat, u64)>) {
-        let now = |seat: &Arc<Seat>| (Arc::as_ptr(seat), seat.calls.load(Relaxed));
-        let is_slow = |seat: &mut Arc<Seat>| {
-            let (seat, calls) = now(seat);
-            seen.iter().any(|&(other, before)| other == seat && calls - before < SAMPLE)
-        };
-        for seat in self.active.extract_if(.., is_slow) {
-            seat.place.store(OUT, Relaxed);
+    /// Now and then: ends the turns of those that have made few calls since the last time.
+    fn look_after_the_active(&mut self) {
+        let now = monotonic_nanos();
+        if u128::from(now - self.looked) < SLOW.as_nanos() {
+            return;
         }
-        *seen = self.active.iter().map(now).collect();
+        self.looked = now;
+        for (seat, before) in self.seen.drain(..) {
+            let is_slow = seat.calls.load(Relaxed) - before < SAMPLE;
+            if is_slow && seat.place.load(Relaxed) == ACTIVE {
+                seat.place.store(OUT, Relaxed);
+                self.active.retain(|other| !Arc::ptr_eq(other, &seat));
+            }
+        }
+        let seen = |seat: &Arc<Seat>| (Arc::clone(seat), seat.calls.load(Relaxed));
+        self.seen.extend(self.active.iter().map(seen));
     }
 }
 

@@ -49,6 +49,10 @@
 //! an item or a lock, holds up nobody else. Connections are pipes in shared memory: while both sides run, neither has to be
 //! woken for a call. To a server at an address on the network they are TCP.
 //!
+//! Where more threads do nothing but call than there are pairs of CPUs, they take turns of some milliseconds: each then has
+//! a CPU for itself and one for its thread of the server, and the calls of all take as long as those of one. Who calls now
+//! and then, or something that takes its time, is served at once.
+//!
 //! # Calls within calls
 //!
 //! A function of yours that runs in the server may have proxies, of what it is called with or of what that contains, and
