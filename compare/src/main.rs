@@ -46,7 +46,7 @@ fn compare(words: &[&str]) {
         std::process::exit(2);
     }
     let effort = if quick {
-        drive::Effort { rounds: 3, time: Duration::from_millis(40), limit: Duration::from_secs(8) }
+        drive::Effort { rounds: 3, time: Duration::from_millis(20), limit: Duration::from_secs(8) }
     } else {
         drive::Effort {
             rounds: 7,
