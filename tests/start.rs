@@ -9,9 +9,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use multiprocess::core::Deadline;
 use multiprocess::core::sys::fd::{self, wait_readable};
 use multiprocess::core::sys::process;
+use multiprocess::core::{Deadline, spin};
 use multiprocess::{
     Error, Fd, Process, ProcessError, Run, StartMethod, active_children, current_process,
     parent_process, start_method,
@@ -56,6 +56,7 @@ crate::cases! {
         a_daemon_may_not_start_processes
         a_child_starts_children_of_its_own
         the_start_method_is_inherited
+        what_was_measured_of_the_machine_is_inherited
         signals_are_as_after_a_clean_start
         signals_do_in_a_child_what_they_do_by_default
         a_fork_behind_the_crates_back_has_no_children_and_reports_nothing
@@ -646,6 +647,18 @@ fn a_child_starts_children_of_its_own() -> Outcome {
         children.into_iter().map(|child| child.result().expect("ends")).sum()
     }
     assert_eq!(Process::new(tree, (3,)).start()?.result()?, 8);
+    Ok(())
+}
+
+fn what_it_has_measured() -> Option<Duration> {
+    spin::measured()
+}
+
+fn what_was_measured_of_the_machine_is_inherited() -> Outcome {
+    // Where there is one CPU, nothing is measured, and nothing inherited.
+    let measured = (!spin::budget().is_zero()).then(spin::budget);
+    let child = Process::new(what_it_has_measured, ()).start()?;
+    assert_eq!(child.result()?, measured);
     Ok(())
 }
 

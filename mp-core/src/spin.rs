@@ -7,7 +7,8 @@
 //! What a wake-up costs here is measured, once for each process, when it is first about to look: it sleeps a
 //! few times until a set moment and sees how much later it runs again. That is an interrupt to an idle CPU
 //! and the way back from it, as when another CPU wakes it, and needs no second process or thread. (On one
-//! virtual machine: 7 to 9 us by this measure, 8 us by a ping-pong of two processes on two CPUs.)
+//! virtual machine: 7 to 9 us by this measure, 8 us by a ping-pong of two processes on two CPUs.) A process that was
+//! started by one that knows has it from there.
 //!
 //! Where this process may use one CPU only, looking would keep the other side from running: there the budget
 //! is nothing.
@@ -66,8 +67,31 @@ pub fn has_other_cpus() -> bool {
 }
 
 fn wake_up() -> Duration {
-    static WAKE_UP: OnceLock<Duration> = OnceLock::new();
     *WAKE_UP.get_or_init(measure)
+}
+
+static WAKE_UP: OnceLock<Duration> = OnceLock::new();
+
+/// What [`budget`] has measured, if it has.
+#[must_use]
+pub fn measured() -> Option<Duration> {
+    WAKE_UP.get().copied()
+}
+
+/// Takes over what another process of this machine has [`measured`], unless this one has measured itself.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use mp_core::spin;
+///
+/// spin::take_over(Duration::from_micros(7));
+/// assert_eq!(spin::measured(), Some(Duration::from_micros(7)));
+/// ```
+pub fn take_over(measured: Duration) {
+    let _ = WAKE_UP.set(measured.clamp(LEAST, MOST));
 }
 
 /// A clock's tick, and in the lowest bit whether there was more than one CPU then.

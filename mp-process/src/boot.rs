@@ -10,7 +10,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{self, PollFd};
 use mp_core::sys::process;
-use mp_core::{Deadline, Message, crash_point};
+use mp_core::{Deadline, Message, crash_point, spin};
 
 use crate::current::{Identity, Parent, become_child};
 use crate::entry::{Outcome, Trampoline};
@@ -210,7 +210,12 @@ type Ready = (Trampoline, Message, Option<OwnedFd>);
 
 /// Makes this process what the request says.
 fn prepare(request: Request) -> Result<Ready> {
-    let Request { profile, address, surroundings, parent, lifeline, streams, arguments } = request;
+    let Request { profile, wake_up, address, surroundings, parent, lifeline, streams, arguments } =
+        request;
+    if wake_up > 0 {
+        // Its first wait would begin with a millisecond of measuring.
+        spin::take_over(Duration::from_nanos(wake_up.into()));
+    }
     let trampoline = address.resolve()?;
     place_streams(&streams)?;
     drop(streams);

@@ -16,7 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use mp_core::fields::{Reader, Writer};
 use mp_core::packet::{Channel, Packet};
 use mp_core::sys::process::{Cpus, Exit};
-use mp_core::{Deadline, Error as CoreError, Message, Result as CoreResult};
+use mp_core::{Deadline, Error as CoreError, Message, Result as CoreResult, spin};
 
 use crate::entry::{Address, Outcome};
 use crate::start::forkserver::Spare;
@@ -85,6 +85,8 @@ pub(crate) struct Surroundings {
 /// A start request as the child reads it.
 pub(crate) struct Request {
     pub(crate) profile: Profile,
+    /// What the parent has measured of how long a wake-up takes, in nanoseconds; 0: it has not.
+    pub(crate) wake_up: u32,
     pub(crate) address: Address,
     pub(crate) surroundings: Option<Surroundings>,
     /// The parent's process descriptor.
@@ -118,7 +120,8 @@ pub(crate) fn send_request(
         .u8(profile.daemon.into())
         .bytes(profile.parent_name.as_bytes())
         .u32(profile.parent_pid)
-        .u8(profile.default_method as u8);
+        .u8(profile.default_method as u8)
+        .u32(spin::measured().map_or(0, |time| time.as_nanos() as u32));
     address.write(&mut writer);
     match surroundings {
         None => {
@@ -168,6 +171,7 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
     let default_method = StartMethod::from_number(reader.u8()?)
         .ok_or(CoreError::Protocol("a start method that is not known"))?;
     let profile = Profile { name, path, daemon, parent_name, parent_pid, default_method };
+    let wake_up = reader.u32()?;
     let address = Address::read(&mut reader)?;
     let mut surroundings = if reader.u8()? == 0 {
         None
@@ -204,7 +208,7 @@ pub(crate) fn read_request(packet: Packet) -> CoreResult<Request> {
         surroundings.directory = directory;
     }
     let arguments = Message::new(reader.into_rest().to_vec(), fds.collect());
-    Ok(Request { profile, address, surroundings, parent, lifeline, streams, arguments })
+    Ok(Request { profile, wake_up, address, surroundings, parent, lifeline, streams, arguments })
 }
 
 /// Hands over a process that waits for a request: our end of its channel, and its process descriptor. `tells`: how it
