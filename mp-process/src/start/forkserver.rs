@@ -13,7 +13,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::process::{Cpus, Credentials, Forked, Reaped, fork, thread_count};
 use mp_core::sys::{fd, process};
-use mp_core::{Deadline, crash_point, spin};
+use mp_core::{Deadline, crash_point};
 
 use crate::child::Reaper;
 use crate::protocol::{self, Role, Surroundings};
@@ -386,8 +386,6 @@ fn helper(ours: &Inherited) -> Result<MutexGuard<'static, Slot>> {
         slot = lock(&SLOT);
         made
     };
-    // While the server sets itself up. Those who are started need not, then.
-    let _ = spin::budget();
     let inherited = ours.clone();
     slot.helper = Some(Helper { made, owner: us, generation, inherited, awaited: 1 });
     Ok(slot)

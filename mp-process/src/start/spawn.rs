@@ -10,7 +10,7 @@ use std::time::Duration;
 use mp_core::packet::Channel;
 use mp_core::sys::fd::{PollFd, poll};
 use mp_core::sys::process::{self, Exit};
-use mp_core::{Deadline, crash_point};
+use mp_core::{Deadline, crash_point, spin};
 
 use crate::child::Reaper;
 use crate::protocol::{self, Role};
@@ -48,6 +48,8 @@ pub(crate) fn execute(role: Role, leave: impl FnOnce(&Channel) -> Result<()>) ->
     crash_point!("parent: about to execute");
     let process = command.spawn().map_err(Error::io(doing))?;
     crash_point!("parent: executed");
+    // While the new process sets itself up. Who is started from now on need not measure, nor the children of a fork server.
+    let _ = spin::budget();
     let pidfd = process::pidfd_open(process.id()).ok();
     Ok(Executed { channel, process, pidfd })
 }
