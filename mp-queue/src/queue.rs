@@ -51,9 +51,9 @@ pub(crate) mod kind {
 /// # Memory
 ///
 /// An unbounded queue grows as needed, up to 16 GiB, and its memory goes back to the system as it is got;
-/// up to 2 MiB stay for what comes next. Where memory is short, `put` fails. The queue takes three
-/// descriptors, and 16 GiB of addresses for each time it was made or received (less where `RLIMIT_AS` is
-/// low).
+/// up to 2 MiB stay for what comes next, and 6 more while items of 64 KiB and more come now and then. Where memory is
+/// short, `put` fails. The queue takes three descriptors, and 16 GiB of addresses for each time it was made or received
+/// (less where `RLIMIT_AS` is low).
 ///
 /// Python: `multiprocessing.Queue` has a thread in each process that puts, which encodes and writes later.
 /// Items are lost when that process is killed, and it cannot end before they are read; its `qsize`, `empty`
@@ -148,7 +148,7 @@ impl Builder {
 }
 
 /// A buffer keeps its storage for the next call, if it is no larger.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 2 << 20;
 
 thread_local! {
     static ENCODED: Cell<Option<Box<Encoder>>> = const { Cell::new(None) };

@@ -46,6 +46,13 @@ const SMALLEST: u64 = 32 << 10;
 const SIZES: usize = 18;
 /// How many sizes keep their memory when they were read.
 const KEPT: usize = 5;
+/// How many do where a large record begins the block: the next such finds it again. To get new memory and to clear it
+/// costs more than all the rest of a put and a get.
+const KEPT_FOR_LARGE: usize = 7;
+/// From how many bytes on a record is large.
+const LARGE: u64 = 64 << 10;
+/// After how many others a block that is kept for large records is out of use.
+const UNUSED: u64 = 16;
 /// Where blocks begin.
 const BLOCKS: u64 = 4096;
 /// How much is reserved at first, and how much more at a time.
@@ -91,8 +98,13 @@ struct Block {
     next: AtomicU64,
     /// How many bytes from its start on are reserved.
     reserved: AtomicU64,
-    /// How many bytes from its start on were given back since. Under the lock of those who get.
+    /// How many bytes from its start on were given back since; [`NEVER`](Self::NEVER): it is kept for large records. Under
+    /// the lock of those who get.
     released: AtomicU64,
+}
+
+impl Block {
+    const NEVER: u64 = u64::MAX;
 }
 
 /// All words of a queue, behind the segment's header.
@@ -414,13 +426,37 @@ impl Slots {
         }
         crash_point!("put: the block is ended");
         let number = cursor.number.wrapping_add(1);
-        table[next].released.store(0, Ordering::Relaxed);
+        let kept = units * UNIT >= LARGE && next < 2 * KEPT_FOR_LARGE;
+        table[next].released.store(if kept { Block::NEVER } else { 0 }, Ordering::Relaxed);
         table[next].number.store(number, Ordering::Relaxed);
         crash_point!("put: the next block has its number");
         table[cursor.block].next.store(next as u64, Ordering::Relaxed);
         crash_point!("put: the block names the next");
         *cursor = Cursor { block: next, unit: 0, number };
+        if next < 2 * KEPT {
+            self.release_unused(entered, number);
+        }
         Ok(())
+    }
+
+    /// Gives back a block that is kept for large records, where none came for long. It is free, so nobody else has to do
+    /// with it.
+    fn release_unused(&self, entered: u64, number: u64) {
+        let table = &self.words().table;
+        let is_unused = |&block: &usize| {
+            let last = table[block].number.load(Ordering::Relaxed);
+            let old = last < entered && last.saturating_add(UNUSED) < number;
+            old && table[block].reserved.load(Ordering::Relaxed) > 0
+        };
+        let mut kept = 2 * KEPT..self.blocks.min(2 * KEPT_FOR_LARGE);
+        if let Some(block) = kept.find(is_unused) {
+            table[block].reserved.store(0, Ordering::Relaxed);
+            crash_point!("put: about to give a block back");
+            let (start, size) = (start_of_block(block), size_of_block(block));
+            // It fails where a faulty peer sealed it; then the memory stays until the queue is gone.
+            let _ = self.segment.release(start as usize, size as usize);
+            crash_point!("put: a block is given back");
+        }
     }
 
     /// Reserves memory for so many units from `cursor` on, which are within its block.
@@ -550,7 +586,7 @@ impl Slots {
     /// Looks at the record at `cursor`, moving that into the next block where one ends, unless `stay`:
     /// then there is nothing.
     ///
-    /// A larger block is given back when it is left. Nothing in it is wanted any more, and the commit,
+    /// A larger block is given back when it is left, unless it is kept for large records. Nothing in it is wanted any more, and the commit,
     /// after which others may use it, comes later. If that does not come, it reads as ended again.
     #[inline]
     pub(crate) fn find(&self, cursor: &mut Cursor, stay: bool) -> Result<Option<Found>> {
@@ -612,7 +648,8 @@ impl Slots {
         {
             return Err(Error::Damaged("a block does not tell where it goes on"));
         }
-        if cursor.block >= 2 * KEPT {
+        let released = table[cursor.block].released.load(Ordering::Relaxed);
+        if cursor.block >= 2 * KEPT && released != Block::NEVER {
             table[cursor.block].reserved.store(0, Ordering::Relaxed);
             crash_point!("get: about to give a block back");
             self.segment.release(
@@ -939,6 +976,26 @@ mod tests {
             }
             assert!(slots.tail().unwrap().1.block < 2 * KEPT);
             assert!(taken(&slots) <= 3 << 20, "{}", taken(&slots));
+        }
+    }
+
+    #[test]
+    fn large_items_find_their_memory_again_until_there_are_none_for_long() {
+        let slots = Slots::create(KIND, u64::MAX, MOST).unwrap();
+        let pass = |len| {
+            assert!(put(&slots, &content(1, len), None, None));
+            assert_eq!(get(&slots, 1, false)[0].0, content(1, len));
+            taken(&slots)
+        };
+        for _ in 0..2 {
+            let kept = (0..4).map(|_| pass(1 << 20)).max().unwrap();
+            assert!(kept > 2 << 20, "{kept}");
+            for _ in 0..20 {
+                assert_eq!(pass(1 << 20), kept);
+            }
+            // Many blocks later.
+            let left = (0..200).fold(0, |_, _| pass(5000));
+            assert!(left < 1 << 20, "{left}");
         }
     }
 

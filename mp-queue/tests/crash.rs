@@ -120,6 +120,11 @@ mod scenes {
             while !queue.is_empty() {
                 progress.get(queue, 2);
             }
+            // Into blocks that are kept for the like, and so many others that these are not wanted any more.
+            for len in [600_000, 600_000].into_iter().chain(std::iter::repeat_n(20_000, crowd)) {
+                progress.put(queue, len, None);
+                progress.get(queue, 1);
+            }
         }
         queue.close();
     }

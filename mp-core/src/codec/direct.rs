@@ -2,7 +2,8 @@
 //!
 //! Through serde a `Vec<u8>` goes element by element, four to eleven times slower than a copy. Where the
 //! type of a whole value is a vector, boxed slice or slice of numbers, its memory is copied instead. The
-//! bytes are those the format would write: a length in 64 bits, then the elements, lowest byte first.
+//! bytes are those the format would write: a length in 64 bits, then the elements, lowest byte first. Bytes within a
+//! value are written so too; they are read one by one, as nobody knows what its type makes of them.
 #![expect(unsafe_code, reason = "views of numbers as bytes, after a check of the type")]
 
 use std::any::TypeId;
@@ -55,6 +56,22 @@ fn as_slice<T: ?Sized, E: 'static>(value: &T) -> Option<&[E]> {
         // SAFETY: T is [E], so its address is that of the first of as many elements.
         unsafe { slice::from_raw_parts(start, len) }
     })
+}
+
+/// The bytes that `elements` are, if they are a borrowed vector or slice of bytes.
+#[inline]
+pub(super) fn bytes<T>(elements: &T) -> Option<&[u8]> {
+    let start = std::ptr::from_ref(elements);
+    if identity::<T>() == TypeId::of::<&'static Vec<u8>>() {
+        // SAFETY: T is a reference to such a vector; what is lent lives no longer than `elements`.
+        let bytes: &Vec<u8> = unsafe { *start.cast::<&Vec<u8>>() };
+        Some(bytes)
+    } else if identity::<T>() == TypeId::of::<&'static [u8]>() {
+        // SAFETY: as above, T is a reference to a slice.
+        Some(unsafe { *start.cast::<&[u8]>() })
+    } else {
+        None
+    }
 }
 
 fn append<E: 'static>(numbers: &[E], bytes: &mut Vec<u8>) {
@@ -209,6 +226,26 @@ mod tests {
         assert!(!encode("text", &mut bytes));
         assert!(!encode(&Some(7_u8), &mut bytes));
         assert!(!encode(&(7_u8,), &mut bytes));
+    }
+
+    #[test]
+    fn bytes_within_a_value_look_as_their_elements_would() {
+        let message = crate::encode(&("text", vec![1_u8, 2, 3], Some(&[4_u8, 5][..]))).unwrap();
+        let mut expected = Vec::new();
+        for part in ["text".as_bytes(), &[1, 2, 3], &[4, 5]] {
+            if part == [4, 5] {
+                expected.push(1);
+            }
+            expected.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            expected.extend_from_slice(part);
+        }
+        assert_eq!(message.bytes(), expected);
+        let (_, bytes, more): (String, Vec<u8>, Option<Vec<u8>>) = crate::decode(message).unwrap();
+        assert_eq!((bytes, more), (vec![1, 2, 3], Some(vec![4, 5])));
+
+        let none = 7_u8;
+        assert!(super::bytes(&&none).is_none() && super::bytes(&&vec![1_i8]).is_none());
+        assert!(super::bytes(&vec![1_u8]).is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::ser::{
 };
 
 use super::bounded::{MAX_DEPTH, TOO_DEEP};
+use super::direct;
 
 /// What is counted while a value is written.
 pub(super) struct Count {
@@ -196,6 +197,26 @@ impl<'l, S: Serializer> Serializer for Level<'l, S> {
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
         self.left.sequence(len);
         self.begin(|inner| inner.serialize_seq(len))
+    }
+
+    // What vectors and slices call. Bytes among them look in the message as their elements would, one by one.
+    #[inline]
+    fn collect_seq<E>(self, elements: E) -> Result<S::Ok, S::Error>
+    where
+        E: IntoIterator<Item: Serialize>,
+    {
+        if let Some(bytes) = direct::bytes(&elements) {
+            self.left.sequence(Some(bytes.len()));
+            return self.whole(|inner, _| inner.serialize_bytes(bytes));
+        }
+        let mut elements = elements.into_iter();
+        let len = match elements.size_hint() {
+            (least, Some(most)) if least == most => Some(most),
+            _ => None,
+        };
+        let mut sequence = self.serialize_seq(len)?;
+        elements.try_for_each(|element| sequence.serialize_element(&element))?;
+        sequence.end()
     }
 
     #[inline]
