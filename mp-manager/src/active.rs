@@ -26,6 +26,8 @@ use crate::wait::lock;
 const TURN: u64 = 3_000_000;
 /// What takes so long, in nanoseconds, is long beside a call: two CPUs have better uses for it.
 const LONG: u64 = 10_000;
+/// As long is a call that comes after others had the CPU: all that it needs has to be fetched again, though the next is quick.
+const FIRST_LONG: u64 = 4 * LONG;
 /// Once in so many calls it is looked how long they take, and how long the client takes between them.
 const SAMPLE: u64 = 16;
 /// Whose calls have made others wait takes turns again after so many that were quick at the most: about half a turn.
@@ -163,7 +165,7 @@ impl Member {
         }
         self.looked.set(monotonic_nanos());
         let result = call();
-        let is_quick = monotonic_nanos() - self.looked.get() < LONG;
+        let is_quick = monotonic_nanos() - self.looked.get() < FIRST_LONG;
         let is_quick = !self.has_waited.replace(false) && is_quick;
         self.quick.set(if is_quick { self.quick.get() + 1 } else { 0 });
         result
@@ -512,6 +514,21 @@ mod tests {
         assert!(lock(&active.state).active.is_empty());
         make_quick(&member);
         assert!(member.goes_on(&active));
+    }
+
+    #[test]
+    fn who_has_its_cpu_for_one_call_at_a_time_takes_turns_too() {
+        let member = Member::default();
+        member.is_called(true);
+        let call = || {
+            let begin = monotonic_nanos();
+            while monotonic_nanos() - begin < 2 * LONG {}
+        };
+        let takes_turns = (0..1000).any(|_| {
+            (0..SAMPLE).for_each(|_| member.call(call));
+            member.takes_turns()
+        });
+        assert!(takes_turns);
     }
 
     #[test]
