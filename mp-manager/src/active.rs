@@ -6,8 +6,9 @@
 //! more seldom. So of such clients one for two CPUs is active. The others sleep, their calls unread, until it is their
 //! turn.
 //!
-//! Clients that call now and then, or whose calls take their time, are served at once: they have no use for a second CPU,
-//! and others are not to wait for them. Nor do these wait for long where one of the active makes no calls after all.
+//! Clients that call now and then, or some of whose calls take their time or wait for others, are served at once: they have
+//! no use for a second CPU, and others are not to wait for them. So is who holds what others may wait for. Nor do these
+//! wait for long where one of the active makes no calls after all.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,8 +26,12 @@ use crate::wait::lock;
 const TURN: u64 = 3_000_000;
 /// What takes so long, in nanoseconds, is long beside a call: two CPUs have better uses for it.
 const LONG: u64 = 10_000;
+/// As long is a call that comes after others had the CPU: all that it needs has to be fetched again, though the next is quick.
+const FIRST_LONG: u64 = 4 * LONG;
 /// Once in so many calls it is looked how long they take, and how long the client takes between them.
 const SAMPLE: u64 = 16;
+/// Whose calls have made others wait takes turns again after so many that were quick at the most: about half a turn.
+const MANY: u64 = 4096;
 /// Who is active and makes fewer calls than that in this time is not any more, if others wait.
 const SLOW: Duration = Duration::from_millis(20);
 
@@ -100,8 +105,14 @@ pub(crate) struct Member {
     seat: Arc<Seat>,
     /// The client does little but call.
     is_eager: Cell<bool>,
-    /// How many of the calls whose time was taken last were long, up to two, which are enough. Above zero the next one's is.
-    long: Cell<u8>,
+    /// How many calls in a row were quick, counted up to how many are to be. All are timed until then.
+    quick: Cell<u64>,
+    needed: Cell<u64>,
+    /// The call that it makes has waited for what others do.
+    has_waited: Cell<bool>,
+    /// When it was looked last how long its calls take, and whether they took too long.
+    looked: Cell<u64>,
+    was_slow: Cell<bool>,
     /// It is active, unless others have ended that.
     is_active: Cell<bool>,
     /// Since when, how much of its turn was used up before, and whether all of it is.
@@ -113,10 +124,26 @@ pub(crate) struct Member {
 impl Default for Member {
     fn default() -> Self {
         let seat = Arc::default();
-        let (is_eager, is_active, is_over) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        let flag = || Cell::new(false);
+        let (is_eager, has_waited, was_slow) = (flag(), flag(), flag());
+        let (is_active, is_over) = (flag(), flag());
+        let number = || Cell::new(0);
         // Nothing is known of its calls.
-        let (long, since, used) = (Cell::new(1), Cell::new(0), Cell::new(0));
-        Self { seat, is_eager, long, is_active, since, used, is_over }
+        let (quick, looked, since, used) = (number(), number(), number(), number());
+        let needed = Cell::new(SAMPLE);
+        Self {
+            seat,
+            is_eager,
+            quick,
+            needed,
+            has_waited,
+            looked,
+            was_slow,
+            is_active,
+            since,
+            used,
+            is_over,
+        }
     }
 }
 
@@ -126,15 +153,45 @@ impl Member {
         // Relaxed: others want to see that it changes.
         let calls = self.seat.calls.load(Relaxed) + 1;
         self.seat.calls.store(calls, Relaxed);
-        if !calls.is_multiple_of(SAMPLE) && self.long.get() == 0 {
-            return call();
+        if self.is_quick() {
+            let result = call();
+            if self.has_waited.replace(false) {
+                self.quick.set(0);
+            }
+            if calls.is_multiple_of(SAMPLE) {
+                self.look_back();
+            }
+            return result;
         }
-        let begin = monotonic_nanos();
+        self.looked.set(monotonic_nanos());
         let result = call();
-        let end = monotonic_nanos();
-        self.long.set(if end - begin < LONG { 0 } else { 2.min(self.long.get() + 1) });
-        self.is_over.set(self.used.get() + (end - self.since.get()) >= TURN);
+        let is_quick = monotonic_nanos() - self.looked.get() < FIRST_LONG;
+        let is_quick = !self.has_waited.replace(false) && is_quick;
+        self.quick.set(if is_quick { self.quick.get() + 1 } else { 0 });
         result
+    }
+
+    /// In a call: waits for a lock. That does not count: it says more of how others call than of this one, and as soon as
+    /// those who want the lock are active one after the other, nobody waits for it.
+    pub(crate) fn waits_for_lock<R>(&self, wait: impl FnOnce() -> R) -> R {
+        let had_waited = self.has_waited.replace(false);
+        let result = wait();
+        if self.has_waited.replace(had_waited) {
+            self.looked.set(monotonic_nanos());
+        }
+        result
+    }
+
+    fn look_back(&self) {
+        let now = monotonic_nanos();
+        // All of them together: a long one among them is one that others wait for. What this thread waits for its turn is
+        // not counted.
+        self.was_slow.set(now - self.looked.replace(now) >= SAMPLE * LONG);
+        self.is_over.set(self.used.get() + (now - self.since.get()) >= TURN);
+    }
+
+    fn is_quick(&self) -> bool {
+        self.quick.get() >= self.needed.get()
     }
 
     /// The client says of itself whether it does little but call.
@@ -144,7 +201,7 @@ impl Member {
 
     /// Whether it is to be active, to be served.
     pub(crate) fn takes_turns(&self) -> bool {
-        self.is_eager.get() && self.long.get() < 2
+        self.is_eager.get() && self.is_quick()
     }
 
     /// What wakes it while it waits for its turn.
@@ -154,17 +211,34 @@ impl Member {
 
     /// Before a call is looked for: whether it is active, which it becomes if there is room.
     pub(crate) fn goes_on(&self, active: &Active) -> bool {
-        if !self.takes_turns() || self.has_had_its_turn(active) {
-            self.leave(active);
-        } else if !self.is_active.get() && active.try_enter(&self.seat) {
+        if self.is_active.get() {
+            let is_contended = active.contended.load(Relaxed);
+            let is_over = self.is_over.get() && is_contended;
+            if self.was_slow.get() && is_contended {
+                self.made_others_wait();
+            } else if is_over {
+                self.needed.set(SAMPLE.max(self.needed.get() / 2));
+            }
+            let goes_on = self.takes_turns() && !is_over;
+            if !goes_on || self.seat.place.load(Relaxed) != ACTIVE {
+                self.leave(active);
+            }
+        } else if self.takes_turns() && active.try_enter(&self.seat) {
             self.begin();
         }
         self.is_active.get()
     }
 
-    fn has_had_its_turn(&self, active: &Active) -> bool {
-        let is_over = self.is_over.get() && active.contended.load(Relaxed);
-        self.is_active.get() && (is_over || self.seat.place.load(Relaxed) != ACTIVE)
+    /// It takes no turns for a while, and the longer the more often.
+    fn made_others_wait(&self) {
+        self.quick.set(0);
+        self.needed.set(MANY.min(2 * self.needed.get()));
+    }
+
+    /// Its call waits for what others do: it is not active meanwhile, nor afterwards if that goes on.
+    pub(crate) fn waits_for_others(&self, active: &Active) {
+        self.leave(active);
+        self.has_waited.set(true);
     }
 
     /// Waits until it is active, or until `is_over`, at which what waits for [`changed`](Self::changed) is to be woken.
@@ -179,9 +253,11 @@ impl Member {
 
     fn begin(&self) {
         self.is_active.set(true);
-        self.long.set(1);
+        self.was_slow.set(false);
         self.is_over.set(false);
-        self.since.set(monotonic_nanos());
+        let now = monotonic_nanos();
+        self.since.set(now);
+        self.looked.set(now);
     }
 
     /// It is not active any more.
@@ -191,8 +267,7 @@ impl Member {
         }
         self.used.set(self.used.get() + (monotonic_nanos() - self.since.get()));
         if !active.leave(&self.seat) {
-            // It made others wait.
-            self.long.set(2);
+            self.made_others_wait();
         }
     }
 }
@@ -341,14 +416,55 @@ mod tests {
     fn eager() -> Member {
         let member = Member::default();
         member.is_called(true);
+        make_quick(&member);
         member
+    }
+
+    /// Gives how many calls it took: more where this thread had no CPU meanwhile.
+    fn make_quick(member: &Member) -> u64 {
+        let rounds = (1..).find(|_| {
+            calls(member, SAMPLE);
+            member.is_quick()
+        });
+        rounds.unwrap() * SAMPLE
+    }
+
+    /// Makes quick calls.
+    fn calls(member: &Member, count: u64) {
+        (0..count).for_each(|_| member.call(|| ()));
+    }
+
+    fn calls_for_long(member: &Member) {
+        member.call(|| thread::sleep(Duration::from_nanos(SAMPLE * LONG)));
+    }
+
+    /// Has somebody wait for a turn while that is tried with who is active.
+    fn with_one_that_waits(active: &Active, tries: impl FnOnce()) {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let waits = eager();
+                waits.enter(active, || over.load(Relaxed));
+                waits.leave(active);
+            });
+            while !active.contended.load(Relaxed) {
+                thread::yield_now();
+            }
+            tries();
+            over.store(true, Relaxed);
+            while !waits.is_finished() {
+                // It may have been about to sleep.
+                wake(lock(&active.state).watcher.iter().cloned().collect());
+                thread::yield_now();
+            }
+        });
     }
 
     /// Uses up its turn.
     fn work(member: &Member) {
         let begin = Instant::now();
         while begin.elapsed().as_nanos() <= u128::from(TURN) {
-            (0..SAMPLE).for_each(|_| member.call(|| ()));
+            calls(member, SAMPLE);
         }
     }
 
@@ -375,22 +491,76 @@ mod tests {
             first.enter(&active, || false);
             other.join().unwrap();
         });
+        // It may have had no CPU for a part of its turn.
+        make_quick(&first);
         assert!(first.goes_on(&active));
     }
 
     #[test]
     fn who_calls_now_and_then_or_for_long_takes_no_turns() {
         let active = Active::new(|| 1);
-        let member = Member::default();
+        let member = eager();
+        member.is_called(false);
         assert!(!member.goes_on(&active));
         member.is_called(true);
         assert!(member.goes_on(&active));
-        let long = || thread::sleep(Duration::from_nanos(2 * LONG));
-        (0..2 * SAMPLE).for_each(|_| member.call(long));
+        member.leave(&active);
+
+        let member = Member::default();
+        member.is_called(true);
+        calls(&member, SAMPLE - 1);
+        calls_for_long(&member);
         assert!(!member.goes_on(&active));
         assert!(lock(&active.state).active.is_empty());
-        member.call(|| ());
-        assert!(member.takes_turns());
+        make_quick(&member);
+        assert!(member.goes_on(&active));
+    }
+
+    #[test]
+    fn who_has_its_cpu_for_one_call_at_a_time_takes_turns_too() {
+        let member = Member::default();
+        member.is_called(true);
+        let call = || {
+            let begin = monotonic_nanos();
+            while monotonic_nanos() - begin < 2 * LONG {}
+        };
+        let takes_turns = (0..1000).any(|_| {
+            (0..SAMPLE).for_each(|_| member.call(call));
+            member.takes_turns()
+        });
+        assert!(takes_turns);
+    }
+
+    #[test]
+    fn one_long_call_among_quick_ones_is_too_many_where_others_wait() {
+        let active = Active::new(|| 1);
+        let member = eager();
+        let one_is_long = || {
+            calls(&member, 1);
+            calls_for_long(&member);
+            calls(&member, SAMPLE - 2);
+        };
+        assert!(member.goes_on(&active));
+        one_is_long();
+        assert!(member.goes_on(&active));
+        with_one_that_waits(&active, || {
+            one_is_long();
+            assert!(!member.goes_on(&active));
+        });
+        assert!(make_quick(&member) >= 2 * SAMPLE, "the more often, the longer");
+    }
+
+    #[test]
+    fn who_waits_for_others_is_served_at_once_for_a_while() {
+        let active = Active::new(|| 1);
+        let member = eager();
+        assert!(member.goes_on(&active));
+        member.call(|| member.waits_for_lock(|| member.waits_for_others(&active)));
+        assert!(lock(&active.state).active.is_empty());
+        assert!(member.goes_on(&active));
+        member.call(|| member.waits_for_others(&active));
+        calls(&member, 2);
+        assert!(!member.takes_turns());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::hint::spin_loop;
 use std::marker::PhantomData;
-use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use mp_core::{Decoder, Encoder, Result};
 use mp_process::{Args, Convention, Target};
@@ -66,9 +67,25 @@ pub(crate) fn lock_current<T>(object: &Mutex<T>) -> Result<LockResult<MutexGuard
     if NOW.with(|now| now.is_within.get()) && is_held_above() {
         return Err(mp_core::Error::Protocol(HELD_ABOVE));
     }
-    let locked = object.lock();
+    let locked = lock_stepping_back(object);
     NOW.with(|now| now.locks.set(true));
     Ok(locked)
+}
+
+/// So often who has an object is looked for to be done with it: most are at once.
+const TRIES: u32 = 100;
+
+/// Locks it. If that takes its time, another client is served meanwhile: it may be one that has the object.
+fn lock_stepping_back<T>(object: &Mutex<T>) -> LockResult<MutexGuard<'_, T>> {
+    for _ in 0..TRIES {
+        match object.try_lock() {
+            Ok(object) => return Ok(object),
+            Err(TryLockError::Poisoned(object)) => return Err(object),
+            Err(TryLockError::WouldBlock) => spin_loop(),
+        }
+    }
+    Client::steps_back();
+    object.lock()
 }
 
 #[cold]

@@ -61,7 +61,7 @@ impl LockObject {
         depth: u32,
     ) -> Result<bool, Fault> {
         let me = client.id();
-        let (new, died) = wait_for(&self.state, &self.freed, limit, client, |state| {
+        let ready = |state: &mut LockState| {
             if state.owner == 0 {
                 (state.owner, state.depth) = (me, depth);
                 return Some(Ok((true, std::mem::take(&mut state.died))));
@@ -80,7 +80,9 @@ impl LockObject {
                 }
                 None => Err(Fault::Overflow),
             })
-        })??;
+        };
+        let wait = || wait_for(&self.state, &self.freed, limit, client, ready);
+        let (new, died) = client.waits_for_lock(wait)??;
         if new {
             client.hold(Arc::clone(self) as Arc<dyn Held>);
         }

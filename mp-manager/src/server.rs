@@ -444,27 +444,34 @@ impl Client {
 
     /// Waits for a call, and for this thread's turn to make it; or for the end.
     fn wait(&self) {
-        let (connection, member) = (&self.connection, &self.member);
-        let takes_turns = member.takes_turns();
-        if member.goes_on(&self.server.active) {
+        let (connection, member, active) = (&self.connection, &self.member, &self.server.active);
+        // Who may have others wait for it waits for nobody.
+        let holds = !self.held.borrow().is_empty();
+        let takes_turns = member.takes_turns() && !holds;
+        if member.goes_on(active) {
             if look::as_active(connection) {
                 return;
             }
-            self.step_back();
+            member.leave(active);
         } else if !takes_turns && look::as_server(connection, || self.is_over()) {
             return;
         }
         look::sleep(connection, || self.is_over());
         // Where that was the end, nobody is to wait for what the client held.
-        if member.takes_turns() && !connection.receiver().is_empty() {
+        if member.takes_turns() && !holds && !connection.receiver().is_empty() {
             let _waits = self.waits_for(member.changed());
-            member.enter(&self.server.active, || self.is_over());
+            member.enter(active, || self.is_over());
         }
     }
 
     /// It waits for others: another client is to be served meanwhile.
     pub(crate) fn step_back(&self) {
-        self.member.leave(&self.server.active);
+        self.member.waits_for_others(&self.server.active);
+    }
+
+    /// In a call: waits for a lock.
+    pub(crate) fn waits_for_lock<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.member.waits_for_lock(wait)
     }
 
     /// Whether it has ended, and others rely on that.
@@ -664,7 +671,8 @@ impl<'a> Talk<'a> {
             (bytes, fds)
         };
         let (call, body) = Call::read(bytes)?;
-        self.client.member.is_called(call.is_eager);
+        // Others may wait for the objects of the call that this one is made within.
+        self.client.member.is_called(call.is_eager && !call.is_within);
         if call.after_end {
             self.client.server.settle(Some(self.client));
             if self.client.is_over() {
