@@ -851,6 +851,18 @@ fn a_manager_that_a_forked_closure_captured_goes_on_in_it() -> Outcome {
     assert_eq!(child.result()?, (Ok(3), true));
     assert!(matches!(value.get(), Err(Error::ServerDied)) && !runs(pid));
 
+    // It is shut down there as here, also if the server does nothing of what it is told.
+    for stopped in [false, true] {
+        let manager = Manager::new()?;
+        let pid = manager.pid();
+        if stopped {
+            signal(pid, libc::SIGSTOP);
+        }
+        let shut_down = move || manager.shutdown().map_err(|error| error.to_string());
+        assert_eq!(Process::fork(shut_down).start()?.result()?, Ok(()));
+        assert!(!runs(pid));
+    }
+
     // One that is kept here too stays here.
     let manager = std::rc::Rc::new(Manager::new()?);
     let theirs = manager.clone();
