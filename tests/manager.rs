@@ -29,6 +29,7 @@ crate::cases! {
         an_object_of_killed_holders_goes
         a_panic_reaches_its_caller_and_leaves_the_object
         what_blocks_one_client_blocks_no_other
+        an_end_of_a_pipe_among_a_managers_values_goes_to_one_client
         a_killed_holder_of_a_lock_frees_it
         a_killed_waiter_is_waited_for_by_nobody
         what_a_killed_client_held_is_free_for_who_has_seen_its_end
@@ -851,12 +852,48 @@ fn a_manager_that_a_forked_closure_captured_goes_on_in_it() -> Outcome {
     assert_eq!(child.result()?, (Ok(3), true));
     assert!(matches!(value.get(), Err(Error::ServerDied)) && !runs(pid));
 
+    // It is shut down there as here, also if the server does nothing of what it is told.
+    for stopped in [false, true] {
+        let manager = Manager::new()?;
+        let pid = manager.pid();
+        if stopped {
+            signal(pid, libc::SIGSTOP);
+        }
+        let shut_down = move || manager.shutdown().map_err(|error| error.to_string());
+        assert_eq!(Process::fork(shut_down).start()?.result()?, Ok(()));
+        assert!(!runs(pid));
+    }
+
     // One that is kept here too stays here.
     let manager = std::rc::Rc::new(Manager::new()?);
     let theirs = manager.clone();
     let child = Process::fork(move || theirs.value(4).and_then(|value| value.get()).ok());
     assert_eq!(child.start()?.result()?, Some(4));
     assert_eq!(manager.value(5)?.get()?, 5);
+    Ok(())
+}
+
+fn an_end_of_a_pipe_among_a_managers_values_goes_to_one_client() -> Outcome {
+    fn send(ends: List<Sender<(u32, u32)>>, me: u32) -> std::result::Result<(), String> {
+        let end = ends.get(0).map_err(|error| error.to_string())?.expect("one is there");
+        (0..1000).for_each(|number| end.send((me, number)).unwrap());
+        Ok(())
+    }
+    let manager = Manager::new()?;
+    let (receiver, sender) = simplex()?;
+    let ends = manager.list([sender])?;
+    let start = |me| Process::new(send, (ends.clone(), me)).start();
+    let children = [start(0)?, start(1)?];
+    let (who, _) = receiver.recv()?;
+    for number in 1..1000 {
+        assert_eq!(receiver.recv()?, (who, number));
+    }
+    for (me, child) in (0..).zip(children) {
+        match child.result()? {
+            Ok(()) => assert_eq!(me, who),
+            Err(why) => assert!(me != who && why.contains("taken from it before"), "{why}"),
+        }
+    }
     Ok(())
 }
 

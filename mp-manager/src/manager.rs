@@ -234,7 +234,15 @@ impl Manager {
         let Some(server) = &self.server else { return Ok(()) };
         let has_ended = || -> Result<bool> {
             for time in PATIENCE {
-                if server.join_timeout(time).map_err(Error::Start)?.is_some() {
+                let ended = match server.join_timeout(time) {
+                    Ok(status) => status.is_some(),
+                    // A child of the one who started it, which alone can join it.
+                    Err(mp_process::Error::NotOurs) => {
+                        process::wait_ended(server.as_fd(), Deadline::after(time))?
+                    }
+                    Err(error) => return Err(Error::Start(error)),
+                };
+                if ended {
                     return Ok(true);
                 }
             }
@@ -247,7 +255,7 @@ impl Manager {
         server.terminate().map_err(Error::Start)?;
         if !has_ended()? {
             server.kill().map_err(Error::Start)?;
-            server.join().map_err(Error::Start)?;
+            while !has_ended()? {}
         }
         Ok(())
     }
@@ -494,12 +502,6 @@ impl Drop for Manager {
         }
         // What cannot be ended so ends with the process that started it.
         let _ = self.shutdown();
-        if self.owner != std::process::id()
-            && let Some(server) = &self.server
-        {
-            // A child of the one who started it, which alone can join it.
-            let _ = process::wait_ended(server.as_fd(), Deadline::after(PATIENCE.iter().sum()));
-        }
     }
 }
 

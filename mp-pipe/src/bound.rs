@@ -77,6 +77,15 @@ fn said(address: &Address, error: io::Error) -> Error {
             Address::invalid(address, "this machine has no such address")
         }
         io::ErrorKind::NotFound => Address::invalid(address, "its directory is not there"),
+        io::ErrorKind::NotADirectory => {
+            Address::invalid(address, "a file is where its directory should be")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Address::invalid(address, "this user may not listen there")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Address::invalid(address, "nothing can be written there")
+        }
         _ => Error::Io(error),
     }
 }
@@ -91,18 +100,23 @@ fn bind_tcp(number: SocketAddr, backlog: u32) -> io::Result<Bound> {
 
 /// Binds a path in a new directory that only this user may enter.
 pub(crate) fn bind_private(backlog: u32) -> Result<Bound> {
+    bind_private_in(&env::temp_dir(), backlog)
+}
+
+fn bind_private_in(place: &Path, backlog: u32) -> Result<Bound> {
     loop {
         let mut number = [0; 8];
         random::fill(&mut number)?;
         let name = format!("mp-{:016x}", u64::from_ne_bytes(number));
-        let mut directory = env::temp_dir().join(&name);
+        let mut directory = place.join(&name);
         if directory.as_os_str().len() + "/listener".len() > net::MAX_PATH {
             directory = Path::new("/tmp").join(&name);
         }
         match DirBuilder::new().mode(0o700).create(&directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(error) => return Err(error.into()),
+            // Without a word of the directory, nobody would think of TMPDIR.
+            Err(error) => return Err(said(&directory.into(), error)),
         }
         let bound = bind(directory.join("listener").into(), backlog, false);
         return match bound {
@@ -281,6 +295,12 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let nowhere = bind_there(&path.join("not/there")).unwrap_err();
         assert!(nowhere.to_string().contains("directory"), "{nowhere}");
+        fs::write(&path, "text").unwrap();
+        let below_a_file = bind_there(&path.join("socket")).unwrap_err();
+        assert!(below_a_file.to_string().contains("a file"), "{below_a_file}");
+        // Nobody may, whoever runs this.
+        let refused = bind_there(Path::new("/sys/socket")).unwrap_err();
+        assert!(refused.to_string().contains("/sys/socket"), "{refused}");
     }
 
     #[test]
@@ -340,6 +360,11 @@ mod tests {
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         drop(bound);
         assert!(!directory.exists());
+
+        for place in ["/no/such/place", "/sys"] {
+            let refused = bind_private_in(Path::new(place), 5).unwrap_err();
+            assert!(refused.to_string().contains(place), "{refused}");
+        }
     }
 
     #[test]

@@ -191,6 +191,47 @@ mod tests {
         waited_for(&receiver);
     }
 
+    #[test]
+    fn of_the_copies_of_a_message_one_has_the_end_of_a_pipe() {
+        fn copies<T: serde::Serialize>(end: T) -> [mp_core::Message; 2] {
+            [(); 2].map(|()| mp_core::encode(&end).unwrap())
+        }
+        fn refused<T: serde::de::DeserializeOwned>(message: mp_core::Message) {
+            let why = mp_core::decode::<T>(message).err().unwrap().to_string();
+            assert!(why.contains("was taken from it before"), "{why}");
+        }
+        let (receiver, sender) = simplex::<u8>().unwrap();
+        for number in 0..4 {
+            sender.send(number).unwrap();
+        }
+        assert_eq!(receiver.recv().unwrap(), 0);
+        let [first, second] = copies(receiver);
+        let receiver: Receiver<u8> = mp_core::decode(first).unwrap();
+        assert_eq!(receiver.recv().unwrap(), 1);
+        refused::<Receiver<u8>>(second);
+        assert_eq!(receiver.recv().unwrap(), 2);
+        // It moves on from where it is.
+        let [first, second] = copies(receiver);
+        let receiver: Receiver<u8> = mp_core::decode(second).unwrap();
+        refused::<Receiver<u8>>(first);
+
+        let [first, second] = copies(sender);
+        let sender: Sender<u8> = mp_core::decode(first).unwrap();
+        sender.send(4).unwrap();
+        refused::<Sender<u8>>(second);
+        sender.send(5).unwrap();
+        drop(sender);
+        assert!(receiver.into_iter().eq(3..6));
+
+        let (here, there) = duplex::<u8, u8>().unwrap();
+        let [first, second] = copies(there);
+        let there: Connection<u8, u8> = mp_core::decode(first).unwrap();
+        refused::<Connection<u8, u8>>(second);
+        here.send(1).unwrap();
+        there.send(there.recv().unwrap() + 1).unwrap();
+        assert_eq!(here.recv().unwrap(), 2);
+    }
+
     /// What fuzzing kept, which the packaged crate does not have.
     #[test]
     fn inputs_that_fuzzing_kept_do_no_harm() {

@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mp_core::sys::clock::coarse_nanos;
@@ -38,6 +39,8 @@ const RING: usize = 256 << 10;
 const AREA: usize = 4 << 20;
 /// Where the words of the first lane are; those of the second follow.
 const CONTROLS: usize = 128;
+/// Where the words are that count how often an end was taken from a message: each lane's sender's, then its receiver's.
+const MOVES: usize = 2048;
 /// Where the first ring begins; behind the rings come the areas.
 const RINGS: usize = 4096;
 /// Pages are taken so many bytes at a time.
@@ -82,14 +85,52 @@ fn places(segment: &Segment, lane: usize) -> (usize, usize) {
     (RINGS + lane * RING, RINGS + lanes * RING + lane * AREA)
 }
 
+fn no_direction(lane: usize) -> Error {
+    Error::Damaged(format!("a pipe has no direction {lane}"))
+}
+
+/// Which end of a lane.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Sender,
+    Receiver,
+}
+
+/// Takes an end from a message, where it had made so many moves; gives how many it has made now.
+///
+/// There is one of each end, which knows what nobody else does: up to where it has sent, or received. What has copies of a
+/// message (the result of a task, an object of a manager) would make as many ends of it, each of which undoes what
+/// another does.
+fn claim<E: serde::de::Error>(
+    segment: &Segment,
+    lane: usize,
+    end: End,
+    moves: u64,
+) -> std::result::Result<u64, E> {
+    if lane >= lanes(segment) {
+        return Err(fd::failed(no_direction(lane)));
+    }
+    let place = MOVES + (2 * lane + end as usize) * size_of::<AtomicU64>();
+    let counted = segment.at::<AtomicU64>(place).map_err(fd::failed)?;
+    let next = moves.wrapping_add(1);
+    // Relaxed: who takes what was sent to it has all that was done before.
+    match counted.compare_exchange(moves, next, Relaxed, Relaxed) {
+        Ok(_) => Ok(next),
+        Err(_) => Err(E::custom(
+            "an end of a pipe moves with its message, and this one was taken from it before: make a pipe for each \
+             process, or send a Queue",
+        )),
+    }
+}
+
 use mapped::ControlRef;
 
 mod mapped {
     #![expect(unsafe_code, reason = "pointers into a mapping that is kept")]
 
     use super::{
-        AREA, Arc, CONTROLS, Control, Deref, Error, Lane, Memory, RING, Result, Segment, lanes,
-        places,
+        AREA, Arc, CONTROLS, Control, Deref, Lane, Memory, RING, Result, Segment, lanes,
+        no_direction, places,
     };
     use std::ptr::NonNull;
 
@@ -116,7 +157,7 @@ mod mapped {
     /// The lane number `lane` of a pipe.
     pub(crate) fn lane(segment: &Arc<Segment>, lane: usize) -> Result<Lane<ControlRef>> {
         if lane >= lanes(segment) {
-            return Err(Error::Damaged(format!("a pipe has no direction {lane}")));
+            return Err(no_direction(lane));
         }
         let (ring, area) = places(segment, lane);
         let control = NonNull::from(segment.at::<Control>(CONTROLS + lane * size_of::<Control>())?);
@@ -441,8 +482,8 @@ impl<'de> Deserialize<'de> for BothReceived {
         let (segment, out, sender, back, receiver): (Received, usize, _, usize, _) =
             Deserialize::deserialize(deserializer)?;
         let segment = open(segment.0).map_err(fd::failed)?;
-        let sender = RingSender::from_parts(&segment, out, sender).map_err(fd::failed)?;
-        let receiver = RingReceiver::from_parts(&segment, back, receiver);
-        Ok(Self(sender, receiver.map_err(fd::failed)?))
+        let sender = RingSender::from_parts(&segment, out, sender)?;
+        let receiver = RingReceiver::from_parts(&segment, back, receiver)?;
+        Ok(Self(sender, receiver))
     }
 }

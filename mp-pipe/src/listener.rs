@@ -206,7 +206,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where the directory for temporary files cannot be written to, or descriptors are short.
+    /// [`Error::InvalidAddress`] where the directory for temporary files (`TMPDIR`, or `/tmp`) is not there or cannot be
+    /// written to; [`Error::Io`] where descriptors are short.
     ///
     /// # Example
     ///

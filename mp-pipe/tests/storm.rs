@@ -691,7 +691,7 @@ fn ends_of_tampered_messages() {
         let (mut bytes, fds) = encode(&sender).unwrap().into_parts();
         // That it is a ring, 4 bytes; the segment's place in the table, 4 bytes; then the lane.
         assert!(
-            bytes.len() == 36 && bytes[8..16] == [0; 8],
+            bytes.len() == 44 && bytes[8..16] == [0; 8],
             "another layout than this test writes"
         );
         bytes[8..16].copy_from_slice(&lane.to_le_bytes());

@@ -326,7 +326,8 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
 impl<R> AsyncResult<R> {
     /// Waits for the task to end and gives what it returned.
     ///
-    /// May be called again: each call decodes the value anew.
+    /// May be called again: each call decodes the value anew. The end of a pipe in it goes to the first call, or callback,
+    /// and is [`TaskError::Decode`] to others.
     ///
     /// # Errors
     ///

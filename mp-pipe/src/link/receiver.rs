@@ -16,8 +16,8 @@ use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, EMFILE, ENOMEM, InUse, KEPT, MOST_BELLS, NAP, Parting, Passed,
-    Received, State, answer_whole, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, EMFILE, ENOMEM, End, InUse, KEPT, MOST_BELLS, NAP, Parting, Passed,
+    Received, State, answer_whole, claim, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, Consumer, Kind, Record, SHORT, Sleep, Tag};
 use crate::watch::Watch;
@@ -122,6 +122,8 @@ pub(crate) struct RingReceiver {
     assembled: Cell<Option<Tag>>,
     /// Descriptors that came before their message was looked at.
     early: RefCell<VecDeque<(u64, Vec<OwnedFd>)>>,
+    /// How often it was taken from a message.
+    moves: u64,
     /// Kept for the next message.
     buffer: RefCell<Vec<u8>>,
     checks: Checks,
@@ -143,6 +145,7 @@ impl RingReceiver {
             begun: Cell::new(false),
             assembled: Cell::new(None),
             early: RefCell::default(),
+            moves: 0,
             buffer: RefCell::default(),
             checks: Checks::default(),
             pace: Pace::new(),
@@ -782,8 +785,9 @@ fn read_aside(file: &mut File, len: usize) -> Result<Vec<u8>> {
 pub(super) type Early<F> = Vec<(u64, Vec<F>)>;
 
 /// What of a receiver travels, beside its segment and lane: the socket, what it has received of a message so far,
-/// whether that is begun, whether it is whole and its tag then, and the descriptors that came early.
-pub(super) type ReceiverParts<F, B> = (F, B, bool, Option<(u16, u64)>, Early<F>);
+/// whether that is begun, whether it is whole and its tag then, the descriptors that came early, and how often it has
+/// moved.
+pub(super) type ReceiverParts<F, B> = (F, B, bool, Option<(u16, u64)>, Early<F>, u64);
 
 impl RingReceiver {
     pub(super) fn with_parts<Out>(
@@ -800,16 +804,20 @@ impl RingReceiver {
             .map(|(number, fds)| (*number, fds.iter().map(|fd| Passed(fd.as_fd())).collect()))
             .collect();
         let assembled = self.assembled.get().map(|tag| (tag.fds, tag.number));
-        with((Passed(self.socket.as_fd()), &*fragments, self.begun.get(), assembled, early))
+        let socket = Passed(self.socket.as_fd());
+        with((socket, &*fragments, self.begun.get(), assembled, early, self.moves))
     }
 
-    pub(super) fn from_parts(
+    /// The one receiver that these are of, or an error: before it has touched a word of the ring.
+    pub(super) fn from_parts<E: serde::de::Error>(
         segment: &Arc<Segment>,
         lane: usize,
         parts: ReceiverParts<Received, Vec<u8>>,
-    ) -> Result<Self> {
-        let (socket, fragments, begun, assembled, early) = parts;
-        let receiver = Self::new(segment, lane, received_socket(socket)?)?;
+    ) -> std::result::Result<Self, E> {
+        let (socket, fragments, begun, assembled, early, moves) = parts;
+        let socket = received_socket(socket).map_err(fd::failed)?;
+        let moves = claim(segment, lane, End::Receiver, moves)?;
+        let mut receiver = Self::new(segment, lane, socket).map_err(fd::failed)?;
         receiver.fragments.replace(fragments);
         receiver.begun.set(begun);
         receiver.assembled.set(assembled.map(|(fds, number)| Tag { fds, number }));
@@ -819,6 +827,7 @@ impl RingReceiver {
                 .map(|(number, fds)| (number, fds.into_iter().map(|fd| fd.0).collect()))
                 .collect(),
         );
+        receiver.moves = moves;
         Ok(receiver)
     }
 }
@@ -835,6 +844,6 @@ impl<'de> Deserialize<'de> for RingReceiver {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
         let segment = open(segment.0).map_err(fd::failed)?;
-        Self::from_parts(&segment, lane, parts).map_err(fd::failed)
+        Self::from_parts(&segment, lane, parts)
     }
 }

@@ -15,8 +15,8 @@ use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::{
-    Bell, Checks, ControlRef, ENOMEM, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting,
-    Passed, Received, State, answer, look, mapped, open, place, received_socket, ring,
+    Bell, Checks, ControlRef, ENOMEM, End, InUse, MAX_FDS, MOST_BELLS, NAP, PLAIN, Pages, Parting,
+    Passed, Received, State, answer, claim, look, mapped, open, place, received_socket, ring,
 };
 use crate::ring::{Broken, FRAGMENT, Producer, Sleep, Slot, Tag};
 use crate::{Error, Result};
@@ -36,6 +36,8 @@ pub(crate) struct RingSender {
     number: Cell<u64>,
     /// Under which number descriptors were sent of a message that is not whole yet; 0: under none.
     unfinished: Cell<u64>,
+    /// How often it was taken from a message.
+    moves: u64,
     checks: Checks,
 }
 
@@ -59,6 +61,7 @@ impl RingSender {
             state: Cell::new(State::Open),
             number: Cell::new(0),
             unfinished: Cell::new(0),
+            moves: 0,
             checks: Checks::default(),
         })
     }
@@ -363,21 +366,27 @@ fn aside(bytes: &[u8]) -> Result<OwnedFd> {
 }
 
 /// What of a sender travels, beside its segment and lane: the socket, the number of its last message with descriptors,
-/// and up to where bodies lie in the area.
-pub(super) type SenderParts<F> = (F, u64, u64);
+/// up to where bodies lie in the area, and how often it has moved.
+pub(super) type SenderParts<F> = (F, u64, u64, u64);
 
 impl RingSender {
     pub(super) fn parts(&self) -> SenderParts<Passed<'_>> {
-        (Passed(self.socket.as_fd()), self.number.get(), self.producer.end_of_bodies())
+        let (number, bodies) = (self.number.get(), self.producer.end_of_bodies());
+        (Passed(self.socket.as_fd()), number, bodies, self.moves)
     }
 
-    pub(super) fn from_parts(
+    /// The one sender that these are of, or an error: before it has touched a word of the ring.
+    pub(super) fn from_parts<E: serde::de::Error>(
         segment: &Arc<Segment>,
         lane: usize,
         parts: SenderParts<Received>,
-    ) -> Result<Self> {
-        let sender = Self::new(segment, lane, received_socket(parts.0)?, parts.2)?;
-        sender.number.set(parts.1);
+    ) -> std::result::Result<Self, E> {
+        let (socket, number, bodies, moves) = parts;
+        let socket = received_socket(socket).map_err(fd::failed)?;
+        let moves = claim(segment, lane, End::Sender, moves)?;
+        let mut sender = Self::new(segment, lane, socket, bodies).map_err(fd::failed)?;
+        sender.number.set(number);
+        sender.moves = moves;
         Ok(sender)
     }
 }
@@ -392,6 +401,6 @@ impl<'de> Deserialize<'de> for RingSender {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (segment, lane, parts): (Received, usize, _) = Deserialize::deserialize(deserializer)?;
         let segment = open(segment.0).map_err(fd::failed)?;
-        Self::from_parts(&segment, lane, parts).map_err(fd::failed)
+        Self::from_parts(&segment, lane, parts)
     }
 }
