@@ -20,7 +20,7 @@ use crate::{Dict, Error, Result};
 pub(crate) type Names = Dict<String, Parcel>;
 
 /// Changes with what client and server say to each other, and with the numbers of operations.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// What who connects is told, behind the version: the server's process, and how to find what is published.
 #[derive(Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub(crate) use receiver::RingReceiver;
 pub(crate) use sender::{RingSender, zeros};
 
 /// What the segments are of: part of the check when one is received.
-const KIND: u64 = 0x4D50_5001;
+const KIND: u64 = 0x4D50_5002;
 /// How long a ring is. With 64 or 128 KiB, which are as quick for words, messages of 1 KiB took twice as long: reader and
 /// writer kept fetching each other's lines.
 const RING: usize = 256 << 10;
