@@ -14,9 +14,38 @@ pub(crate) fn default_size(len: usize, workers: usize, size: usize) -> usize {
     even.min(BYTES / size.max(1)).max(1)
 }
 
-/// How many chunks of `chunk` items there are.
-pub(crate) fn count(len: usize, chunk: usize) -> usize {
-    len.div_ceil(chunk.max(1))
+/// How many items the next chunk has.
+#[derive(Debug)]
+pub(crate) struct Next {
+    most: usize,
+    items: usize,
+    is_fixed: bool,
+}
+
+impl Next {
+    /// As many each time.
+    pub(crate) fn fixed(items: usize) -> Self {
+        Self { most: items, items, is_fixed: true }
+    }
+
+    /// No more than so many, and no more than are short once they are encoded. Of items which may have memory elsewhere the
+    /// first goes alone: it tells how long they are.
+    pub(crate) fn up_to<A>(most: usize) -> Self {
+        let items = if std::mem::needs_drop::<A>() { 1 } else { most };
+        Self { most, items, is_fixed: false }
+    }
+
+    pub(crate) fn items(&self) -> usize {
+        self.items
+    }
+
+    /// So many items took so many bytes: those that follow will be alike.
+    pub(crate) fn took(&mut self, items: usize, bytes: usize) {
+        if !self.is_fixed {
+            let each = bytes.div_ceil(items.max(1)).max(1);
+            self.items = self.most.min(BYTES / each).max(1);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -43,9 +72,25 @@ mod tests {
             let chunk = default_size(len, workers, size);
             prop_assert!(chunk >= 1);
             prop_assert!(chunk == 1 || chunk * size <= BYTES);
-            let count = count(len, chunk);
+            let count = len.div_ceil(chunk);
             prop_assert!(count * chunk >= len);
             prop_assert!(len == 0 || (count - 1) * chunk < len);
         }
+    }
+
+    #[test]
+    fn chunks_of_long_items_are_short() {
+        let mut next = Next::up_to::<String>(100);
+        assert_eq!(next.items(), 1);
+        next.took(1, 10_000);
+        assert_eq!(next.items(), 3);
+        next.took(3, 1_000_000);
+        assert_eq!(next.items(), 1);
+        next.took(1, 0);
+        assert_eq!(next.items(), 100);
+        assert_eq!(Next::up_to::<u64>(100).items(), 100);
+        let mut fixed = Next::fixed(100);
+        fixed.took(100, 10_000_000);
+        assert_eq!(fixed.items(), 100);
     }
 }

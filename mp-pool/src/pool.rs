@@ -239,7 +239,7 @@ impl Pool {
     /// Calls `function` with each item of `input` and gives the results, in that order.
     ///
     /// Waits for them all. The items go to the workers in chunks: four for each worker, or more where that would make
-    /// them longer than 32 KiB of items or results. Chunks of numbers are copied as a whole, and no more of them is
+    /// them longer than 32 KiB of items, or of results in so far as their type tells. Chunks of numbers are copied as a whole, and no more of them is
     /// under way than keeps the workers busy. If the length of the input is not known it is collected first.
     ///
     /// # Errors
@@ -277,11 +277,11 @@ impl Pool {
     {
         let input = input.into_iter();
         match exact_len(&input) {
-            Some(len) => self.map_in_chunks(function, input, self.chunk::<A, R>(len), len),
+            Some(len) => self.map_in_chunks(function, input, self.next::<A, R>(len), len),
             None => {
                 let items: Vec<A> = input.collect();
                 let len = items.len();
-                self.map_in_chunks(function, items.into_iter(), self.chunk::<A, R>(len), len)
+                self.map_in_chunks(function, items.into_iter(), self.next::<A, R>(len), len)
             }
         }
     }
@@ -309,7 +309,7 @@ impl Pool {
         }
         let input = input.into_iter();
         let len = input.size_hint().0;
-        self.map_in_chunks(function, input, chunk, len)
+        self.map_in_chunks(function, input, chunk::Next::fixed(chunk), len)
     }
 
     /// As [`map`](Self::map), but does not wait.
@@ -434,15 +434,16 @@ impl Pool {
         ImapUnordered::new(&self.core, function, input.into_iter())
     }
 
-    fn chunk<A, R>(&self, len: usize) -> usize {
-        chunk::default_size(len, self.core.size(), size_of::<A>().max(size_of::<R>()))
+    fn next<A, R>(&self, len: usize) -> chunk::Next {
+        let size = size_of::<A>().max(size_of::<R>());
+        chunk::Next::up_to::<A>(chunk::default_size(len, self.core.size(), size))
     }
 
     fn map_in_chunks<F, I, A, R>(
         &self,
         function: F,
         mut input: I,
-        chunk: usize,
+        mut next: chunk::Next,
         len: usize,
     ) -> Result<Vec<R>, TaskError>
     where
@@ -461,7 +462,7 @@ impl Pool {
         let mut first = 0;
         loop {
             while flow.in_flight() < window {
-                items.extend(input.by_ref().take(chunk));
+                items.extend(input.by_ref().take(next.items()));
                 if items.is_empty() {
                     break;
                 }
@@ -471,6 +472,7 @@ impl Pool {
                     first,
                     &|items, encoder| encoder.put(items).map(drop),
                     &mut |chunk| {
+                        chunk.measure(&mut next);
                         flow.submit(chunk.body, chunk.first, chunk.len);
                     },
                 );
@@ -495,11 +497,17 @@ impl Pool {
     where
         R: DeserializeOwned,
     {
-        let size = self.chunk::<A, R>(items.len());
-        let mut chunks = Vec::with_capacity(chunk::count(items.len(), size));
-        for (index, items) in items.chunks(size).enumerate() {
-            let mut keep = |chunk| chunks.push(chunk);
-            encode_chunk(&self.core, items, index * size, &encode, &mut keep);
+        let mut next = self.next::<A, R>(items.len());
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while first < items.len() {
+            let end = items.len().min(first + next.items());
+            let mut keep = |chunk: Chunk| {
+                chunk.measure(&mut next);
+                chunks.push(chunk);
+            };
+            encode_chunk(&self.core, &items[first..end], first, &encode, &mut keep);
+            first = end;
         }
         drop(items);
         if chunks.is_empty() && self.core.is_closed() {
@@ -569,6 +577,14 @@ struct Chunk {
     body: Result<Body, TaskError>,
     first: usize,
     len: usize,
+}
+
+impl Chunk {
+    fn measure(&self, next: &mut chunk::Next) {
+        if let Ok(body) = &self.body {
+            next.took(self.len, body.bytes.len());
+        }
+    }
 }
 
 /// Encodes items, the first of which is number `first` of the input, and gives them to `take`, in order.

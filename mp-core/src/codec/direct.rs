@@ -3,7 +3,8 @@
 //! Through serde a `Vec<u8>` goes element by element, four to eleven times slower than a copy. Where the
 //! type of a whole value is a vector, boxed slice or slice of numbers, its memory is copied instead. The
 //! bytes are those the format would write: a length in 64 bits, then the elements, lowest byte first. Bytes within a
-//! value are written so too; they are read one by one, as nobody knows what its type makes of them.
+//! value are written so too; they are read one by one, as nobody knows what its type makes of them, unless the value is a
+//! vector of vectors of numbers.
 #![expect(unsafe_code, reason = "views of numbers as bytes, after a check of the type")]
 
 use std::any::TypeId;
@@ -108,13 +109,39 @@ fn decode_as<T, E: Copy + Default + 'static>(bytes: &[u8]) -> Option<Result<(T, 
         unsafe { numbers.set_len(len) };
         Some((numbers, 8 + size))
     };
-    Some(read().ok_or_else(|| Error::Decode("it ends before its last element".to_string())).map(
-        |(numbers, used)| {
-            let numbers = mem::ManuallyDrop::new(numbers);
-            // SAFETY: T is Vec<E>, checked above; the original is never dropped.
-            (unsafe { mem::transmute_copy::<Vec<E>, T>(&numbers) }, used)
-        },
-    ))
+    Some(read().ok_or_else(ends_early).map(|(numbers, used)| {
+        let numbers = mem::ManuallyDrop::new(numbers);
+        // SAFETY: T is Vec<E>, checked above; the original is never dropped.
+        (unsafe { mem::transmute_copy::<Vec<E>, T>(&numbers) }, used)
+    }))
+}
+
+/// A vector of vectors of numbers, as the items of a chunk are.
+fn decode_nested<T, E: Copy + Default + 'static>(bytes: &[u8]) -> Option<Result<(T, usize)>> {
+    if identity::<T>() != TypeId::of::<Vec<Vec<E>>>() {
+        return None;
+    }
+    let read = || {
+        let (len, mut rest) = bytes.split_first_chunk::<8>()?;
+        let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+        // Each has a length of its own: room is made for no more than there may be.
+        let mut vectors = Vec::<Vec<E>>::with_capacity(len.min(rest.len() / 8));
+        for _ in 0..len {
+            let (vector, used) = decode_as::<Vec<E>, E>(rest)?.ok()?;
+            vectors.push(vector);
+            rest = &rest[used..];
+        }
+        Some((vectors, bytes.len() - rest.len()))
+    };
+    Some(read().ok_or_else(ends_early).map(|(vectors, used)| {
+        let vectors = mem::ManuallyDrop::new(vectors);
+        // SAFETY: T is Vec<Vec<E>>, checked above; the original is never dropped.
+        (unsafe { mem::transmute_copy::<Vec<Vec<E>>, T>(&vectors) }, used)
+    }))
+}
+
+fn ends_early() -> Error {
+    Error::Decode("it ends before its last element".to_string())
 }
 
 /// Appends the elements of an encoded vector to `numbers`; gives its length in bytes.
@@ -137,7 +164,7 @@ fn append_as<T, E: Copy + 'static>(bytes: &[u8], numbers: &mut Vec<T>) -> Option
         unsafe { numbers.set_len(old + len) };
         Some(8 + size)
     };
-    Some(read().ok_or_else(|| Error::Decode("it ends before its last element".to_string())))
+    Some(read().ok_or_else(ends_early))
 }
 
 /// A number alone.
@@ -183,13 +210,16 @@ macro_rules! numbers {
             None
         }
 
-        /// Reads a `T` whole, if it is a vector of bytes or numbers: the value and its length in bytes.
+        /// Reads a `T` whole, if it is a vector of bytes or numbers, or of such vectors: the value and its length in bytes.
         #[inline]
         pub(super) fn decode<T>(bytes: &[u8]) -> Result<Option<(T, usize)>> {
             $(if let Some(result) = decode_one::<T, $type>(bytes) {
                 return result.map(Some);
             }
             if let Some(result) = decode_as::<T, $type>(bytes) {
+                return result.map(Some);
+            }
+            if let Some(result) = decode_nested::<T, $type>(bytes) {
                 return result.map(Some);
             })*
             Ok(None)
@@ -226,6 +256,22 @@ mod tests {
         assert!(!encode("text", &mut bytes));
         assert!(!encode(&Some(7_u8), &mut bytes));
         assert!(!encode(&(7_u8,), &mut bytes));
+    }
+
+    #[test]
+    fn vectors_of_vectors_of_numbers_come_back_or_are_told_to_end_early() {
+        let all = vec![vec![1.5_f64, 2.0], vec![], vec![3.0]];
+        let mut message = crate::encode(&(all.clone(),)).unwrap().bytes().to_vec();
+        message.push(7);
+        let (read, used) = decode::<Vec<Vec<f64>>>(&message).unwrap().unwrap();
+        assert_eq!((read, used), (all, message.len() - 1));
+        for end in 0..used {
+            assert!(decode::<Vec<Vec<f64>>>(&message[..end]).is_err(), "{end}");
+        }
+        // It says that it is longer than anything could be.
+        message[..8].fill(0xFF);
+        assert!(decode::<Vec<Vec<f64>>>(&message).is_err());
+        assert!(decode::<Vec<Vec<bool>>>(&message).unwrap().is_none());
     }
 
     #[test]
