@@ -72,7 +72,17 @@ fn wake_up() -> Duration {
 
 static WAKE_UP: OnceLock<Duration> = OnceLock::new();
 
-/// What [`budget`] has measured, if it has.
+/// What [`budget`] has measured, if it has: 2 to 100 us.
+///
+/// # Example
+///
+/// ```
+/// use mp_core::spin;
+///
+/// assert_eq!(spin::measured(), None);
+/// let budget = spin::budget();
+/// assert!(budget.is_zero() || spin::measured() == Some(budget));
+/// ```
 #[must_use]
 pub fn measured() -> Option<Duration> {
     WAKE_UP.get().copied()

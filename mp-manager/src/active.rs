@@ -409,9 +409,16 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mp_core::testing::watchdog;
     use std::sync::atomic::AtomicUsize;
     use std::thread;
     use std::time::Instant;
+
+    /// A hang ends the tests.
+    fn active_set(most: fn() -> usize) -> Active {
+        watchdog(Duration::from_secs(60));
+        Active::new(most)
+    }
 
     fn eager() -> Member {
         let member = Member::default();
@@ -470,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_turn_is_over_only_where_others_wait() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let first = eager();
         assert!(first.goes_on(&active));
         work(&first);
@@ -498,7 +505,7 @@ mod tests {
 
     #[test]
     fn who_calls_now_and_then_or_for_long_takes_no_turns() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let member = eager();
         member.is_called(false);
         assert!(!member.goes_on(&active));
@@ -533,7 +540,7 @@ mod tests {
 
     #[test]
     fn one_long_call_among_quick_ones_is_too_many_where_others_wait() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let member = eager();
         let one_is_long = || {
             calls(&member, 1);
@@ -552,7 +559,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_others_is_served_at_once_for_a_while() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let member = eager();
         assert!(member.goes_on(&active));
         member.call(|| member.waits_for_lock(|| member.waits_for_others(&active)));
@@ -565,7 +572,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_who_makes_no_calls() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let (stuck, other) = (eager(), eager());
         assert!(stuck.goes_on(&active));
         other.enter(&active, || false);
@@ -576,7 +583,7 @@ mod tests {
 
     #[test]
     fn who_has_ended_waits_no_longer() {
-        let active = Active::new(|| 1);
+        let active = active_set(|| 1);
         let (first, over) = (eager(), AtomicBool::new(false));
         assert!(first.goes_on(&active));
         thread::scope(|scope| {
@@ -601,7 +608,7 @@ mod tests {
 
     #[test]
     fn no_more_are_active_than_may_be_and_all_come_to_their_turn() {
-        let active = Active::new(|| 2);
+        let active = active_set(|| 2);
         let now = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..6 {

@@ -43,6 +43,8 @@ const CONTROLS: usize = 128;
 const MOVES: usize = 2048;
 /// Where the first ring begins; behind the rings come the areas.
 const RINGS: usize = 4096;
+const _: () = assert!(CONTROLS + 2 * size_of::<Control>() <= MOVES);
+const _: () = assert!(MOVES + 4 * size_of::<AtomicU64>() <= RINGS);
 /// Pages are taken so many bytes at a time.
 const RING_STEP: usize = 16 << 10;
 const AREA_STEP: usize = 4 * FRAGMENT;

@@ -239,8 +239,9 @@ impl Pool {
     /// Calls `function` with each item of `input` and gives the results, in that order.
     ///
     /// Waits for them all. The items go to the workers in chunks: four for each worker, or more where that would make
-    /// them longer than 32 KiB of items, or of results in so far as their type tells. Chunks of numbers are copied as a whole, and no more of them is
-    /// under way than keeps the workers busy. If the length of the input is not known it is collected first.
+    /// them longer than 32 KiB of items, or of results in so far as their type tells. Chunks of numbers are copied as a
+    /// whole, and no more of them is under way than keeps the workers busy. If the length of the input is not known it is
+    /// collected first.
     ///
     /// # Errors
     ///
